@@ -1,0 +1,72 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+TESTS  ?= tests
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench fuzz protos conformance clean
+
+help:
+	@echo "make demo         start the IMS, place secured calls, print the verdicts"
+	@echo "make test         run every test"
+	@echo "make lint         ruff, mypy --strict, import contracts"
+	@echo "make bench        relay, SBA, calls per second, start-up (ratios)"
+	@echo "make fuzz         coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target"
+	@echo "make protos       generate the gRPC message code"
+	@echo "make conformance  rewrite docs/conformance.md from requirements and test results"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "imslab needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml setup.py requirements.lock $(wildcard protos/*.proto)
+	PIP_CONSTRAINT=requirements.lock $(PIP) install -e '.[build]'
+	$(BIN)/python protos/generate.py
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	PIP_CONSTRAINT=requirements.lock $(PIP) install -e '.[build,test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.run
+	PIP_CONSTRAINT=requirements.lock $(PIP) install -e '.[build,lint]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	PIP_CONSTRAINT=requirements.lock $(PIP) install -e '.[build,bench]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.run
+	PIP_CONSTRAINT=requirements.lock $(PIP) install -e '.[build,fuzz]'
+	@touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/imslab demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python bench/run.py
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+protos: $(VENV)/.run
+	$(BIN)/python protos/generate.py
+
+conformance: $(VENV)/.test
+	$(BIN)/python -m pytest $(TESTS) --results build/results.json || true
+	$(BIN)/python -m lab.conformance --results build/results.json -o docs/conformance.md
+
+clean:
+	rm -rf build out *.egg-info
