@@ -1,0 +1,87 @@
+"""Masks secrets in SIP and SDP text before it is logged or put on a span."""
+
+import re
+from collections.abc import Callable
+from typing import AnyStr
+
+MASK = "<redacted>"
+
+_KEY_OPTIONS = re.compile(r"((?:\|(?:2\^)?[0-9]{1,20})?(?:\|[0-9]{1,20}:[0-9]{1,3})?)$")
+
+
+def _mask_key(match: re.Match[str]) -> str:
+    """Mask a key parameter but keep its lifetime and MKI, which help a reader and give nothing away."""
+    options = _KEY_OPTIONS.search(match[2])
+    return match[1] + MASK + (options[1] if options else "")
+
+
+def _mask_value(match: re.Match[str]) -> str:
+    return match[1] + MASK
+
+
+def _mask_parameter(match: re.Match[str]) -> str:
+    value = match[2]
+    if value.strip('\\"') == "":
+        return match[0]
+    quote = value[: len(value) - len(value.lstrip('\\"'))]
+    return f"{match[1]}{quote}{MASK}{quote}"
+
+
+_RULES: tuple[tuple[re.Pattern[str], re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    # SDES keys wherever they stand: a=crypto, a=acap, FEC_KEY, malformed lines (RFC 4568, RFC 5939).
+    (
+        re.compile(r"inline"),
+        re.compile(r"(inline\s*(?::|%3a)\s*)([^\s;]*)", re.IGNORECASE),
+        _mask_key,
+    ),
+    # Key methods other than inline, which nobody has defined yet.
+    (
+        re.compile(r"crypto:[ \t]*[0-9]+[ \t]+\S+[ \t]+(?!inline)"),
+        re.compile(r"(crypto:[ \t]*[0-9]+[ \t]+\S+[ \t]+(?!inline)[a-z0-9_]+:)([^\s;]+)", re.IGNORECASE),
+        _mask_value,
+    ),
+    # Pre-shared-key MIME and SDP k= lines (RFC 8866 5.12), MIKEY (RFC 4567).
+    (
+        re.compile(r"k=[cbu]"),
+        re.compile(r"(^k=(?:clear|base64|uri):)(\S+)", re.IGNORECASE | re.MULTILINE),
+        _mask_value,
+    ),
+    (
+        re.compile(r"key-mgmt:"),
+        re.compile(r"(key-mgmt:\s*mikey\s+)([^\s\\]+)", re.IGNORECASE),
+        _mask_value,
+    ),
+    # Digest and AKA: what proves or carries a key (RFC 7616, RFC 3310, TS 33.203).
+    (
+        re.compile(r"(?:response|rspauth|auts|ik|ck)\s*="),
+        re.compile(
+            r'((?<![\w-])(?:response|rspauth|auts|ik|ck)\s*=\s*)(\\?"[^"\\\r\n]*(?:\\?")?|[^\s,;"\\]+)', re.IGNORECASE
+        ),
+        _mask_parameter,
+    ),
+    # Passwords in SIP URIs (RFC 3261 19.1.1).
+    (
+        re.compile(r"sips?:[^\s:@<>;,\"]+:[^\s@<>,;\"]+@"),
+        re.compile(r"(sips?:[^\s:@<>;,\"]+:)([^\s@<>,;\"]+)(?=@)", re.IGNORECASE),
+        _mask_value,
+    ),
+)
+"""A mark no secret of the kind goes without, in lower case and quick to look for; the secret; how it is masked."""
+
+
+def redact(text: AnyStr) -> AnyStr:
+    """Return `text` with keys, MIKEY messages, digest responses, AUTS, IK, CK and URI passwords replaced by a mask.
+
+    Works on any text, whole or cut; what is not a secret stays as it is.
+    """
+    if isinstance(text, bytes):
+        return _redact(text.decode("latin-1")).encode("latin-1")
+    return _redact(text)
+
+
+def _redact(text: str) -> str:
+    lower = text.lower() if text.isascii() else ""  # other scripts have letters that match i, k or s without case
+    for mark, pattern, mask in _RULES:
+        if not lower or mark.search(lower) is not None:
+            text = pattern.sub(mask, text)
+    return text
