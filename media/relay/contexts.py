@@ -1,0 +1,212 @@
+"""SRTP contexts of one side: what it receives with and sends with, over re-keys (RFC 3711 3.3.1, RFC 4568 7.1.4)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from media.relay import libsrtp
+from media.relay.interface import OLD_KEY_GRACE_S, DropCause, KeyReusedError, KeySet
+from media.relay.libsrtp import PacketBuffer
+from media.relay.reference import SrtpSession, open_session
+
+CAUSE_OF: Mapping[int, DropCause] = {
+    libsrtp.BAD_PARAM: DropCause.TOO_SHORT,
+    libsrtp.PARSE_ERROR: DropCause.TOO_SHORT,
+    libsrtp.REPLAY_FAIL: DropCause.REPLAYED,
+    libsrtp.REPLAY_OLD: DropCause.REPLAYED,
+    libsrtp.INDEX_OLD: DropCause.REPLAYED,
+    libsrtp.BAD_MKI: DropCause.MKI,
+    libsrtp.KEY_EXPIRED: DropCause.KEY_EXPIRED,
+}
+"""Cause of a drop by libsrtp error; any other error counts as failed authentication."""
+
+_E_BIT = 0x80
+_RTCP_LEAST = 8 + 4
+"""Octets of an RTCP header and the SRTCP index."""
+
+
+@dataclass(slots=True)
+class Source:
+    """An SSRC that was accepted on one side: RFC 3550 A.1 sequence state, for loss figures and for the ROC of a new
+    key."""
+
+    ssrc: int
+    highest: int
+    """Highest sequence number received, 16 bits."""
+    received: int = 0
+    cycles: int = 0
+    first: int = 0
+    transit: float | None = None
+    jitter: float = 0.0
+
+    def note(self, sequence: int) -> None:
+        """Take in the sequence number of an accepted packet."""
+        self.received += 1
+        if self.received == 1:
+            self.first = self.highest = sequence
+        elif 0 < ((sequence - self.highest) & 0xFFFF) < 0x8000:
+            if sequence < self.highest:
+                self.cycles += 1
+            self.highest = sequence
+
+    def measure(self, transit: float) -> None:
+        """Take in arrival minus RTP timestamp, in timestamp units (RFC 3550 6.4.1)."""
+        if self.transit is not None:
+            distance = abs(transit - self.transit)
+            if distance < 1 << 20:  # beyond that the sender's clock jumped, or wrapped
+                self.jitter += (distance - self.jitter) / 16
+        self.transit = transit
+
+    @property
+    def lost(self) -> int:
+        """Packets expected and not received, never below 0."""
+        if not self.received:
+            return 0
+        return max(0, (self.cycles << 16) + self.highest - self.first + 1 - self.received)
+
+
+@dataclass(slots=True)
+class Lifetime:
+    """Packets left under one key; SRTP and SRTCP are counted apart and each stays below the limit (RFC 4568 6.1)."""
+
+    srtp: int
+    srtcp: int
+    srtp_used: int = 0
+    srtcp_used: int = 0
+    near_told: bool = False
+    end_told: bool = False
+
+    @classmethod
+    def of(cls, keys: KeySet) -> "Lifetime":
+        """Read the limits of a key set: the signalled lifetime of its shortest key, or the suite's."""
+        signalled = [key.lifetime for key in keys.keys if key.lifetime is not None]
+        limit = min(signalled, default=keys.suite.max_srtp_packets)
+        return cls(limit, min(limit, keys.suite.max_srtcp_packets))
+
+    @property
+    def expired(self) -> bool:
+        """Whether either count has reached its limit."""
+        return self.srtp_used >= self.srtp or self.srtcp_used >= self.srtcp
+
+    @property
+    def near(self) -> bool:
+        """Whether nine tenths of either count are used."""
+        return self.srtp_used * 10 >= self.srtp * 9 or self.srtcp_used * 10 >= self.srtcp * 9
+
+
+@dataclass(slots=True)
+class UsedKeys:
+    """Digests of the keys a stream has seen: a used key never comes back (RFC 3711 9.2, RFC 4568 6.1)."""
+
+    digests: set[bytes] = field(default_factory=set, repr=False)
+
+    def take(self, keys: KeySet) -> None:
+        """Remember the keys. Raises KeyReusedError when one of them, or one twice in the set, was here before."""
+        digests = [sha256(key.key_salt.reveal()).digest() for key in keys.keys]
+        if len(set(digests)) < len(digests) or self.digests.intersection(digests):
+            raise KeyReusedError("a key was used before on this stream")
+        self.digests.update(digests)
+
+
+class Receiver:
+    """Unprotects what the peer sends: the present key and, for a grace time, the one before."""
+
+    __slots__ = ("_previous", "_previous_keys", "_previous_until", "buffer", "keys", "lifetime", "session")
+
+    def __init__(self, keys: KeySet, buffer: PacketBuffer) -> None:
+        self.keys = keys
+        self.buffer = buffer
+        self.session = open_session(keys, sender=False)
+        self.lifetime = Lifetime.of(keys)
+        self._previous: SrtpSession | None = None
+        self._previous_keys = keys
+        self._previous_until = 0.0
+
+    def rekey(self, keys: KeySet, sources: Mapping[int, Source], now: float, *, reset_roc: bool) -> None:
+        """Change to `keys` at `now` seconds. ROC of each known SSRC goes on unless `reset_roc`."""
+        session = open_session(keys, sender=False)
+        if not reset_roc:
+            for source in sources.values():
+                roc = self.session.roc(source.ssrc)
+                if roc is not None and source.received:
+                    session.start_at(keys, source.ssrc, roc, source.highest)
+        self._previous, self._previous_keys, self._previous_until = self.session, self.keys, now + OLD_KEY_GRACE_S
+        self.session, self.keys, self.lifetime = session, keys, Lifetime.of(keys)
+
+    def in_grace(self, now: float) -> bool:
+        """Whether the key before the present one still works at `now`; forgets it when not."""
+        if self._previous is not None and now >= self._previous_until:
+            self._previous = None
+        return self._previous is not None
+
+    def unprotect(self, now: float, *, rtcp: bool) -> DropCause | None:
+        """Authenticate and decrypt the packet in the buffer. Returns why it must be dropped, or None."""
+        lifetime = self.lifetime
+        if lifetime.expired and not self.in_grace(now):
+            return DropCause.KEY_EXPIRED
+        buffer = self.buffer
+        saved = buffer.packet() if self.in_grace(now) else None  # AEAD decrypts before it knows
+        cause = DropCause.KEY_EXPIRED if lifetime.expired else self._unprotect(self.session, self.keys, rtcp=rtcp)
+        if cause is None:
+            if rtcp:
+                lifetime.srtcp_used += 1
+            else:
+                lifetime.srtp_used += 1
+            return None
+        if saved is None or self._previous is None:
+            return cause
+        buffer.load(saved)
+        earlier = self._unprotect(self._previous, self._previous_keys, rtcp=rtcp)
+        return cause if earlier is DropCause.AUTH_FAILED else earlier
+
+    def _unprotect(self, session: SrtpSession, keys: KeySet, *, rtcp: bool) -> DropCause | None:
+        buffer = self.buffer
+        if rtcp and not self._encrypted_rtcp(keys, buffer):
+            return DropCause.AUTH_FAILED
+        status = (session.rtcp if rtcp else session.rtp)(buffer.data, buffer.length)
+        return None if status == libsrtp.OK else CAUSE_OF.get(status, DropCause.AUTH_FAILED)
+
+    @staticmethod
+    def _encrypted_rtcp(keys: KeySet, buffer: PacketBuffer) -> bool:
+        """Whether the E bit is set, as SDP without UNENCRYPTED_SRTCP demands (RFC 4568 6.3.2)."""
+        after_index = keys.keys[0].mki_length
+        if keys.suite.auth != "AEAD":
+            after_index += keys.suite.srtcp_tag_length
+        if buffer.length[0] < after_index + _RTCP_LEAST:
+            return False
+        return bool(buffer.octets[buffer.length[0] - after_index - 4] & _E_BIT)
+
+
+class Sender:
+    """Protects what goes to the peer."""
+
+    __slots__ = ("buffer", "keys", "lifetime", "session")
+
+    def __init__(self, keys: KeySet, buffer: PacketBuffer) -> None:
+        self.keys = keys
+        self.buffer = buffer
+        self.session = open_session(keys, sender=True)
+        self.lifetime = Lifetime.of(keys)
+
+    def rekey(self, keys: KeySet, *, reset_roc: bool) -> None:
+        """Change to `keys`; ROC and SRTCP index of every SSRC go on unless `reset_roc`."""
+        if reset_roc:
+            self.session = open_session(keys, sender=True)
+        else:
+            self.session.update(keys)
+        self.keys, self.lifetime = keys, Lifetime.of(keys)
+
+    def protect(self, *, rtcp: bool) -> DropCause | None:
+        """Encrypt the packet in the buffer and add its tag. Returns why it must be dropped, or None."""
+        lifetime = self.lifetime
+        if lifetime.expired:
+            return DropCause.KEY_EXPIRED
+        buffer = self.buffer
+        status = (self.session.rtcp if rtcp else self.session.rtp)(buffer.data, buffer.length)
+        if status != libsrtp.OK:
+            return CAUSE_OF.get(status, DropCause.AUTH_FAILED)
+        if rtcp:
+            lifetime.srtcp_used += 1
+        else:
+            lifetime.srtp_used += 1
+        return None

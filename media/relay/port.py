@@ -1,0 +1,153 @@
+"""One local UDP port of a side: whom it listens to, where it sends, and how it learns that (H.248.37, IQ-14)."""
+
+import socket
+from enum import Enum, auto
+
+from media.relay.interface import Address, DropCause, Latching, Protection, SideConfig
+from media.relay.sockets import open_flow, set_dscp
+
+_NO_HOST = ("0.0.0.0", "::")  # noqa: S104 - the address of a stream on hold (RFC 3264 8.4), never bound
+
+
+def usable(address: Address | None) -> Address | None:
+    """Return the address unless it says "nowhere": port 0 or the unspecified host."""
+    return None if address is None or not address[1] or address[0] in _NO_HOST else address
+
+
+class Verdict(Enum):
+    """What the address a packet came from is worth."""
+
+    ACCEPT = auto()
+    CANDIDATE = auto()
+    """Acceptable, and becomes the peer once the packet has passed every other check."""
+
+
+class Port:
+    """RTP or RTCP port. `destination` is where packets to the peer go: the latched address, else the signalled one."""
+
+    def __init__(self, catch: socket.socket, *, rtcp: bool) -> None:
+        self.catch = catch
+        self.rtcp = rtcp
+        self.local: Address = catch.getsockname()[:2]
+        self.flow: socket.socket | None = None
+        self.destination: Address | None = None
+        self.latched: Address | None = None
+        self.latch_changes = 0
+        self._remote: Address | None = None
+        self._armed = False
+        self._config: SideConfig | None = None
+
+    def configure(self, config: SideConfig, *, again: bool) -> list[tuple[bytes, Address]]:
+        """Take a new configuration; `again` when a Configure asked for it, which alone arms RELATCH.
+
+        Returns packets that came while the sockets were changed.
+        """
+        remote = self._signalled(config)
+        moved = remote is not None and self._remote is not None and remote != self._remote
+        self._config = config
+        if remote is not None:
+            self._remote = remote
+        if config.latching is Latching.OFF or moved:
+            self.latched = None
+        self._armed = again and config.latching is Latching.RELATCH and self.latched is not None
+        for sock in (self.catch, self.flow):
+            if sock is not None:
+                set_dscp(sock, config.dscp)
+        if remote is None and self.latched is None:
+            return self._aim(None)
+        return self._aim(self.latched or remote)
+
+    def _signalled(self, config: SideConfig) -> Address | None:
+        remote = usable(config.remote)
+        if not self.rtcp:
+            return remote
+        if config.remote_rtcp is not None:
+            return usable(config.remote_rtcp)
+        return None if remote is None else (remote[0], remote[1] + 1)
+
+    @property
+    def settled(self) -> bool:
+        """Whether packets from `destination` need no further look at where they come from."""
+        return self._config is not None and (self._config.latching is Latching.OFF or self.latched is not None)
+
+    def verdict(self, address: Address) -> Verdict | DropCause:
+        """Judge the source of a packet before anything else about it is known."""
+        config = self._config
+        if config is None:
+            return DropCause.NOT_LATCHED
+        if config.latching is Latching.OFF:
+            return self._filtered(address, config, Verdict.ACCEPT)
+        if self.latched is not None:
+            if address == self.latched:
+                return Verdict.ACCEPT
+            if not self._armed:
+                return DropCause.WRONG_SOURCE
+        return self._filtered(address, config, Verdict.CANDIDATE)
+
+    def _filtered(self, address: Address, config: SideConfig, passed: Verdict) -> Verdict | DropCause:
+        """Compare with the signalled remote. Only SRTP may come from anywhere: it proves itself (RFC 4568 6.4.1)."""
+        proves_itself = config.protection is Protection.SRTP
+        check_host = config.source_address or not (proves_itself or config.any_source)
+        check_port = config.source_port or (
+            not proves_itself and config.latching is Latching.OFF and not config.any_source
+        )
+        if not (check_host or check_port):
+            return passed
+        if self._remote is None:
+            return DropCause.NOT_LATCHED
+        if check_host and address[0] != self._remote[0]:
+            return DropCause.WRONG_SOURCE
+        if check_port and address[1] != self._remote[1]:
+            return DropCause.WRONG_SOURCE
+        return passed
+
+    def latch(self, address: Address) -> list[tuple[bytes, Address]]:
+        """Make `address` the peer. Returns packets that came while the sockets were changed."""
+        if self.latched != address:
+            self.latch_changes += 1
+        self.latched = address
+        self._armed = False
+        return self._aim(address)
+
+    def _aim(self, destination: Address | None) -> list[tuple[bytes, Address]]:
+        if destination == self.destination:
+            return []
+        self.destination = destination
+        self.close_flow()
+        if destination is None or self.rtcp:  # RTCP is rare: one socket does
+            return []
+        try:
+            self.flow, early = open_flow(self.catch, destination, self._config.dscp if self._config else 0)
+        except OSError:  # an address of another family: counted when something is sent
+            return []
+        return early
+
+    def send(self, packet: memoryview) -> DropCause | None:
+        """Send to the peer. Returns why it could not be, or None."""
+        if self.destination is None:
+            return DropCause.NOT_LATCHED
+        for _ in range(2):
+            try:
+                if self.flow is not None:
+                    self.flow.send(packet)
+                else:
+                    self.catch.sendto(packet, self.destination)
+            except ConnectionRefusedError:  # tells of an earlier packet: this one may pass
+                continue
+            except BlockingIOError:
+                return DropCause.SEND_BLOCKED
+            except OSError as error:
+                return DropCause.OVERSIZE if error.errno == 90 else DropCause.UNREACHABLE
+            return None
+        return DropCause.UNREACHABLE
+
+    def close_flow(self) -> None:
+        """Close the connected twin, if any."""
+        if self.flow is not None:
+            self.flow.close()
+            self.flow = None
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self.close_flow()
+        self.catch.close()

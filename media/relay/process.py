@@ -1,0 +1,229 @@
+"""The relay in a process of its own, commanded over a socket pair: control work never delays a packet."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from media.relay import interface, wire
+from media.relay.interface import (
+    EventListener,
+    KeySet,
+    LocalAddress,
+    Relay,
+    RelayError,
+    RelayStatistics,
+    RelayUnavailableError,
+    Side,
+    SideConfig,
+    StreamConfig,
+    TapListener,
+    TappedPacket,
+)
+from media.relay.wire import Frame, Json
+
+_READY_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 2.0
+
+
+def _spawn(control: socket.socket, port_range: tuple[int, int] | None) -> "subprocess.Popen[bytes]":
+    """Start the packet loop with `control` as its end of the pair, and close it here."""
+    arguments = [sys.executable, "-m", "media.relay.worker", str(control.fileno())]
+    if port_range is not None:
+        arguments += [str(port) for port in port_range]
+    with control:
+        return subprocess.Popen(  # noqa: S603 - own interpreter, own module
+            arguments, pass_fds=(control.fileno(),), stdin=subprocess.DEVNULL
+        )
+
+
+class RelayProcess(Relay):
+    """A packet loop in a child process. Make one with :meth:`start`.
+
+    The child dies with its parent; `on_death` is called on the event loop when the child dies unasked. Commands then
+    raise RelayUnavailableError. Keys travel through the socket pair alone, never through arguments or the environment.
+    """
+
+    def __init__(self, child: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._child = child
+        self._control = control
+        self._reader = wire.FrameReader()
+        self._outgoing = bytearray()
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Json]] = {}
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._events: EventListener | None = None
+        self._taps: TapListener | None = None
+        self._closed = False
+        self.on_death: Callable[[], None] | None = None
+
+    @classmethod
+    async def start(cls, *, port_range: tuple[int, int] | None = None) -> "RelayProcess":
+        """Start the child and wait until it serves. Raises RelayUnavailableError with the reason when it refuses."""
+        ours, theirs = socket.socketpair()
+        child = _spawn(theirs, port_range)
+        ours.settimeout(0.0)
+        relay = cls(child, ours)
+        relay._loop.add_reader(ours.fileno(), relay._readable)
+        try:
+            await asyncio.wait_for(relay._ready, _READY_TIMEOUT_S)
+        except (RelayUnavailableError, TimeoutError) as error:
+            relay._end()
+            child.kill()
+            child.wait()
+            raise RelayUnavailableError(str(error) or "the packet loop does not start") from None
+        return relay
+
+    @property
+    def pid(self) -> int:
+        """Process id of the packet loop."""
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether commands can still be given."""
+        return not self._closed
+
+    def _readable(self) -> None:
+        try:
+            octets = self._control.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            octets = b""
+        if not octets:
+            self._died()
+            return
+        for frame in self._reader.feed(octets):
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        if isinstance(frame, TappedPacket):
+            if self._taps is not None:
+                self._taps(frame)
+        elif "event" in frame:
+            if self._events is not None:
+                self._events(wire.read_event(frame))
+        elif "ready" in frame:
+            if frame["ready"]:
+                self._ready.set_result(None)
+            else:
+                self._ready.set_exception(RelayUnavailableError(wire.text(frame["message"])))
+        else:
+            self._settle(frame)
+
+    def _settle(self, answer: dict[str, Json]) -> None:
+        future = self._waiting.pop(wire.number(answer["id"]), None)
+        if future is None or future.done():
+            return
+        if "error" in answer:
+            kind = getattr(interface, wire.text(answer["error"]), RelayError)
+            future.set_exception(kind(wire.text(answer["message"])))
+        else:
+            future.set_result(answer["result"])
+
+    def _died(self) -> None:
+        asked = self._closed
+        self._end()
+        if not self._ready.done():
+            self._ready.set_exception(RelayUnavailableError("the packet loop ended while it started"))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=0.1)
+        if not asked and self._ready.done() and self.on_death is not None:
+            self.on_death()
+
+    def _end(self) -> None:
+        self._closed = True
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control.fileno())
+            self._loop.remove_writer(self._control.fileno())
+            self._control.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(RelayUnavailableError("the packet loop is gone"))
+        self._waiting.clear()
+
+    async def _command(self, name: str, **fields: Json) -> Json:
+        if self._closed:
+            raise RelayUnavailableError("the packet loop is gone")
+        number = next(self._ids)
+        future: asyncio.Future[Json] = self._loop.create_future()
+        self._waiting[number] = future
+        self._outgoing += wire.pack({"id": number, "command": name, **fields})
+        self._flush()
+        return await future
+
+    def _flush(self) -> None:
+        try:
+            sent = self._control.send(self._outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._died()
+            return
+        del self._outgoing[:sent]
+        if self._outgoing:
+            self._loop.add_writer(self._control.fileno(), self._flush)
+        else:
+            self._loop.remove_writer(self._control.fileno())
+
+    async def add(self, config: StreamConfig) -> Mapping[Side, LocalAddress]:
+        """See :class:`Relay`."""
+        return wire.read_locals(await self._command("add", stream=wire.write_stream(config)))
+
+    async def modify(self, stream_id: str, side: Side, config: SideConfig) -> LocalAddress:
+        """See :class:`Relay`."""
+        answer = await self._command("modify", stream=stream_id, side=side.value, config=wire.write_side(config))
+        return wire.read_locals(answer)[side]
+
+    async def rekey(
+        self,
+        stream_id: str,
+        side: Side,
+        *,
+        send: KeySet | None = None,
+        receive: KeySet | None = None,
+        reset_roc: bool = False,
+    ) -> None:
+        """See :class:`Relay`."""
+        keys = {"send": wire.write_keys(send), "receive": wire.write_keys(receive)}
+        await self._command("rekey", stream=stream_id, side=side.value, reset_roc=reset_roc, **keys)
+
+    async def remove(self, stream_id: str, side: Side | None = None) -> RelayStatistics:
+        """See :class:`Relay`."""
+        name = None if side is None else side.value
+        return wire.read_statistics(await self._command("remove", stream=stream_id, side=name))
+
+    async def tap(self, stream_id: str, *, enabled: bool) -> None:
+        """See :class:`Relay`."""
+        await self._command("tap", stream=stream_id, enabled=enabled)
+
+    async def statistics(self, stream_ids: Sequence[str] | None = None) -> list[RelayStatistics]:
+        """See :class:`Relay`."""
+        names: Json = None if stream_ids is None else list(stream_ids)
+        return [wire.read_statistics(each) for each in wire.items(await self._command("statistics", streams=names))]
+
+    async def drain(self) -> int:
+        """See :class:`Relay`."""
+        return wire.number(await self._command("drain"))
+
+    async def close(self) -> None:
+        """See :class:`Relay`."""
+        if self._closed:
+            return
+        with contextlib.suppress(RelayUnavailableError):
+            await self._command("close")
+        self._end()
+        try:
+            await asyncio.to_thread(self._child.wait, _CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            await asyncio.to_thread(self._child.wait)
+
+    def set_listeners(self, events: EventListener | None = None, taps: TapListener | None = None) -> None:
+        """See :class:`Relay`."""
+        self._events, self._taps = events, taps
