@@ -1,0 +1,159 @@
+"""The resolved description of a lab (``lab.json``) as one node sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sba.errors import ConfigurationError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Plmn(_Strict):
+    """Mobile country code (3 digits) and network code (2 or 3 digits)."""
+
+    mcc: str = Field(default="001", pattern=r"^\d{3}$")
+    mnc: str = Field(default="01", pattern=r"^\d{2,3}$")
+
+
+class Address(_Strict):
+    """Where a server listens; port 0 means the kernel chooses."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+
+
+class NrfAddress(_Strict):
+    """The one address a node knows beforehand: its NRF."""
+
+    host: str
+    port: int = Field(ge=0, le=65535)
+    fqdn: str
+    instance_id: str
+
+
+class Otlp(_Strict):
+    """Where telemetry goes; an empty endpoint switches export off."""
+
+    endpoint: str = ""
+    tls_name: str = ""
+    """DNS name expected in the collector's certificate; empty = the host of the endpoint."""
+    interval_ms: int = Field(default=400, ge=50, le=60_000)
+    """Time between two exports of spans and logs, ms."""
+    sampling: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of new traces that are recorded; a trace that came in sampled stays sampled."""
+
+
+class SbiPolicy(_Strict):
+    """Limits and rules every service endpoint of the lab applies."""
+
+    tls_floor: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    """Lowest TLS version accepted (TS 33.210 6.2; assumed)."""
+    max_message: int = Field(default=8 * 1024 * 1024, ge=1024)
+    """Largest request or response, octets."""
+    max_metadata: int = Field(default=16 * 1024, ge=4096)
+    """Largest header block, octets."""
+    default_deadline_s: float = Field(default=30.0, gt=0)
+    """Applied to a unary call that came without a deadline, s."""
+    calls_per_second: float = Field(default=5000.0, gt=0)
+    """Sustained calls of one consumer before RESOURCE_EXHAUSTED."""
+    burst: float = Field(default=10000.0, gt=0)
+    """Calls a consumer may make at once before the rate counts."""
+    leeway_s: float = Field(default=5.0, ge=0, le=30)
+    """Clock difference tolerated in tokens, s (assumed)."""
+    token_lifetime_s: int = Field(default=300, ge=2, le=900)
+    """Lifetime the NRF gives a token, s (assumed)."""
+    reflection: bool = False
+    """Answer gRPC reflection."""
+
+
+class NodeEntry(_Strict):
+    """One node of the lab."""
+
+    kind: str
+    instance: str
+    nf_instance_id: str
+    fqdn: str
+    sbi: Address = Address()
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class LabDescription(BaseModel):
+    """The file every node of a lab reads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    domain: str = "ims.test"
+    plmn: Plmn = Plmn()
+    pki_dir: Path
+    state_dir: Path
+    sealing_key_file: Path
+    nrf: NrfAddress
+    otlp: Otlp = Otlp()
+    sbi_policy: SbiPolicy = SbiPolicy()
+    database_url: str = ""
+    """SQLAlchemy URL with ``{instance}`` in it; empty = one SQLite file per node under ``state_dir``."""
+    key_export: bool = False
+    """Lab switch: captures may carry media keys."""
+    nodes: dict[str, NodeEntry]
+
+    @field_validator("plmn", mode="before")
+    @classmethod
+    def _plmn_from_digits(cls, value: object) -> object:
+        if isinstance(value, str):
+            digits = value.replace("-", "")
+            return {"mcc": digits[:3], "mnc": digits[3:]}
+        return value
+
+
+class NodeEnvironment(BaseModel):
+    """What the lab description says to one node."""
+
+    model_config = ConfigDict(frozen=True)
+
+    lab: LabDescription
+    node: NodeEntry
+
+    @property
+    def instance(self) -> str:
+        """Name of this node, e.g. ``pcscf-a``."""
+        return self.node.instance
+
+    @property
+    def domain(self) -> str:
+        """Home domain of the lab."""
+        return self.lab.domain
+
+    @property
+    def node_dir(self) -> Path:
+        """Folder for this node's own files; made on first use by the store."""
+        return self.lab.state_dir / self.node.instance
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Node specific settings, not yet validated."""
+        return self.node.settings
+
+    @classmethod
+    def load(cls, path: str | Path, instance: str) -> NodeEnvironment:
+        """Read the lab description and pick one node.
+
+        Raises :class:`ConfigurationError` when the file is missing, malformed or does not name the node.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            lab = LabDescription.model_validate(document)
+        except (OSError, json.JSONDecodeError) as error:
+            raise ConfigurationError(f"cannot read the lab description {path}: {error}") from error
+        except ValidationError as error:
+            raise ConfigurationError(f"the lab description {path} is not valid: {error}") from error
+        node = lab.nodes.get(instance)
+        if node is None:
+            raise ConfigurationError(f"the lab description {path} has no node named {instance!r}")
+        return cls(lab=lab, node=node)

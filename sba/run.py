@@ -1,0 +1,53 @@
+"""Run one node of any kind in this process: ``python -m sba.run KIND --instance NAME --config lab.json``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from sba import runtime
+from sba.config import NodeEnvironment
+from sba.errors import ConfigurationError
+from sba.nf import NetworkFunction, run_node
+
+GROUP = "imslab.nodes"
+"""Entry-point group through which network functions are found."""
+
+
+def node_class(kind: str) -> type[NetworkFunction]:
+    """Return the class of a kind of node; raises :class:`ConfigurationError` when nothing offers it."""
+    found = list(entry_points(group=GROUP, name=kind))
+    if not found:
+        raise ConfigurationError(f"no network function of kind {kind!r} is installed")
+    loaded = found[0].load()
+    if not isinstance(loaded, type) or not issubclass(loaded, NetworkFunction):
+        raise ConfigurationError(f"{found[0].value} is not a NetworkFunction")
+    return loaded
+
+
+def run(kind: str, instance: str, config: str | Path) -> int:
+    """Run a node until it is told to stop; return the exit status."""
+    runtime.install()
+    environment = NodeEnvironment.load(config, instance)
+    return run_node(node_class(kind), environment)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run the node."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind")
+    parser.add_argument("--instance", required=True)
+    parser.add_argument("--config", required=True)
+    options = parser.parse_args(arguments)
+    try:
+        return run(options.kind, options.instance, options.config)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

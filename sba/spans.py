@@ -1,0 +1,281 @@
+"""Spans made for their number: a span per RPC, SIP transaction and decision on every node of every call.
+
+They are ordinary spans to everybody else (processors, ``get_current_span``), but they check nothing on the way, and
+what is the same in every call of a method is encoded once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from opentelemetry.context import Context
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Status as WireStatus
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import Tracer as SdkTracer
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    use_span,
+)
+from opentelemetry.util._decorator import _agnosticcontextmanager
+from opentelemetry.util.types import Attributes, AttributeValue
+
+MOST_EVENTS = 128
+"""Events kept on a span; past that the oldest go."""
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
+_HAS_REMOTE, _IS_REMOTE = 0x100, 0x200
+_SCOPE = InstrumentationScope("imslab")
+_NO_ATTRIBUTES: Mapping[str, AttributeValue] = {}
+
+
+def _wire_value(value: object) -> AnyValue:
+    if isinstance(value, str):
+        return AnyValue(string_value=value)
+    if isinstance(value, bool):
+        return AnyValue(bool_value=value)
+    if isinstance(value, int):
+        return AnyValue(int_value=value)
+    if isinstance(value, float):
+        return AnyValue(double_value=value)
+    if isinstance(value, (list, tuple)):
+        return AnyValue(array_value=ArrayValue(values=[_wire_value(item) for item in value]))
+    return AnyValue(string_value=str(value))
+
+
+def wire_attributes(attributes: Mapping[str, object]) -> list[KeyValue]:
+    """Return attributes in OTLP form."""
+    return [KeyValue(key=name, value=_wire_value(value)) for name, value in attributes.items()]
+
+
+class SpanSource(Tracer):
+    """A tracer whose spans cost little; ids, sampling and processors are those of an SDK tracer."""
+
+    def __init__(self, tracer: SdkTracer) -> None:
+        self.tracer = tracer
+
+    @property
+    def resource(self) -> Resource:
+        """Resource of the node."""
+        return self.tracer.resource
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+    ) -> Span:
+        """Start a span below the current one of ``context``, or of this task when there is none."""
+        del record_exception, set_status_on_exception
+        parent = get_current_span(context).get_span_context()
+        found = self.context_below(parent if parent.is_valid else None, name)
+        if not found.trace_flags & TraceFlags.SAMPLED:
+            return NonRecordingSpan(found)
+        span = LightSpan(self, name, kind, found, parent if parent.is_valid else None)
+        if attributes:
+            span.extra.update(attributes)
+        if links:
+            span.links = tuple(links)
+        if start_time is not None:
+            span.start_time = start_time
+        return span
+
+    @_agnosticcontextmanager
+    def start_as_current_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> Iterator[Span]:
+        """Start a span and make it the current one meanwhile."""
+        span = self.start_span(name, context, kind, attributes, links, start_time)
+        with use_span(span, end_on_exit, record_exception, set_status_on_exception) as current:
+            yield current
+
+    def context_below(self, parent: SpanContext | None, name: str) -> SpanContext:
+        """Return the ids of a new span: sampled as its parent is, or by the share of traces to record."""
+        ids = self.tracer.id_generator
+        if parent is not None:
+            trace_id, sampled = parent.trace_id, bool(parent.trace_flags & TraceFlags.SAMPLED)
+        else:
+            trace_id = ids.generate_trace_id()
+            decision = self.tracer.sampler.should_sample(Context(), trace_id, name).decision
+            sampled = decision is Decision.RECORD_AND_SAMPLE
+        flags = _SAMPLED if sampled else _UNSAMPLED
+        return SpanContext(trace_id, ids.generate_span_id(), is_remote=False, trace_flags=flags)
+
+
+class RpcSpans:
+    """Makes the spans of one method on one side."""
+
+    def __init__(self, source: SpanSource, name: str, kind: SpanKind, attributes: Mapping[str, AttributeValue]) -> None:
+        self.source = source
+        self.name = name
+        self.kind = kind
+        self.attributes = dict(attributes)
+        self.wire = wire_attributes(attributes)
+
+    def start(self, parent: SpanContext | None = None, *, current: bool = False) -> Span:
+        """Start a span below ``parent``, or below the current span when ``current`` is set."""
+        if current:
+            parent = get_current_span().get_span_context()
+        if parent is not None and not parent.is_valid:
+            parent = None
+        found = self.source.context_below(parent, self.name)
+        if not found.trace_flags & TraceFlags.SAMPLED:
+            return NonRecordingSpan(found)
+        return LightSpan(self.source, self.name, self.kind, found, parent, self)
+
+
+class LightSpan(Span):
+    """A recording span; has every property of the SDK's ``ReadableSpan``."""
+
+    def __init__(
+        self,
+        source: SpanSource,
+        name: str,
+        kind: SpanKind,
+        context: SpanContext,
+        parent: SpanContext | None,
+        method: RpcSpans | None = None,
+    ) -> None:
+        self.source = source
+        self.name = name
+        self.kind = kind
+        self.context = context
+        self.parent = parent
+        self.method = method
+        self.start_time = time.time_ns()
+        self.end_time: int | None = None
+        self.status = Status(StatusCode.UNSET)
+        self.extra: dict[str, AttributeValue] = {}
+        self.events: list[Event] = []
+        self.links: tuple[Link, ...] = ()
+        self.instrumentation_scope = _SCOPE
+
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]:
+        """Attributes of the method, if it is an RPC, and of this span."""
+        return {**(_NO_ATTRIBUTES if self.method is None else self.method.attributes), **self.extra}
+
+    @property
+    def resource(self) -> Resource:
+        """Resource of the node."""
+        return self.source.resource
+
+    def get_span_context(self) -> SpanContext:
+        """Return the ids of this span."""
+        return self.context
+
+    def is_recording(self) -> bool:
+        """Tell whether the span has not ended yet."""
+        return self.end_time is None
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        """Set one attribute; nothing after the end."""
+        if self.end_time is None:
+            self.extra[key] = value
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Set several attributes; nothing after the end."""
+        if self.end_time is None:
+            self.extra.update(attributes)
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        """Note something that happened, now or at ``timestamp`` (ns since the epoch)."""
+        if self.end_time is None:
+            self.events.append(Event(name, attributes, timestamp or time.time_ns()))
+            if len(self.events) > MOST_EVENTS:
+                del self.events[0]
+
+    def update_name(self, name: str) -> None:
+        """Change the name."""
+        self.name = name
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set how the call ended."""
+        self.status = status if isinstance(status, Status) else Status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Note an exception by its type; its text may hold what must not be exported."""
+        del escaped
+        self.add_event("exception", {"exception.type": type(exception).__name__, **(attributes or {})}, timestamp)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span and hand it to the processors."""
+        if self.end_time is None:
+            self.end_time = end_time or time.time_ns()
+            self.source.tracer.span_processor.on_end(cast("ReadableSpan", self))
+
+    def to_wire(self) -> WireSpan:
+        """Return the span in OTLP form."""
+        parent = self.parent
+        span = WireSpan(
+            trace_id=self.context.trace_id.to_bytes(16, "big"),
+            span_id=self.context.span_id.to_bytes(8, "big"),
+            name=self.name,
+            kind=WireSpan.SpanKind.ValueType(self.kind.value + 1),
+            start_time_unix_nano=self.start_time,
+            end_time_unix_nano=self.end_time or 0,
+            attributes=() if self.method is None else self.method.wire,
+            flags=_HAS_REMOTE | (_IS_REMOTE if parent is not None and parent.is_remote else 0),
+        )
+        if parent is not None:
+            span.parent_span_id = parent.span_id.to_bytes(8, "big")
+        if self.extra:
+            span.attributes.extend(wire_attributes(self.extra))
+        if self.status.status_code is not StatusCode.UNSET:
+            span.status.code = WireStatus.StatusCode.ValueType(self.status.status_code.value)
+            span.status.message = self.status.description or ""
+        for event in self.events:
+            attributes = wire_attributes(event.attributes or {})
+            span.events.add(name=event.name, time_unix_nano=event.timestamp, attributes=attributes)
+        for link in self.links:
+            span.links.add(
+                trace_id=link.context.trace_id.to_bytes(16, "big"), span_id=link.context.span_id.to_bytes(8, "big")
+            )
+        return span
+
+
+def split(spans: Sequence[ReadableSpan]) -> tuple[list[LightSpan], list[ReadableSpan]]:
+    """Part a batch into light spans and those of the SDK."""
+    light: list[LightSpan] = []
+    others: list[ReadableSpan] = []
+    for span in cast("Sequence[object]", spans):
+        if isinstance(span, LightSpan):
+            light.append(span)
+        else:
+            others.append(cast("ReadableSpan", span))
+    return light, others
