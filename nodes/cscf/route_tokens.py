@@ -1,0 +1,67 @@
+"""The user parts this node puts into its own URIs, and how it knows them again (RFC 3608 6.1, RFC 3261 16.6; assumed).
+
+``orig-...`` (Service-Route) is a random name of a registration. ``rr-...`` (Record-Route) is a MAC over the Call-ID, so
+that only requests of a dialog that went through this node are relayed on its account. ``isc-...`` stands for a leg that
+an application server hands back; it carries the leg under a MAC. The MAC key is kept in the store, so all of them
+outlive the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from keying.secret import Secret
+from nodes.cscf.filter_criteria import SessionCase
+
+MAC_OCTETS = 10
+"""80 bits, as RFC 5626 5.2 advises for flow tokens."""
+KEY_OCTETS = 32
+
+
+@dataclass(frozen=True)
+class HandedBack:
+    """A leg as it went to an application server: whose, which case, and the criterion to go on from."""
+
+    case: SessionCase
+    next_criterion: int
+    served_user: str
+
+
+class RouteTokens:
+    """Makes and checks the user parts; ``key`` is 32 octets."""
+
+    def __init__(self, key: Secret) -> None:
+        self._key = key
+
+    def _mac(self, purpose: str, content: str) -> str:
+        message = f"{purpose}\0{content}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._key.reveal(), message, hashlib.sha256).digest()[:MAC_OCTETS].hex()
+
+    @staticmethod
+    def originating() -> str:
+        """A fresh user part for a Service-Route."""
+        return f"orig-{secrets.token_hex(8)}"
+
+    def record_route(self, call_id: str) -> str:
+        """The user part of this node's Record-Route in a call."""
+        return f"rr-{self._mac('record-route', call_id)}"
+
+    def is_record_route(self, user: str, call_id: str) -> bool:
+        """Say whether ``user`` is what this node wrote into the Record-Route of that call."""
+        return hmac.compare_digest(user.encode(), self.record_route(call_id).encode())
+
+    def handed_out(self, leg: HandedBack) -> str:
+        """The user part under which an application server gives a leg back."""
+        content = f"{leg.case.value}.{leg.next_criterion}.{leg.served_user.encode().hex()}"
+        return f"isc-{content}.{self._mac('isc', content)}"
+
+    def handed_back(self, user: str) -> HandedBack | None:
+        """Read a user part of ``handed_out``; None when it is not this node's."""
+        content, _, mac = user.removeprefix("isc-").rpartition(".")
+        if not user.startswith("isc-") or not hmac.compare_digest(mac.encode(), self._mac("isc", content).encode()):
+            return None
+        case, index, served_user = content.split(".")
+        return HandedBack(SessionCase(case), int(index), bytes.fromhex(served_user).decode())

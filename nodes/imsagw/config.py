@@ -1,0 +1,45 @@
+"""Settings of an IMS-AGW."""
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from keying.suites import SUITES
+from sba.nf import NodeSettings
+
+
+class ImsAgwSettings(NodeSettings):
+    """What an IMS-AGW instance is told when it starts."""
+
+    access_ip: str = Field(default="127.0.0.1", description="Address of the access side, IPv4 or IPv6")
+    core_ip: str = Field(default="127.0.0.1", description="Address of the core side, IPv4 or IPv6")
+    access_ip_other: str = Field(default="", description="Access address of the other IP version; empty = none")
+    core_ip_other: str = Field(default="", description="Core address of the other IP version; empty = none")
+    port_range: tuple[int, int] | None = Field(
+        default=None, description="First and last UDP port given out; absent = the kernel's choice"
+    )
+    srtp: Literal["on", "off"] = Field(
+        default="on", description="off = every SRTP termination is refused (TS 33.328 7.2.1-8)"
+    )
+    suites: tuple[str, ...] = Field(default=tuple(SUITES), description="SRTP suites carried, in order of preference")
+    streams_max: int = Field(default=2000, ge=1, description="Streams carried at once; emergency calls may exceed it")
+    relay: Literal["process", "in-process"] = Field(
+        default="process", description="Where the packet loop runs; in-process only for tests"
+    )
+    key_export: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("key_export", "allow_key_export"),
+        description="Captures may carry the media keys (lab use only)",
+    )
+    hanging_after_s: float = Field(
+        default=120.0,
+        ge=0,
+        description="Seconds of silence of both the IMS-ALG and the media after which a context is freed; 0 = never",
+    )
+    unfiltered_plain_latching: bool = Field(
+        default=False,
+        description="Plain RTP may latch to any host, as behind some NATs; lets an off-path sender steal it",
+    )
+    tx_lifetime_s: float = Field(
+        default=60.0, gt=0, description="Seconds an answer is kept for a repeated request (IQ-1)"
+    )

@@ -1,0 +1,63 @@
+"""Contexts, terminations and streams of the gateway (the H.248 model of TS 23.334)."""
+
+from dataclasses import dataclass, field
+
+from opentelemetry.trace import Span
+
+from keying.sdes import CryptoAttribute
+from media.relay import LocalAddress, Side, SideConfig
+from protos import iq_pb2
+
+
+@dataclass(slots=True)
+class StreamRecord:
+    """One stream of one termination.
+
+    `offered` are the gateway's lines last shown to the peer, `sending` the one it sends with, `receiving` the peer's.
+    """
+
+    stream_id: int
+    config: SideConfig
+    transport: iq_pb2.Transport
+    offered: tuple[CryptoAttribute, ...] = ()
+    sending: CryptoAttribute | None = None
+    receiving: CryptoAttribute | None = None
+    local: LocalAddress | None = None
+    span: Span | None = None
+
+
+@dataclass(slots=True)
+class Termination:
+    """One side of a context. `interface_id` names what may fail for many terminations at once (IQ-10)."""
+
+    termination_id: str
+    side: Side
+    interface_id: str
+    streams: dict[int, StreamRecord] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Context:
+    """A call at the gateway. `owner` is the NF instance that made it, and the only one that may change it."""
+
+    context_id: str
+    owner: str
+    correlation: str
+    emergency: bool
+    created: float
+    terminations: dict[str, Termination] = field(default_factory=dict)
+    packets_seen: int = 0
+    active_at: float = 0.0
+
+    def termination(self, side: Side) -> Termination | None:
+        """Return the termination of one side."""
+        return next((each for each in self.terminations.values() if each.side is side), None)
+
+    def relay_id(self, stream_id: int) -> str:
+        """Name of a stream at the relay."""
+        return f"{self.context_id}/{stream_id}"
+
+    @property
+    def stream_ids(self) -> list[int]:
+        """Streams of either side."""
+        return sorted({stream for each in self.terminations.values() for stream in each.streams})

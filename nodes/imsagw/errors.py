@@ -1,0 +1,42 @@
+"""Errors of Iq: H.248-style codes as causes, each with its gRPC status (brief 7.5)."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import grpc
+
+from media.relay import BadStreamConfigError, KeyReusedError, PortsExhaustedError, RelayError, RelayUnavailableError
+from sba.errors import ProblemError
+
+_CODES: Mapping[str, tuple[int, grpc.StatusCode]] = MappingProxyType(
+    {
+        "411": (404, grpc.StatusCode.NOT_FOUND),
+        "430": (404, grpc.StatusCode.NOT_FOUND),
+        "434": (503, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        "442": (400, grpc.StatusCode.INVALID_ARGUMENT),
+        "445": (501, grpc.StatusCode.UNIMPLEMENTED),
+        "449": (400, grpc.StatusCode.INVALID_ARGUMENT),
+        "500": (500, grpc.StatusCode.INTERNAL),
+        "502": (503, grpc.StatusCode.UNAVAILABLE),
+        "510": (503, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        "X01": (400, grpc.StatusCode.INVALID_ARGUMENT),
+    }
+)
+
+
+def iq_error(code: str, text: str, *, stream: int = 0) -> ProblemError:
+    """Make the error of an H.248-style `code`; `text` names what is wrong, never a key."""
+    status, grpc_status = _CODES[code]
+    params = [("stream_id", str(stream))] if stream else []
+    return ProblemError(status, f"IQ_{code}", text, invalid_params=params, code=grpc_status)
+
+
+def of_relay(error: RelayError) -> ProblemError:
+    """Translate what the packet loop says."""
+    if isinstance(error, PortsExhaustedError):
+        return iq_error("510", str(error))
+    if isinstance(error, RelayUnavailableError):
+        return iq_error("502", str(error))
+    if isinstance(error, (BadStreamConfigError, KeyReusedError)):
+        return iq_error("449", str(error))
+    return iq_error("500", str(error))

@@ -1,0 +1,184 @@
+"""The IMS-AGW process: wiring of relay, contexts, services and notifications."""
+
+import asyncio
+import time
+
+from media.relay import (
+    KeyExpired,
+    Latched,
+    MediaInactive,
+    PythonRelay,
+    Relay,
+    RelayError,
+    RelayEvent,
+    RelayProcess,
+    SrtpFailures,
+    TappedPacket,
+)
+from nodes.imsagw.associations import Associations
+from nodes.imsagw.capture import MediaCaptureService
+from nodes.imsagw.config import ImsAgwSettings
+from nodes.imsagw.context import Context
+from nodes.imsagw.gateway import MediaGateway
+from nodes.imsagw.hanging import hanging_contexts
+from nodes.imsagw.notifications import NotificationLog
+from nodes.imsagw.service import IqService
+from protos.iq_pb2 import LatchedAddress, Notification
+from protos.iq_pb2 import MediaInactivity as InactivityNotice
+from protos.iq_pb2 import SrtpFailure as FailureNotice
+from protos.nrf_nfm_pb2 import Endpoint
+from sba.errors import ConfigurationError
+from sba.nf import NetworkFunction
+
+_WATCH_S = 5.0
+
+
+class ImsAgw(NetworkFunction):
+    """IMS access gateway of one access network."""
+
+    nf_types = ("IMS_AGW",)
+    settings_class = ImsAgwSettings
+    settings: ImsAgwSettings
+
+    async def open_node(self) -> None:
+        """Start the packet loop. Raises ConfigurationError when it refuses, e.g. for an untested SRTP library."""
+        associations = Associations(self.telemetry.tracer, self.environment.instance)
+        self._notifications = NotificationLog()
+        self._watching: asyncio.Task[None] | None = None
+        try:
+            relay = await self._start_relay()
+        except RelayError as error:
+            raise ConfigurationError(f"the packet loop does not start: {error}") from error
+        self.gateway = MediaGateway(relay, self.settings, associations, time.monotonic, changed=self._changed)
+        self._capture = MediaCaptureService(self.gateway, self.settings, self.environment.instance)
+        self._iq = IqService(
+            self.gateway,
+            self._notifications,
+            self.settings,
+            agw_id=self.identity.instance_id,
+            clock=time.monotonic,
+        )
+
+    async def start_node(self) -> None:
+        """Begin to watch for contexts nobody owns any more."""
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def drain_node(self) -> None:
+        """Take no new calls and tell every IMS-ALG."""
+        self.gateway.draining = True
+        await self.gateway.relay.drain()
+        self._notifications.add_for_all(Notification(going_down="graceful"))
+
+    async def close_node(self) -> None:
+        """End the media of every context."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for context in list(self.gateway.contexts.values()):
+            await self._end(context, "going down")
+        await self.gateway.relay.close()
+
+    def servicers(self) -> list[object]:
+        """Iq for the IMS-ALGs, captures for the operator."""
+        return [self._iq, self._capture]
+
+    def endpoints(self) -> list[Endpoint]:
+        """Media addresses of both sides; their ports are the kernel's."""
+        return []
+
+    def attributes(self) -> dict[str, str]:
+        """Whether SRTP is carried and where the packets are handled."""
+        return {"srtp": self.settings.srtp, "relay": self.settings.relay, "epoch": self.gateway.epoch}
+
+    def load(self) -> int:
+        """Streams in use, percent."""
+        return min(100, 100 * self.gateway.streams_in_use // self.settings.streams_max)
+
+    async def _start_relay(self) -> Relay:
+        if self.settings.relay == "in-process":
+            relay: Relay = PythonRelay(port_range=self.settings.port_range)
+        else:
+            child = await RelayProcess.start(port_range=self.settings.port_range)
+            child.on_death = self._relay_died
+            self.telemetry.log("packet-loop", pid=child.pid)
+            relay = child
+        relay.set_listeners(self._relay_event, self._relay_packet)
+        return relay
+
+    def _relay_packet(self, packet: TappedPacket) -> None:
+        self._capture.packet(packet)
+
+    def _changed(self, context: Context) -> None:
+        self._capture.changed(context)
+
+    def _relay_died(self) -> None:
+        """Void every context, tell their owners with a new epoch, and start the packet loop again."""
+        lost = self.gateway.lost()
+        self.telemetry.log("packet-loop-died", level="error", contexts=len(lost))
+        for context in lost:
+            self._notifications.add(
+                context.owner, Notification(context_id=context.context_id, bearer_released="failure")
+            )
+        self._notifications.add_for_all(Notification(restored=self.gateway.epoch))
+        self._restarting = asyncio.ensure_future(self._restart_relay())
+
+    async def _restart_relay(self) -> None:
+        while True:
+            try:
+                self.gateway.relay = await self._start_relay()
+            except RelayError as error:
+                self.telemetry.log("packet-loop-refused", level="error", error=str(error))
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    def _relay_event(self, event: RelayEvent) -> None:
+        context_id, _, stream_id = event.stream_id.rpartition("/")
+        context = self.gateway.contexts.get(context_id)
+        termination = context.termination(event.side) if context is not None else None
+        if context is None or termination is None:
+            return
+        notification = Notification(
+            context_id=context_id, termination_id=termination.termination_id, stream_id=int(stream_id)
+        )
+        match event:
+            case Latched():
+                notification.latched_address.CopyFrom(LatchedAddress(ip=event.address[0], port=event.address[1]))
+            case MediaInactive():
+                notification.media_inactivity.CopyFrom(
+                    InactivityNotice(direction=event.direction.name, seconds=event.seconds)
+                )
+            case SrtpFailures():
+                notification.srtp_failure.CopyFrom(
+                    FailureNotice(auth_failures=event.auth_failures, replays=event.replays)
+                )
+            case KeyExpired():
+                notification.key_expired = "near" if event.near else "expired"
+        if not isinstance(event, Latched):
+            fields = {"call_id": context.correlation, "side": event.side.value, "stream": int(stream_id)}
+            self.telemetry.log(notification.WhichOneof("event") or "media-event", level="warning", **fields)
+        self._notifications.add(context.owner, notification)
+
+    async def _watch(self) -> None:
+        """Free contexts whose IMS-ALG and whose media are both silent (hanging terminations, H.248.36)."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                counters = await self.gateway.relay.statistics()
+            except RelayError:  # being restarted
+                continue
+            now = time.monotonic()
+            for context in hanging_contexts(
+                self.gateway.contexts.values(), counters, self._iq.heard, now, self.settings.hanging_after_s
+            ):
+                self.telemetry.log("hanging-context-freed", level="warning", call_id=context.correlation)
+                self._notifications.add(
+                    context.owner, Notification(context_id=context.context_id, bearer_released="hanging")
+                )
+                await self._end(context, "hanging")
+
+    async def _end(self, context: Context, why: str) -> None:
+        try:
+            await self.gateway.release(context)
+        except Exception as error:  # noqa: BLE001 - the next context must be ended too
+            self.telemetry.log("release-failed", level="warning", why=why, error=str(error))
+        self.gateway.forget(context)

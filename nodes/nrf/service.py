@@ -1,0 +1,200 @@
+"""The three services of the NRF."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+
+from google.protobuf import empty_pb2
+
+from nodes.nrf.authority import OPERATOR, SigningKeys, check_consumer, grant_scope, sign_token, token_error
+from nodes.nrf.config import NrfSettings
+from nodes.nrf.registry import Registry
+from protos import nrf_disc_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
+from sba.access import CallContext
+from sba.errors import ProblemError
+from sba.identity import PeerIdentity
+from sba.telemetry import Telemetry
+
+BEARER = "Bearer"
+
+
+def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity) -> None:
+    """Check that a profile says nothing its certificate does not (P.1.3-3, P.1.3-18).
+
+    Raises :class:`ProblemError` 400 for a missing part and 403 for a foreign instance id, NF type or name.
+    """
+    missing = [name for name in ("nf_instance_id", "nf_types", "fqdn", "host", "port") if not getattr(profile, name)]
+    if missing:
+        raise ProblemError(400, "MANDATORY_IE_MISSING", invalid_params=[(name, "mandatory") for name in missing])
+    if profile.nf_instance_id != peer.instance_id:
+        raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the profile belongs to another NF instance")
+    if not set(profile.nf_types) <= set(peer.nf_types):
+        raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name these NF types")
+    if profile.fqdn not in peer.dns_names:
+        raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name this FQDN")
+
+
+class NfManagement:
+    """Nnrf_NFManagement (TS 29.510 5.2)."""
+
+    service = nrf_nfm_pb2.DESCRIPTOR.services_by_name["NnrfNfManagement"]
+
+    def __init__(self, registry: Registry, settings: NrfSettings, telemetry: Telemetry) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._telemetry = telemetry
+
+    async def NfRegister(  # noqa: N802 - the name in the contract
+        self, request: nrf_nfm_pb2.NfRegisterRequest, context: CallContext
+    ) -> nrf_nfm_pb2.NfRegisterResponse:
+        """Register or replace a profile that agrees with its certificate."""
+        profile = request.profile
+        check_profile(profile, context.peer)
+        if not profile.heartbeat_s:
+            profile.heartbeat_s = self._settings.heartbeat_s
+        if not profile.status:
+            profile.status = nrf_nfm_pb2.REGISTERED
+        await self._registry.put(profile)
+        self._telemetry.log("nf-registered", instance=profile.instance_name, nf_types=tuple(profile.nf_types))
+        return nrf_nfm_pb2.NfRegisterResponse(profile=profile)
+
+    async def NfUpdate(  # noqa: N802 - the name in the contract
+        self, request: nrf_nfm_pb2.NfUpdateRequest, context: CallContext
+    ) -> nrf_nfm_pb2.NfUpdateResponse:
+        """Take a heartbeat with status and load."""
+        _own(request.nf_instance_id, context)
+        profile = await self._registry.beat(request.nf_instance_id, request.status, request.load)
+        if profile is None:
+            raise ProblemError(404, "RESOURCE_CONTEXT_NOT_FOUND")
+        return nrf_nfm_pb2.NfUpdateResponse(heartbeat_s=profile.heartbeat_s)
+
+    async def NfDeregister(  # noqa: N802 - the name in the contract
+        self, request: nrf_nfm_pb2.NfDeregisterRequest, context: CallContext
+    ) -> empty_pb2.Empty:
+        """Remove the caller's own profile; no error when there is none."""
+        _own(request.nf_instance_id, context)
+        if await self._registry.remove(request.nf_instance_id):
+            self._telemetry.log("nf-deregistered", instance_id=request.nf_instance_id)
+        return empty_pb2.Empty()
+
+    async def NfProfileRetrieval(  # noqa: N802 - the name in the contract
+        self, request: nrf_nfm_pb2.NfProfileRequest, _context: CallContext
+    ) -> nrf_nfm_pb2.NfProfile:
+        """Return one profile."""
+        profile = self._registry.get(request.nf_instance_id)
+        if profile is None:
+            raise ProblemError(404, "RESOURCE_CONTEXT_NOT_FOUND")
+        return profile
+
+    async def NfListRetrieval(  # noqa: N802 - the name in the contract
+        self, request: nrf_nfm_pb2.NfListRequest, _context: CallContext
+    ) -> nrf_nfm_pb2.NfListResponse:
+        """Return every profile of an NF type, or all."""
+        return nrf_nfm_pb2.NfListResponse(profiles=self._registry.all(request.nf_type))
+
+    async def NfStatusSubscribe(  # noqa: N802 - the name in the contract
+        self, request: nrf_nfm_pb2.NfStatusSubscribeRequest, _context: CallContext
+    ) -> AsyncIterator[nrf_nfm_pb2.NfStatusEvent]:
+        """Stream status events for as long as the consumer listens."""
+        async for event in self._registry.watch(request.nf_type, request.nf_instance_id):
+            yield event
+
+
+class NfDiscovery:
+    """Nnrf_NFDiscovery (TS 29.510 5.3)."""
+
+    service = nrf_disc_pb2.DESCRIPTOR.services_by_name["NnrfNfDiscovery"]
+
+    def __init__(self, registry: Registry, settings: NrfSettings) -> None:
+        self._registry = registry
+        self._validity = settings.discovery_validity_s
+
+    async def Discover(  # noqa: N802 - the name in the contract
+        self, request: nrf_disc_pb2.DiscoveryRequest, context: CallContext
+    ) -> nrf_disc_pb2.DiscoveryResponse:
+        """Return the producers that fit, best first; the requester's NF type must be its certificate's."""
+        if not request.target_nf_type:
+            raise ProblemError(400, "MANDATORY_QUERY_PARAM_MISSING", invalid_params=[("target_nf_type", "mandatory")])
+        if request.requester_nf_type not in context.peer.nf_types:
+            raise ProblemError(
+                400,
+                "MANDATORY_QUERY_PARAM_INCORRECT",
+                invalid_params=[("requester_nf_type", "not in the certificate")],
+            )
+        profiles = self._registry.discover(request)
+        return nrf_disc_pb2.DiscoveryResponse(profiles=profiles, validity_s=self._validity)
+
+
+class AccessToken:
+    """Nnrf_AccessToken (TS 29.510 5.4, TS 33.501 13.4.1)."""
+
+    service = nrf_oauth2_pb2.DESCRIPTOR.services_by_name["NnrfAccessToken"]
+
+    def __init__(
+        self,
+        registry: Registry,
+        keys: SigningKeys,
+        *,
+        issuer: str,
+        lifetime_s: int,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._registry = registry
+        self._keys = keys
+        self._issuer = issuer
+        self._lifetime = lifetime_s
+        self._telemetry = telemetry
+        self._clock = clock
+
+    async def Get(  # noqa: N802 - the name in the contract
+        self, request: nrf_oauth2_pb2.AccessTokenRequest, context: CallContext
+    ) -> nrf_oauth2_pb2.AccessTokenResponse:
+        """Give the consumer a token for what its NF type may do, or an RFC 6749 error."""
+        try:
+            check_consumer(request, context.peer, self._registry.get(context.peer.instance_id))
+            scope = grant_scope(request, self._producers(request))
+        except ProblemError as problem:
+            self._telemetry.log(
+                "token-refused",
+                level="warning",
+                consumer=context.peer.instance_id,
+                nf_type=request.nf_type,
+                target=request.target_nf_type,
+                scope=request.scope[:200],
+                cause=problem.access_token_error,
+            )
+            raise
+        signed = sign_token(
+            self._keys.current,
+            issuer=self._issuer,
+            request=request,
+            scope=scope,
+            lifetime_s=self._lifetime,
+            now=self._clock(),
+        )
+        return nrf_oauth2_pb2.AccessTokenResponse(
+            access_token=signed, token_type=BEARER, expires_in=self._lifetime, scope=scope
+        )
+
+    async def GetKeySet(  # noqa: N802 - the name in the contract
+        self, _request: nrf_oauth2_pb2.KeySetRequest, _context: CallContext
+    ) -> nrf_oauth2_pb2.KeySetResponse:
+        """Return the public keys (TS 33.501 14.3.3)."""
+        return nrf_oauth2_pb2.KeySetResponse(jwks_json=self._keys.jwks())
+
+    def _producers(self, request: nrf_oauth2_pb2.AccessTokenRequest) -> list[nrf_nfm_pb2.NfProfile]:
+        if not request.target_nf_instance_id:
+            return []
+        profile = self._registry.get(request.target_nf_instance_id)
+        if profile is None or (request.target_nf_type and request.target_nf_type not in profile.nf_types):
+            raise token_error("invalid_request", "no such producer")
+        if not request.target_nf_type:
+            request.target_nf_type = profile.nf_types[0]
+        return [profile]
+
+
+def _own(instance_id: str, context: CallContext) -> None:
+    if instance_id != context.peer.instance_id and OPERATOR not in context.peer.nf_types:
+        raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "another NF's profile")

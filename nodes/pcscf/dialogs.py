@@ -1,0 +1,176 @@
+"""What the edge keeps of a dialog so that it can end it by itself: BYE both ways (HOP-7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nodes.pcscf.media_plan import Side
+from signalling.sip.headers import GrammarError, parse_name_addr
+from signalling.sip.message import SipMessage, SipRequest, SipResponse
+
+
+@dataclass(slots=True)
+class EdgeDialog:
+    """A dialog through this node. `uri`s are whole From/To values without tag; route sets exclude this node."""
+
+    call_id: str
+    caller: Side
+    """The side the INVITE came from."""
+    tags: dict[Side, str]
+    addresses: dict[Side, str]
+    contacts: dict[Side, str]
+    cseqs: dict[Side, int]
+    """Highest CSeq each side used."""
+    routes: dict[Side, tuple[str, ...]]
+    """Route set towards a side."""
+    confirmed: bool = False
+    ended: bool = False
+    invite_cseq: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON form for the store."""
+        return {
+            "call_id": self.call_id,
+            "caller": str(self.caller),
+            "tags": _plain(self.tags),
+            "addresses": _plain(self.addresses),
+            "contacts": _plain(self.contacts),
+            "cseqs": _plain(self.cseqs),
+            "routes": {str(side): list(route) for side, route in self.routes.items()},
+            "confirmed": self.confirmed,
+            "invite_cseq": self.invite_cseq,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> EdgeDialog:
+        """The inverse of `to_dict`."""
+        return cls(
+            call_id=stored["call_id"],
+            caller=Side(stored["caller"]),
+            tags=_sided(stored["tags"]),
+            addresses=_sided(stored["addresses"]),
+            contacts=_sided(stored["contacts"]),
+            cseqs=_sided(stored["cseqs"]),
+            routes={Side(side): tuple(route) for side, route in stored["routes"].items()},
+            confirmed=bool(stored["confirmed"]),
+            invite_cseq=int(stored["invite_cseq"]),
+        )
+
+    def belongs(self, message: SipMessage, sender: Side) -> bool:
+        """The tags of a message from `sender` are those of this dialog."""
+        if isinstance(message, SipRequest):
+            return message.from_tag == self.tags[sender] and message.to_tag == self.tags[sender.other]
+        return message.to_tag == self.tags[sender] and message.from_tag == self.tags[sender.other]
+
+    def request_seen(self, request: SipRequest, sender: Side) -> None:
+        """Follow CSeq and remote target (RFC 3261 12.2)."""
+        self.cseqs[sender] = max(self.cseqs[sender], request.cseq[0])
+        if request.method in ("INVITE", "UPDATE"):
+            self._target(request, sender)
+
+    def response_seen(self, response: SipResponse, sender: Side) -> None:
+        """Follow the remote target in 2xx to INVITE and UPDATE."""
+        if response.cseq[1] in ("INVITE", "UPDATE") and 100 < response.status < 300:
+            self._target(response, sender)
+
+    def _target(self, message: SipMessage, sender: Side) -> None:
+        contact = contact_uri(message)
+        if contact:
+            self.contacts[sender] = contact
+
+    def bye(self, towards: Side, reason: str = "") -> SipRequest:
+        """A BYE in the name of the other side; its CSeq is one above what that side used."""
+        return self._request("BYE", towards, self._next_cseq(towards.other), reason)
+
+    def ack(self, towards: Side) -> SipRequest:
+        """The ACK of a 2xx the caller will never acknowledge itself."""
+        return self._request("ACK", towards, self.invite_cseq, "")
+
+    def _next_cseq(self, sender: Side) -> int:
+        self.cseqs[sender] += 1
+        return self.cseqs[sender]
+
+    def _request(self, method: str, towards: Side, cseq: int, reason: str) -> SipRequest:
+        sender = towards.other
+        headers = [
+            ("Max-Forwards", "70"),
+            ("From", f"{self.addresses[sender]};tag={self.tags[sender]}"),
+            ("To", f"{self.addresses[towards]};tag={self.tags[towards]}"),
+            ("Call-ID", self.call_id),
+            ("CSeq", f"{cseq} {method}"),
+        ]
+        headers += [("Route", f"<{route}>") for route in self.routes[towards]]
+        if reason:
+            headers.append(("Reason", reason))
+        return SipRequest(method, self.contacts[towards], headers)
+
+
+def dialog_of(request: SipRequest, response: SipResponse, caller: Side, own: Sequence[str] = ()) -> EdgeDialog | None:
+    """The dialog an INVITE and a response with a To tag make; None when the response cannot make one.
+
+    `own` are this node's Record-Route URIs as they stand in the message; routes beyond them belong to the other side
+    (RFC 3261 12.1).
+    """
+    tag = response.to_tag
+    contact = contact_uri(response)
+    if not tag or not contact or response.status <= 100 or response.status >= 300:
+        return None
+    before, after = split_record_route(response, own)
+    callee = caller.other
+    return EdgeDialog(
+        call_id=request.call_id,
+        caller=caller,
+        tags={caller: request.from_tag or "", callee: tag},
+        addresses={caller: _without_tag(request.headers.get("From")), callee: _without_tag(request.headers.get("To"))},
+        contacts={caller: contact_uri(request), callee: contact},
+        cseqs={caller: request.cseq[0], callee: 0},
+        routes={caller: after, callee: tuple(reversed(before))},
+        invite_cseq=request.cseq[0],
+    )
+
+
+def split_record_route(message: SipMessage, own: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Record-Route URIs (above this node's, below this node's): towards the callee, towards the caller."""
+    above: list[str] = []
+    below: list[str] = []
+    passed = False
+    for value in message.headers.values("Record-Route"):
+        uri = _uri_of(value)
+        if uri in own:
+            passed = True
+        else:
+            (below if passed else above).append(uri)
+    return tuple(above), tuple(below)
+
+
+def contact_uri(message: SipMessage) -> str:
+    """The URI of the first Contact, empty without one."""
+    for value in message.headers.values("Contact"):
+        return _uri_of(value)
+    return ""
+
+
+def _uri_of(value: str) -> str:
+    try:
+        return str(parse_name_addr(value).uri)
+    except GrammarError:
+        return ""
+
+
+def _without_tag(value: str | None) -> str:
+    try:
+        address = parse_name_addr(value or "")
+    except GrammarError:
+        return value or ""
+    address.params = {name: text for name, text in address.params.items() if name != "tag"}
+    return str(address)
+
+
+def _plain(sided: Mapping[Side, Any]) -> dict[str, Any]:
+    return {str(side): value for side, value in sided.items()}
+
+
+def _sided(stored: Mapping[str, Any]) -> dict[Side, Any]:
+    return {Side(side): value for side, value in stored.items()}

@@ -1,0 +1,467 @@
+"""Session set-up and what goes on inside dialogs, from and to UEs (HOP-1..HOP-7, 5.2, 5.3; FLOW-5, FLOW-6, 7.4)."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from nodes.pcscf import mediasec
+from nodes.pcscf.bindings import Registration
+from nodes.pcscf.bodies import OFFER_METHODS, check_body, has_sdp
+from nodes.pcscf.dialogs import EdgeDialog, dialog_of
+from nodes.pcscf.edge import MW, Edge
+from nodes.pcscf.flowtoken import FlowAddress
+from nodes.pcscf.forwarding import Forwarding, take_hop
+from nodes.pcscf.identity import clean_towards_ue
+from nodes.pcscf.media_plan import AlgPolicy, Refusal, Side
+from nodes.pcscf.register import charging_vector
+from nodes.pcscf.rejection import RejectionError, media_rejection
+from nodes.pcscf.release import MEDIA_SECURITY, UE_LOST, Releaser
+from nodes.pcscf.routing import OwnUri, next_hop
+from nodes.pcscf.session import Session, Sessions
+from nodes.pcscf.session_media import AnswerFaultError, SessionMedia
+from nodes.pcscf.ue_requests import UeRequests
+from signalling.sip.flow import Flow, Hop
+from signalling.sip.message import SipRequest, SipResponse
+from signalling.sip.stack import ServerTxn, make_response
+
+SESSION: Final = "s"
+STANDALONE: Final = "r"
+ROUTE_PURPOSE: Final = "route"
+_GONE: Final = frozenset({0, 430})
+"""No answer at all, or the UE's connection is gone: the session ends."""
+_ENDS_DIALOG: Final = frozenset({408, 481})
+"""End the dialog when INVITE or UPDATE was answered so; not PRACK, which may cross the 2xx (RFC 3262 4)."""
+
+
+class SessionEdge:
+    """Requests other than REGISTER, their responses, ACK and CANCEL."""
+
+    def __init__(self, edge: Edge, releaser: Releaser, ue: UeRequests) -> None:
+        self._edge = edge
+        self._releaser = releaser
+        self._ue = ue
+        self._invites: dict[str, Forwarding] = {}
+
+    # -- entry points -------------------------------------------------------------------------------------------------
+
+    async def from_ue(self, txn: ServerTxn) -> None:
+        """A request that came over Gm. Raises RejectionError."""
+        request = txn.request.copy()
+        take_hop(request)
+        arrived = await self._ue.accept(request, txn.flow)
+        if request.to_tag is None:
+            if request.method == "INVITE":
+                await self._invite(txn, request, Side.ACCESS, arrived.registration, arrived.address, arrived.emergency)
+            else:
+                await self._standalone_from_ue(txn, request, arrived.registration, arrived.emergency)
+            return
+        found = self._by_token(arrived.tokens)
+        if isinstance(found, Registration):
+            if arrived.registration is None or found.id != arrived.registration.id:
+                raise RejectionError(403, "Forbidden")
+            await self._pass(txn, request, next_hop(request, self._edge.mw.transport), MW)
+            return
+        session = self._ue.owned_session(found, request, arrived)
+        await self._in_dialog(txn, request, session, Side.ACCESS)
+
+    async def from_core(self, txn: ServerTxn) -> None:
+        """A request that came over Mw. Raises RejectionError."""
+        request = txn.request.copy()
+        take_hop(request)
+        taken = self._ue.take_routes(request)
+        if request.to_tag is not None:
+            found = self._by_token(taken)
+            if isinstance(found, Session):
+                await self._in_dialog(txn, request, found, Side.CORE)
+                return
+            if found is None:
+                raise RejectionError(481, "Call/Transaction Does Not Exist")
+            registration = found
+        else:
+            registration = self._ue.registration_of_path(taken)
+        if request.method == "INVITE" and request.to_tag is None:
+            await self._invite(txn, request, Side.CORE, registration, registration.flow, emergency=False)
+            return
+        if request.to_tag is None:
+            self._record_route(request, registration, STANDALONE, registration.id, Side.CORE)
+        clean_towards_ue(request)
+        hop, role = self._edge.towards_ue(registration)
+        await self._pass(txn, request, hop, role)
+
+    def cancelled(self, txn: ServerTxn, cancel: SipRequest) -> None:
+        """The caller gave up (RFC 3261 16.10)."""
+        forwarding = self._invites.get(txn.key)
+        if forwarding is not None:
+            forwarding.cancel(cancel.headers.get("Reason") or "")
+
+    async def acknowledged(self, request: SipRequest, flow: Flow, *, from_core: bool) -> None:
+        """The ACK of a 2xx: may carry the answer (PS-11). It is never answered, so what is wrong ends in a release."""
+        ack = request.copy()
+        sender = Side.CORE if from_core else Side.ACCESS
+        try:
+            take_hop(ack)
+            tokens = self._ue.take_routes(ack)
+            found = self._by_token(tokens)
+        except RejectionError:
+            return
+        if not isinstance(found, Session):
+            return
+        dialog = found.dialog_for(ack, sender)
+        if dialog is None or (sender is Side.ACCESS and not self._ue.on_own_flow(found, flow)):
+            return
+        async with found.lock:
+            exchange = found.media.exchange
+            if exchange is not None and exchange.open and exchange.decision.offered_by is not sender:
+                try:
+                    ack.body = await self._answer(found, ack.body, sender, dialog.tags[dialog.caller.other], final=True)
+                except AnswerFaultError:
+                    await self._releaser.release(found, MEDIA_SECURITY)
+                    return
+            found.media.forget_keys()
+        if sender is Side.ACCESS:
+            mediasec.strip(ack)
+        else:
+            clean_towards_ue(ack)
+        try:
+            hop, role = self._releaser.way(found, ack, sender.other)
+        except RejectionError:
+            return
+        self._edge.stack.send_ack(ack, hop, role)
+        await self._edge.sessions.save(found)
+
+    # -- INVITE -------------------------------------------------------------------------------------------------------
+
+    async def _invite(
+        self,
+        txn: ServerTxn,
+        request: SipRequest,
+        caller: Side,
+        registration: Registration | None,
+        address: FlowAddress,
+        emergency: bool,
+    ) -> None:
+        check_body(request)
+        session = self._new_session(request, caller, registration, address, txn.flow, emergency=emergency)
+        forwarding = Forwarding(
+            self._edge.stack, txn, transform=lambda response: self._invite_response(session, request, response)
+        )
+        session.invite = forwarding
+        self._invites[txn.key] = forwarding
+        try:
+            async with session.lock:
+                if caller is Side.ACCESS:
+                    await self._ue.prepare_initial(request, registration, emergency=emergency)
+                    request.headers.set("P-Charging-Vector", charging_vector(session.icid, self._edge.network))
+                else:
+                    clean_towards_ue(request)
+                if has_sdp(request):
+                    request.body = await session.media.offer(request.body, caller, session.policy, _carrier(request))
+                self._edge.sessions.add(session)
+                await self._edge.sessions.save(session)
+            hop, role = await self._first_hop(session, request, caller, registration)
+            forwarding.start(request, hop, role)
+            status = await forwarding.done
+        except RejectionError:
+            await self._releaser.finish(session, normal=False)
+            raise
+        finally:
+            self._invites.pop(txn.key, None)
+        if session.confirmed is None and not session.ended and not 200 <= status < 300:
+            await self._releaser.finish(session)
+
+    async def _first_hop(
+        self, session: Session, request: SipRequest, caller: Side, registration: Registration | None
+    ) -> tuple[Hop, str]:
+        if caller is Side.CORE and registration is not None:
+            return self._edge.towards_ue(registration)
+        if session.emergency and not request.headers.values("Route"):
+            return await self._edge.core_entry(self._edge.domain), MW
+        return next_hop(request, self._edge.mw.transport), MW
+
+    def _new_session(
+        self,
+        request: SipRequest,
+        caller: Side,
+        registration: Registration | None,
+        address: FlowAddress,
+        flow: Flow,
+        *,
+        emergency: bool,
+    ) -> Session:
+        edge = self._edge
+        identifier = Sessions.new_id()
+        record_route = self._record_route(request, registration or address, SESSION, identifier, caller)
+        encrypted = registration.encrypted if registration is not None else address.transport == "TLS"
+        media = SessionMedia(
+            edge.iq, edge.recorder, call_id=request.call_id, node=edge.node, fallback=edge.media_addresses
+        )
+        return Session(
+            id=identifier,
+            call_id=request.call_id,
+            caller=caller,
+            registration=registration.id if registration else "",
+            flow=address,
+            role=flow.role if caller is Side.ACCESS else edge.ue_role(registration),
+            record_route=record_route,
+            media=media,
+            policy=edge.alg_policy(registration, encrypted=encrypted, emergency=emergency),
+            icid=secrets.token_hex(12),
+            emergency=emergency,
+            traced=registration.traced if registration else False,
+        )
+
+    def _record_route(
+        self, request: SipRequest, ue: Registration | FlowAddress, kind: str, identifier: str, caller: Side
+    ) -> tuple[str, ...]:
+        """Write the double Record-Route: receiving side first, sending side on top (DLG-3, RFC 5658)."""
+        token = self._edge.tokens.seal(f"{kind}|{identifier}", ROUTE_PURPOSE)
+        flow = ue.flow if isinstance(ue, Registration) else ue
+        access = OwnUri(flow.transport, *flow.local).uri(token)
+        core = self._edge.mw.uri(token)
+        pair = (core, access) if caller is Side.ACCESS else (access, core)
+        for uri in reversed(pair):
+            request.headers.prepend("Record-Route", f"<{uri}>")
+        return pair
+
+    async def _invite_response(
+        self, session: Session, request: SipRequest, response: SipResponse
+    ) -> SipResponse | None:
+        """A response to an initial INVITE on its way back."""
+        callee = session.caller.other
+        async with session.lock:
+            if session.ended:
+                return response if response.status >= 300 else None
+            self._ue.clean_response(response, callee, self._edge.bindings.get(session.registration))
+            tag = response.to_tag or ""
+            if response.status >= 300:
+                return response
+            dialog = self._learn_dialog(session, request, response, tag)
+            final = response.status >= 200
+            try:
+                await self._response_media(session, response, callee, tag, _carrier(request), final=final)
+            except AnswerFaultError as fault:
+                return await self._give_up(session, dialog, request, fault.refusal, final=final)
+            except RejectionError as rejection:  # an offer in the response that cannot be taken
+                refusal = Refusal(rejection.status)
+                return await self._give_up(session, dialog, request, refusal, final=final, rejection=rejection)
+            if dialog is not None and final:
+                dialog.confirmed = True
+            await self._edge.sessions.save(session)
+            return response
+
+    def _learn_dialog(
+        self, session: Session, request: SipRequest, response: SipResponse, tag: str
+    ) -> EdgeDialog | None:
+        dialog = session.dialogs.get(tag)
+        if dialog is None:
+            dialog = dialog_of(request, response, session.caller, _uris(session.record_route))
+            if dialog is not None:
+                session.dialogs[tag] = dialog
+        else:
+            dialog.response_seen(response, session.caller.other)
+        return dialog
+
+    async def _response_media(
+        self, session: Session, response: SipResponse, sender: Side, tag: str, carrier: str, *, final: bool
+    ) -> None:
+        """The session description of a provisional or successful response: an answer, a repetition, or an offer."""
+        media = session.media
+        if not has_sdp(response):
+            if final and media.exchange is not None and media.exchange.carrier == carrier:
+                if media.exchange.open:
+                    raise AnswerFaultError(Refusal(500, text="accepted without answer"))
+                await media.settle(tag, session.policy)
+            return
+        offered_here = media.exchange is not None and media.exchange.decision.offered_by is not sender
+        if offered_here and media.exchange is not None and media.exchange.carrier == carrier:
+            known = media.answer_known(response.body, tag)
+            if known is None:
+                response.body = await self._answer(session, response.body, sender, tag, final=final)
+            else:
+                response.body = known
+                if final:
+                    await media.settle(tag, session.policy)
+            return
+        response.body = await self._offer_in_response(session, response, sender, f"{carrier} {tag}")
+
+    async def _offer_in_response(self, session: Session, response: SipResponse, sender: Side, carrier: str) -> bytes:
+        media = session.media
+        if media.exchange is not None and media.exchange.carrier == carrier:
+            return media.offer_sent  # the same offer again, in the 2xx after a reliable 1xx
+        return await media.offer(response.body, sender, session.policy, carrier)
+
+    async def _answer(self, session: Session, body: bytes, sender: Side, tag: str, *, final: bool) -> bytes:
+        if not body:
+            raise AnswerFaultError(Refusal(500, text="no answer where one was due"))
+        gate_open = final or self._edge.settings.early_media
+        return await session.media.answer(body, sender, tag, session.policy, gate_open=gate_open)
+
+    async def _give_up(
+        self,
+        session: Session,
+        dialog: EdgeDialog | None,
+        request: SipRequest,
+        refusal: Refusal,
+        *,
+        final: bool,
+        rejection: RejectionError | None = None,
+    ) -> SipResponse:
+        """The session cannot be: hang up on the callee, tell the caller (PS-6, PS-12, 7.3.1-4)."""
+        if final and dialog is not None:
+            self._releaser.refuse_answered(session, dialog, MEDIA_SECURITY)
+        elif session.invite is not None:
+            session.invite.cancel(MEDIA_SECURITY)
+        answer = rejection or media_rejection(refusal, self._edge.node)
+        await self._releaser.finish(session, normal=False)
+        return make_response(request, answer.status, answer.reason, headers=answer.headers)
+
+    # -- inside a dialog ----------------------------------------------------------------------------------------------
+
+    async def _in_dialog(self, txn: ServerTxn, request: SipRequest, session: Session, sender: Side) -> None:
+        dialog = session.dialog_for(request, sender)
+        if dialog is None:
+            raise RejectionError(481, "Call/Transaction Does Not Exist")
+        check_body(request)
+        carrier = _carrier(request)
+        tag = dialog.tags[dialog.caller.other]
+        async with session.lock:
+            dialog.request_seen(request, sender)
+            session.policy = self._policy_now(session)
+            if request.method in OFFER_METHODS and has_sdp(request):
+                await self._request_media(session, request, sender, tag, carrier)
+            if sender is Side.ACCESS:
+                request.headers.set("P-Charging-Vector", charging_vector(session.icid, self._edge.network))
+            else:
+                clean_towards_ue(request)
+            if request.method == "BYE":
+                dialog.ended = True
+            await self._edge.sessions.save(session)
+        try:
+            hop, role = self._releaser.way(session, request, sender.other)
+        except RejectionError:
+            await self._after_failure(session, request, carrier, 430)
+            raise
+        forwarding = Forwarding(
+            self._edge.stack,
+            txn,
+            transform=lambda response: self._dialog_response(session, dialog, request, response, sender),
+        )
+        if request.method == "INVITE":
+            self._invites[txn.key] = forwarding
+        try:
+            forwarding.start(request, hop, role)
+            status = await forwarding.done
+        finally:
+            self._invites.pop(txn.key, None)
+        if request.method == "BYE":
+            if all(one.ended for one in session.dialogs.values() if one.confirmed):
+                await self._releaser.finish(session)
+        elif not 200 <= status < 300:
+            await self._after_failure(session, request, carrier, status)
+
+    def _policy_now(self, session: Session) -> AlgPolicy:
+        """The policy at this moment; without registration (gone meanwhile) that of the session's start stays."""
+        registration = self._edge.bindings.get(session.registration)
+        if registration is None:
+            return session.policy
+        return self._edge.alg_policy(registration, encrypted=registration.encrypted, emergency=session.emergency)
+
+    async def _request_media(self, session: Session, request: SipRequest, sender: Side, tag: str, carrier: str) -> None:
+        exchange = session.media.exchange
+        answers = (
+            request.method == "PRACK"
+            and exchange is not None
+            and exchange.open
+            and exchange.decision.offered_by is not sender
+        )
+        if not answers:
+            request.body = await session.media.offer(request.body, sender, session.policy, carrier)
+            return
+        try:
+            request.body = await self._answer(session, request.body, sender, tag, final=False)
+        except AnswerFaultError as fault:
+            await self._releaser.release(session, MEDIA_SECURITY)
+            raise media_rejection(fault.refusal, self._edge.node) from fault
+
+    async def _dialog_response(
+        self, session: Session, dialog: EdgeDialog, request: SipRequest, response: SipResponse, sender: Side
+    ) -> SipResponse | None:
+        async with session.lock:
+            answerer = sender.other
+            self._ue.clean_response(response, answerer, self._edge.bindings.get(session.registration))
+            if session.ended or response.status >= 300:
+                return response
+            dialog.response_seen(response, answerer)
+            tag = dialog.tags[dialog.caller.other]
+            try:
+                await self._response_media(
+                    session, response, answerer, tag, _carrier(request), final=response.status >= 200
+                )
+            except AnswerFaultError as fault:
+                await self._releaser.release(session, MEDIA_SECURITY)
+                rejection = media_rejection(fault.refusal, self._edge.node)
+                return make_response(request, rejection.status, rejection.reason, headers=rejection.headers)
+            except RejectionError as rejection:
+                await self._releaser.release(session, MEDIA_SECURITY)
+                return make_response(request, rejection.status, rejection.reason, headers=rejection.headers)
+            if response.status >= 200 and request.method != "INVITE":
+                session.media.forget_keys()
+            await self._edge.sessions.save(session)
+            return response
+
+    async def _after_failure(self, session: Session, request: SipRequest, carrier: str, status: int) -> None:
+        """A refused offer leaves everything as it was; a peer that is gone ends the session (7.4-2, DLG-7)."""
+        async with session.lock:
+            exchange = session.media.exchange
+            if exchange is not None and exchange.carrier == carrier and exchange.open:
+                await session.media.withdraw()
+            if session.ended:
+                return
+            if status in _GONE or (status in _ENDS_DIALOG and request.method in ("INVITE", "UPDATE")):
+                await self._releaser.release(session, UE_LOST)
+                return
+            await self._edge.sessions.save(session)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    async def _standalone_from_ue(
+        self, txn: ServerTxn, request: SipRequest, registration: Registration | None, emergency: bool
+    ) -> None:
+        if registration is None:
+            raise RejectionError(403, "Forbidden")
+        await self._ue.prepare_initial(request, registration, emergency=emergency)
+        request.headers.set("P-Charging-Vector", charging_vector(secrets.token_hex(12), self._edge.network))
+        if request.method in ("SUBSCRIBE", "REFER"):
+            self._record_route(request, registration, STANDALONE, registration.id, Side.ACCESS)
+        await self._pass(txn, request, next_hop(request, self._edge.mw.transport), MW)
+
+    async def _pass(self, txn: ServerTxn, request: SipRequest, hop: Hop, role: str) -> None:
+        from_ue = role == MW
+
+        async def transform(response: SipResponse) -> SipResponse:
+            if from_ue:
+                clean_towards_ue(response)
+            return response
+
+        forwarding = Forwarding(self._edge.stack, txn, transform=transform)
+        forwarding.start(request, hop, role)
+        await forwarding.done
+
+    def _by_token(self, tokens: tuple[str, ...]) -> Session | Registration | None:
+        for token in tokens:
+            kind, identifier = self._ue.read_route_token(token)
+            if kind == SESSION:
+                return self._edge.sessions.get(identifier)
+            if kind == STANDALONE:
+                return self._edge.bindings.get(identifier)
+        return None
+
+
+def _carrier(request: SipRequest) -> str:
+    number, method = request.cseq
+    return f"{number} {method} {request.from_tag}"
+
+
+def _uris(record_route: tuple[str, ...]) -> tuple[str, ...]:
+    return record_route

@@ -1,0 +1,270 @@
+"""The media of one session: its offers and answers are decided, reserved at the IMS-AGW and rewritten (PS-12)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nodes.pcscf import alg_answers, alg_media, ims_alg, sdp_writer
+from nodes.pcscf.decisions import DecisionRecorder
+from nodes.pcscf.iq import AgwContext, IqClient, IqError, LocalMap
+from nodes.pcscf.media_plan import (
+    AlgDecision,
+    AlgPolicy,
+    AnswerDecision,
+    LocalStream,
+    MediaWork,
+    Refusal,
+    Side,
+    StreamState,
+    Treatment,
+    without_keys,
+)
+from nodes.pcscf.rejection import RejectionError, media_rejection
+from nodes.pcscf.sdp_writer import OriginKeeper
+from signalling.sdp import SdpError, SessionDescription, parse_sdp
+
+SDP_TYPE = "application/sdp"
+
+
+class AnswerFaultError(Exception):
+    """An answer that cannot be passed on: the session is to be released (7.3.1-4, PS-6)."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text or refusal.token)
+        self.refusal = refusal
+
+
+@dataclass(slots=True)
+class Answered:
+    """One dialog's answer to the open offer."""
+
+    digest: str
+    body: bytes
+    decision: AnswerDecision
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One offer and the answers to it; a forked INVITE has an answer per dialog (PS-10)."""
+
+    decision: AlgDecision
+    carrier: str
+    """Which request or response brought the offer."""
+    body: bytes = b""
+    """The offer as it went on."""
+    answers: dict[str, Answered] = field(default_factory=dict)
+    gate_open: bool = False
+    applied: str = ""
+    """Dialog tag whose answer the IMS-AGW has."""
+
+    @property
+    def open(self) -> bool:
+        """No answer yet."""
+        return not self.answers
+
+
+class SessionMedia:
+    """Media state of one session. Methods are called one at a time (the session's lock)."""
+
+    def __init__(
+        self, iq: IqClient, recorder: DecisionRecorder, *, call_id: str, node: str, fallback: Mapping[Side, str]
+    ) -> None:
+        self._iq = iq
+        self._recorder = recorder
+        self._call_id = call_id
+        self._node = node
+        self._fallback = dict(fallback)
+        session_id = str(int(hashlib.sha256(call_id.encode("utf-8", "surrogateescape")).hexdigest()[:12], 16))
+        self.origins = {side: OriginKeeper("ims-alg", session_id) for side in Side}
+        self.context: AgwContext | None = None
+        self.streams: dict[int, StreamState] = {}
+        self.exchange: Exchange | None = None
+        self._locals: LocalMap = {}
+
+    # -- offers -------------------------------------------------------------------------------------------------------
+
+    async def offer(self, body: bytes, side: Side, policy: AlgPolicy, carrier: str) -> bytes:
+        """Take an offer from `side`; returns it as it goes on. Raises RejectionError with the SIP answer."""
+        if self.exchange is not None and self.exchange.open:
+            if self.exchange.decision.offered_by is side:
+                raise RejectionError(500, "Server Internal Error", [("Retry-After", "2")])
+            raise RejectionError(491, "Request Pending")
+        sdp = _parsed(body)
+        decision = self._decide(sdp, side, policy)
+        try:
+            await self._prepare(decision, policy)
+        except IqError as error:
+            if not (policy.emergency and _protects(decision)):
+                self._recorder.refused(self._call_id, error.refusal, "iq")
+                raise media_rejection(error.refusal, self._node) from error
+            decision = self._decide(sdp, side, replace(policy, agreed=False, gm_encrypted=False))  # EM-8
+            try:
+                await self._prepare(decision, policy)
+            except IqError as again:
+                raise media_rejection(again.refusal, self._node) from again
+        towards = side.other
+        lines = alg_media.offer_lines(decision, self._locals)
+        rewritten = sdp_writer.rewrite(sdp, lines, self.origins[towards], self._fallback[towards])
+        self.exchange = Exchange(decision, carrier, rewritten)
+        return rewritten
+
+    def _decide(self, sdp: SessionDescription, side: Side, policy: AlgPolicy) -> AlgDecision:
+        decide = ims_alg.offer_from_access if side is Side.ACCESS else ims_alg.offer_from_core
+        decision = decide(sdp, policy, self.streams)
+        self._recorder.offer(self._call_id, decision)
+        if decision.refusal is not None:
+            raise media_rejection(decision.refusal, self._node)
+        return decision
+
+    async def _prepare(self, decision: AlgDecision, policy: AlgPolicy) -> None:
+        work = alg_media.offer_work(decision)
+        if self.context is None:
+            if work:
+                self.context, given = await self._iq.reserve(work, call_id=self._call_id, emergency=policy.emergency)
+                self._merge(given)
+            return
+        self._merge(await self._iq.configure(self.context, work))
+
+    @property
+    def offer_sent(self) -> bytes:
+        """The present offer as it went on."""
+        return self.exchange.body if self.exchange else b""
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def answer_known(self, body: bytes, tag: str) -> bytes | None:
+        """What was sent for this dialog's answer, when it answered before.
+
+        A later, different SDP of the same INVITE changes nothing (RFC 6337 3.1.1; keys are never replaced by it).
+        """
+        del body
+        known = self.exchange.answers.get(tag) if self.exchange else None
+        return known.body if known else None
+
+    async def answer(self, body: bytes, side: Side, tag: str, policy: AlgPolicy, *, gate_open: bool) -> bytes:
+        """Take the answer of the dialog `tag` from `side`; returns it as it goes back.
+
+        Raises AnswerFaultError when the session has to be released instead.
+        """
+        exchange = self.exchange
+        if exchange is None or exchange.decision.offered_by is side:
+            raise AnswerFaultError(Refusal(500, text="an answer without offer"))
+        try:
+            sdp = parse_sdp(body)
+        except SdpError as error:
+            raise AnswerFaultError(Refusal(500, text="the answer is no SDP")) from error
+        decision = self._judge(sdp, side, exchange.decision, policy)
+        if decision.violation is not None:
+            self._recorder.refused(self._call_id, decision.violation, f"answer from {side}")
+            raise AnswerFaultError(decision.violation)
+        await self._apply(exchange, decision, tag, gate_open=gate_open)
+        towards = side.other
+        lines = alg_media.answer_lines(exchange.decision, decision, self._locals)
+        rewritten = sdp_writer.rewrite(sdp, lines, self.origins[towards], self._fallback[towards])
+        exchange.answers[tag] = Answered(hashlib.sha256(body).hexdigest(), rewritten, decision)
+        return rewritten
+
+    def _judge(self, sdp: SessionDescription, side: Side, offer: AlgDecision, policy: AlgPolicy) -> AnswerDecision:
+        if side is Side.CORE:
+            return alg_answers.answer_from_core(sdp, offer.plans)
+        offered = {index: local.crypto for (at, index), local in self._locals.items() if at is Side.ACCESS}
+        return alg_answers.answer_from_access(sdp, offer.plans, offered, policy)
+
+    async def settle(self, tag: str, policy: AlgPolicy) -> None:
+        """The dialog `tag` won (2xx): its answer holds and the gates open. Raises AnswerFaultError."""
+        del policy
+        exchange = self.exchange
+        known = exchange.answers.get(tag) if exchange else None
+        if exchange is None or known is None or (exchange.applied == tag and exchange.gate_open):
+            return
+        await self._apply(exchange, known.decision, tag, gate_open=True)
+
+    async def _apply(self, exchange: Exchange, decision: AnswerDecision, tag: str, *, gate_open: bool) -> None:
+        work = alg_media.answer_work(exchange.decision, decision, gate_open=gate_open)
+        if self.context is not None and work:
+            try:
+                self._merge(await self._iq.configure(self.context, work))
+            except IqError as error:
+                self._recorder.refused(self._call_id, error.refusal, "iq")
+                raise AnswerFaultError(error.refusal) from error
+        exchange.applied, exchange.gate_open = tag, gate_open
+        self.streams = alg_media.streams_after(exchange.decision, decision, self._locals)
+        for stream in decision.streams:
+            state = self.streams[stream.plan.index]
+            self._recorder.answer(self._call_id, stream, state.suite, state.tag)
+
+    async def withdraw(self) -> None:
+        """The open offer came to nothing: what it added goes, everything else stays as it was (7.4-2)."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is None or not exchange.open or self.context is None or not self.streams:
+            return
+        work = alg_media.withdraw_work(exchange.decision)
+        if work:
+            try:
+                await self._iq.configure(self.context, work, setup=False)
+            except IqError:
+                return
+
+    def forget_keys(self) -> None:
+        """Drop what a complete exchange no longer needs."""
+        if self.exchange is not None and not self.exchange.open:
+            plans = tuple(without_keys(plan) for plan in self.exchange.decision.plans)
+            self.exchange.decision = replace(self.exchange.decision, plans=plans)
+
+    async def release(self, *, normal: bool = True) -> None:
+        """Give everything back."""
+        context, self.context = self.context, None
+        self.exchange = None
+        self._locals = {}
+        if context is not None:
+            await self._iq.release(context, normal=normal)
+
+    # -- small parts --------------------------------------------------------------------------------------------------
+
+    def _merge(self, given: LocalMap) -> None:
+        for place, local in given.items():
+            known = self._locals.get(place)
+            keeps = known is not None and not local.crypto
+            address = known.address if known is not None and not local.address.port else local.address
+            self._locals[place] = LocalStream(address, known.crypto if known is not None and keeps else local.crypto)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON form for the store: addresses, suites and digests; no key."""
+        return {
+            "context": self.context.to_dict() if self.context else None,
+            "streams": [state.to_dict() for state in self.streams.values()],
+            "origins": {str(side): origin.to_dict() for side, origin in self.origins.items()},
+        }
+
+    def restore(self, stored: Mapping[str, Any]) -> None:
+        """Take back what `to_dict` gave."""
+        self.context = AgwContext.from_dict(stored["context"]) if stored.get("context") else None
+        states = [StreamState.from_dict(state) for state in stored["streams"]]
+        self.streams = {state.index: state for state in states}
+        self.origins = {Side(side): OriginKeeper(**origin) for side, origin in stored["origins"].items()}
+        for state in states:
+            for side, address in ((Side.ACCESS, state.access_local), (Side.CORE, state.core_local)):
+                if address is not None:
+                    self._locals[side, state.index] = LocalStream(address)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Treatment of each stream, for status displays."""
+        return tuple(str(state.treatment) for state in self.streams.values())
+
+
+def _parsed(body: bytes) -> SessionDescription:
+    try:
+        return parse_sdp(body)
+    except SdpError as error:
+        raise RejectionError(400, "Bad Session Description") from error
+
+
+def _protects(decision: AlgDecision) -> bool:
+    return any(plan.treatment is Treatment.E2AE_SDES for plan in decision.plans)
+
+
+__all__ = ["SDP_TYPE", "AnswerFaultError", "MediaWork", "SessionMedia"]

@@ -1,0 +1,310 @@
+"""An outgoing call until it is answered, refused or given up (RFC 3261 13.2, RFC 3262, brief 5.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nodes.ue.call import SDP_TYPE, Call, party_of
+from nodes.ue.config import CallOptions
+from nodes.ue.media_security import MediaSecurityRefused, choose_mode
+from nodes.ue.requests import initial_headers, invite_headers
+from nodes.ue.session_media import OfferRefused
+from sba import runtime
+from signalling.sip.dialog import Dialog, DialogError
+from signalling.sip.grammar import GrammarError, format_host
+from signalling.sip.headers import RAck
+from signalling.sip.message import SipRequest, SipResponse
+from signalling.sip.offer_answer import Carrier, OfferAnswer, OfferAnswerError
+from signalling.sip.reliable import ReliableError, ReliableReceiver, is_reliable
+from signalling.sip.stack import ClientTxn, TransactionFailure
+
+if TYPE_CHECKING:
+    from nodes.ue.agent import UserAgent
+
+
+@dataclass
+class Branch:
+    """One early dialog of a forked INVITE (RFC 3261 12, 13.2.2)."""
+
+    dialog: Dialog
+    offers: OfferAnswer
+    receiver: ReliableReceiver = field(default_factory=ReliableReceiver)
+
+
+class Caller:
+    """The caller's side of one INVITE."""
+
+    def __init__(self, agent: UserAgent, call: Call, target: str, mode: str, options: CallOptions) -> None:
+        self.agent = agent
+        self.call = call
+        self.target = target
+        self.mode = mode
+        self.options = options
+        self.established = asyncio.Event()
+        self._branches: dict[str, Branch] = {}
+        self._answered_by = ""
+        self._arrived: asyncio.Queue[SipResponse | TransactionFailure] = asyncio.Queue()
+        self._invite = SipRequest("INVITE", target)
+        self._txn: ClientTxn | None = None
+        self._winner = ""
+        self._refused: OfferRefused | None = None
+        call.setup = self
+        call.cancel = self.give_up
+
+    async def run(self) -> None:
+        """Place the call and return when it is established or ended."""
+        call, options = self.call, self.options
+        body = b""
+        try:
+            mode = choose_mode(self.mode, call.media.context, force=options.force_offer)
+            call.media.ignore_failure = options.ignore_security_failure
+            if not options.offerless:
+                body = call.media.first_offer(mode, shape=options.shape, tamper=options.tamper_offer)
+        except MediaSecurityRefused as refused:
+            call.decide("refused", reason=refused.reason, token=refused.token)
+            call.finish("refused", refused.status, refused.warning)
+            return
+        except OSError as error:
+            call.finish("failed", 500, str(error))
+            return
+        self._invite = self._build(body)
+        call.figures.began = self.agent.clock.seconds()
+        self._txn = self.agent.gm.send(
+            self._invite,
+            self.agent.gm.hop(self.agent.registrar.flow),
+            self._responded,
+            self._arrived.put_nowait,
+            call.trace_context,
+        )
+        if call.trace_context is None:
+            call.trace_context = self.agent.gm.tracer.context_of_call(call.call_id)
+        call.tell("calling")
+        await self._until_answered()
+
+    def _build(self, body: bytes) -> SipRequest:
+        agent, options = self.agent, self.options
+        pcscf = agent.settings.pcscf
+        transport = "" if pcscf.transport == "UDP" else f";transport={pcscf.transport.lower()}"
+        hop = agent.gm.hop(agent.registrar.flow)
+        route = (f"<sip:{format_host(hop.host)}:{hop.port}{transport};lr>",)
+        headers = initial_headers(
+            agent.identity,
+            agent.registration,
+            route,
+            self.target,
+            self.call.call_id,
+            preferred_identity=options.preferred_identity,
+            privacy=options.privacy,
+        )
+        headers.add("CSeq", "1 INVITE")
+        for name, value in invite_headers(agent.identity, reliable=options.reliable):
+            headers.add(name, value)
+        if options.asserted_identity:
+            headers.add("P-Asserted-Identity", f"<{options.asserted_identity}>")
+        if body:
+            headers.add("Content-Type", SDP_TYPE)
+        return SipRequest("INVITE", self.target, headers, body)
+
+    def give_up(self) -> None:
+        """Cancel; the call ends with the final response (RFC 3261 9.1)."""
+        if self._txn is not None:
+            self._txn.cancel()
+        else:
+            self.call.finish("failed", 487, "given up")
+
+    # responses
+
+    def _responded(self, response: SipResponse) -> None:
+        if self._winner and response.status >= 200:
+            self._late(response)
+        else:
+            self._arrived.put_nowait(response)
+
+    async def _until_answered(self) -> None:
+        deadline = runtime.loop().time() + self.options.ring_timeout_s
+        while self.call.state != "ended" and not self._winner:
+            left = deadline - runtime.loop().time()
+            try:
+                async with asyncio.timeout(max(0.0, left) if left < float("inf") else None):
+                    arrived = await self._arrived.get()
+            except TimeoutError:
+                deadline = float("inf")
+                self.give_up()
+                continue
+            if isinstance(arrived, TransactionFailure):
+                self.call.finish("failed", arrived.status, str(arrived))
+            elif arrived.status < 200:
+                self._provisional(arrived)
+            elif arrived.status < 300:
+                self._success(arrived)
+            else:
+                self._failure(arrived)
+
+    def _failure(self, response: SipResponse) -> None:
+        if self._refused is not None:
+            self.call.finish("refused", self._refused.status, self._refused.warning or self._refused.reason)
+            return
+        warning = response.headers.get("Warning")
+        self.call.offers.rejected_offer()
+        self.call.decide("refused", reason=f"{response.status} {response.reason}")
+        self.call.finish("refused", response.status, f"{response.reason} ({warning})" if warning else response.reason)
+
+    def _branch(self, response: SipResponse) -> Branch | None:
+        tag = response.to_tag or ""
+        branch = self._branches.get(tag)
+        if branch is None:
+            try:
+                dialog = Dialog.from_uac(self._invite, response)
+            except DialogError:
+                return None
+            offers = OfferAnswer()
+            if self._invite.body:
+                offers.sent_offer(Carrier.INVITE)
+            branch = self._branches[tag] = Branch(dialog, offers)
+            if self.call.dialog is None:
+                self.call.dialog, self.call.offers = branch.dialog, branch.offers
+        return branch
+
+    def _provisional(self, response: SipResponse) -> None:
+        if response.status == 100:
+            return
+        try:
+            branch = self._branch(response) if response.to_tag is not None else None
+        except GrammarError:
+            return
+        rack: RAck | None = None
+        if branch is not None and is_reliable(response):
+            try:
+                rack = branch.receiver.receive(response)
+            except ReliableError:
+                rack = None
+            if rack is None:
+                return
+        if self.options.cancel_after_s and self.call.state == "calling":
+            runtime.loop().call_later(self.options.cancel_after_s, self.give_up)
+        if self.call.state == "calling":
+            self.call.tell("ringing")
+        answer = b""
+        if branch is not None and response.body:
+            carrier = Carrier.RELIABLE_PROVISIONAL if rack is not None else Carrier.PROVISIONAL
+            answer = self._early_sdp(branch, response, carrier)
+        if branch is not None and rack is not None:
+            self.agent.spawn(self._acknowledge(branch, rack, answer))
+
+    def _early_sdp(self, branch: Branch, response: SipResponse, carrier: Carrier) -> bytes:
+        """Take SDP of a provisional response; returns the answer when it was an offer."""
+        media = self.call.media
+        try:
+            if not self._invite.body:
+                if carrier is not Carrier.RELIABLE_PROVISIONAL or self._answered_by:
+                    return b""
+                branch.offers.received_offer(carrier)
+                answer = media.answer(response.body)
+                branch.offers.sent_answer(Carrier.PRACK)
+                self._now_live(response)
+                return answer
+            if branch.offers.received_answer(carrier) and not self._answered_by:
+                media.take_answer(response.body)
+                self._now_live(response)
+        except OfferAnswerError:
+            return b""
+        except OfferRefused as refused:
+            self._refused = refused
+            self.call.decide("failed", reason=refused.reason, token=refused.token)
+            self.give_up()
+        return b""
+
+    def _now_live(self, response: SipResponse) -> None:
+        self._answered_by = response.to_tag or ""
+        self.call.go_live()
+        self.call.decide("accepted")
+        self.call.tell("early")
+
+    async def _acknowledge(self, branch: Branch, rack: RAck, answer: bytes) -> None:
+        content = [("Content-Type", SDP_TYPE)] if answer else []
+        headers = self.call.headers(("RAck", str(rack)), *content)
+        request = branch.dialog.request("PRACK", headers, answer)
+        try:
+            response = await self.agent.exchange(request, self.call)
+        except TransactionFailure:
+            return
+        branch.dialog.take_response(request, response)
+
+    def _success(self, response: SipResponse) -> None:
+        branch = self._branch(response)
+        if branch is None:
+            return
+        call = self.call
+        self._winner = response.to_tag or ""
+        branch.dialog.take_response(self._invite, response)
+        call.dialog, call.offers = branch.dialog, branch.offers
+        call.far_end = party_of(response, "To") or call.far_end
+        answer = b""
+        refused: OfferRefused | None = self._refused
+        try:
+            answer = self._final_sdp(branch, response)
+        except OfferRefused as error:
+            refused = error
+        except OfferAnswerError as error:
+            refused = OfferRefused(500, error.reason)
+        self._send_ack(branch, response, answer)
+        if refused is not None:
+            call.decide("failed", reason=refused.reason, token=refused.token)
+            self.agent.spawn(self._end_refused(refused))
+            return
+        call.cancel = None
+        call.establish(response.status)
+        self.established.set()
+
+    def _final_sdp(self, branch: Branch, response: SipResponse) -> bytes:
+        """Take the SDP of the 2xx; returns the answer for the ACK when it was an offer."""
+        media, tag = self.call.media, response.to_tag or ""
+        if not self._invite.body and not self._answered_by:
+            branch.offers.received_offer(Carrier.SUCCESS)
+            answer = media.answer(response.body)
+            branch.offers.sent_answer(Carrier.ACK)
+            return answer
+        if self._answered_by and self._answered_by != tag:
+            media.reopen()
+            branch.offers.received_answer(Carrier.SUCCESS)
+            media.take_answer(response.body)
+        elif response.body and branch.offers.received_answer(Carrier.SUCCESS):
+            media.take_answer(response.body)
+        if not media.established:
+            raise OfferRefused(488, "no answer to the offer")
+        return b""
+
+    def _send_ack(self, branch: Branch, response: SipResponse, body: bytes = b"") -> None:
+        content = [("Content-Type", SDP_TYPE)] if body else []
+        self.agent.send_ack(branch.dialog.ack_for(response, self.call.headers(*content), body))
+
+    async def _end_refused(self, refused: OfferRefused) -> None:
+        """ACK was sent; leave at once, the negotiation has failed (SDES-11, UO-3, SEC-2)."""
+        call = self.call
+        try:
+            await call.send("BYE", ("Reason", 'SIP;cause=488;text="media security"'))
+        except TransactionFailure as failure:
+            self.agent.telemetry.log("ue.bye-failed", level="warning", cause=str(failure))
+        call.finish("refused", refused.status, refused.warning or refused.reason)
+
+    def _late(self, response: SipResponse) -> None:
+        """Take a 2xx that came again, or of another fork, which is hung up at once (RFC 3261 13.2.2.4)."""
+        if response.status >= 300:
+            return
+        branch = self._branch(response)
+        if branch is None:
+            return
+        self._send_ack(branch, response)
+        if response.to_tag != self._winner and branch.dialog is not self.call.dialog:
+            self.agent.spawn(self._drop_fork(branch, response))
+
+    async def _drop_fork(self, branch: Branch, response: SipResponse) -> None:
+        branch.dialog.take_response(self._invite, response)
+        request = branch.dialog.request("BYE", self.call.headers())
+        try:
+            answer = await self.agent.exchange(request, self.call)
+        except TransactionFailure:
+            return
+        branch.dialog.take_response(request, answer)

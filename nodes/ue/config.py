@@ -1,0 +1,196 @@
+"""Settings of a UE, and the switches of its control service.
+
+Every switch is text in the ``options`` map of an RPC and is read into one of the classes below; an unknown name or a
+value that does not fit is refused. Switches that make the UE misbehave are there for negative tests and say so.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from keying.suites import SUITES
+from sba.errors import ProblemError
+from sba.nf import NodeSettings
+
+Level = Literal["off", "preferred", "required"]
+Mode = Literal["none", "e2ae-sdes", "e2e-sdes"]
+
+
+class PcscfAddress(BaseModel):
+    """Where the P-CSCF listens on Gm."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    transport: Literal["UDP", "TCP", "TLS"] = "TLS"
+    """Transport of Gm; aka-tls needs TLS."""
+    host: str
+    """IP address."""
+    port: int = Field(ge=1, le=65535)
+    """Port."""
+    tls_name: str = ""
+    """DNS name the certificate has to show; empty: the host."""
+
+
+class UeSettings(NodeSettings):
+    """What a UE is told when it starts."""
+
+    impi: str
+    """Private identity, e.g. ``001010000000001@ims.test``."""
+    impu: str
+    """Public identity to register, a SIP URI."""
+    domain: str
+    """Home domain: Request-URI and realm of REGISTER."""
+    profile: Literal["aka-tls", "aka-udp", "digest"] = "aka-tls"
+    """Authentication: AKAv2-SHA-256 over TLS, AKAv1-MD5 with ipsec-3gpp (no ESP: NON-SECURE), or SIP digest."""
+    ip: str
+    """Own address for signalling and media."""
+    pcscf: PcscfAddress
+    """The P-CSCF of this access."""
+    key_file: str
+    """Path of the card, sealed for this NF instance: JSON with ``k`` and ``opc`` or with ``password``, each in hex."""
+    media_security: tuple[str, ...] = ("sdes-srtp",)
+    """Media plane mechanisms announced with ``mediasec``; empty: none."""
+    security_level: Level = "preferred"
+    """off: plain media only. preferred: protected where agreed. required: a call without protection is refused."""
+    suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80", "AEAD_AES_128_GCM", "AEAD_AES_256_GCM")
+    """Crypto suites offered, best first (TS 33.328 Annex E: one to three lines, assumed)."""
+    allow_keys_on_clear_gm: bool = False
+    """Send SDES keys over an unencrypted Gm (against RFC 4568 8.3; tests only)."""
+    expires_s: int = Field(default=600_000, ge=60)
+    """Registration lifetime asked for, s (TS 24.229: 600000)."""
+    register_at_start: bool = False
+    """Register without being told; a UE that was registered when it died does so in any case."""
+    t1_s: float = Field(default=2.0, gt=0)
+    """T1 on Gm, s (TS 24.229 table 7.7.1: 2 s, assumed); the other timers follow in proportion."""
+    retry_first_s: float = Field(default=0.5, gt=0)
+    """First pause before the UE registers again after it lost its flow, s; doubles with every failure."""
+    retry_most_s: float = Field(default=30.0, gt=0)
+    """Longest such pause, s."""
+    max_calls: int = Field(default=2000, ge=1)
+    """Calls at the same time; one more is answered 486."""
+    user_agent: str = "imslab-ue"
+    """Value of User-Agent."""
+
+    @field_validator("suites")
+    @classmethod
+    def _known_suites(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
+        if not suites or any(name not in SUITES for name in suites):
+            raise ValueError(f"suites are one or more of {', '.join(SUITES)}")
+        return suites
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, options: Mapping[str, str]) -> Self:
+        """Read an ``options`` map. Raises ProblemError 400 naming the option that does not fit."""
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+            raise ProblemError(
+                400, "INVALID_PARAM", "an option is unknown or does not fit", invalid_params=faults
+            ) from None
+
+
+class RegisterOptions(_Options):
+    """Switches of Register; all for negative tests."""
+
+    tamper_verify: Literal["", "drop", "reorder", "alter", "omit"] = ""
+    """Security-Verify from now on: first entry dropped, order reversed, first entry renamed, or no header at all."""
+    strip_mediasec: bool = False
+    """Announce no media mechanism, as if somebody on the way had removed them."""
+    bad_response: bool = False
+    """Answer the challenge with a wrong RES (E-1)."""
+    fail_mac: bool = False
+    """Treat every challenge as one with a wrong MAC (E-3)."""
+    fail_sync: bool = False
+    """Treat the first challenge as one with an SQN out of range and send AUTS (E-5)."""
+
+
+class CallOptions(_Options):
+    """Switches of Call."""
+
+    media: Literal["on", "off"] = "on"
+    """off: no media sockets, for load tests; the SDP names the discard port."""
+    level: Literal["", "off", "preferred", "required"] = ""
+    """Security level of this call; empty: as configured."""
+    offerless: bool = False
+    """INVITE without SDP: the far end offers."""
+    reliable: Literal["off", "supported", "require"] = "supported"
+    """100rel: not mentioned, in Supported, or in Require."""
+    shape: Literal["savp", "avp"] = "savp"
+    """Profile of an e2ae offer: RTP/SAVP, or RTP/AVP with crypto lines (UO-1)."""
+    force_offer: bool = False
+    """Negative test: offer e2ae although the P-CSCF did not announce it."""
+    privacy: Literal["", "id", "none"] = ""
+    """Value of Privacy."""
+    cancel_after_s: float = Field(default=0.0, ge=0)
+    """CANCEL after this many seconds of ringing; 0: never."""
+    ring_timeout_s: float = Field(default=180.0, gt=0)
+    """Longest time to wait for an answer, s."""
+    codec: Literal["PCMA", "PCMU"] = "PCMA"
+    """Codec offered first."""
+    dtmf: str = ""
+    """Digits to send one second after the answer."""
+    preferred_identity: str = ""
+    """P-Preferred-Identity; empty: the default public identity."""
+    asserted_identity: str = ""
+    """Negative test: a P-Asserted-Identity the UE may not send."""
+    tamper_offer: Literal[
+        "", "short-key", "unknown-suite", "unencrypted", "unauthenticated", "long-lifetime", "bad-mki", "same-key",
+        "same-tag", "strip-crypto",
+    ] = ""  # fmt: skip
+    """Negative test: what to spoil in the crypto lines of the offer (T2)."""
+    ignore_security_failure: bool = False
+    """Negative test: accept an answer that breaks the rules and go on plain."""
+
+
+class Behaviour(_Options):
+    """How incoming calls are treated; set by SetBehaviour, which keeps what it does not name."""
+
+    answer_after_s: float = Field(default=0.1, ge=0)
+    """Seconds of ringing before the answer."""
+    reject_status: int = Field(default=0, ge=0, le=699)
+    """Refuse with this status (e.g. 486, 603); 0: answer."""
+    media_security: Literal["", "off", "preferred", "required"] = ""
+    """Security level for incoming calls; empty: as configured."""
+    early_media: bool = False
+    """Answer SDP in 183 and speak before the call is answered."""
+    reliable: bool = True
+    """Send provisional responses reliably when the caller supports it."""
+    ring: bool = True
+    """Send 180; off: straight to the final response."""
+    media: Literal["on", "off"] = "on"
+    """off: no media sockets for incoming calls."""
+    record: bool = True
+    """Keep what is heard in incoming calls."""
+    suites: str = ""
+    """Suites accepted and offered, separated by spaces; empty: as configured."""
+    tamper_answer: Literal[
+        "", "strip-crypto", "wrong-tag", "wrong-suite", "reflect-key", "two-lines", "short-key", "plain-profile"
+    ] = ""
+    """Negative test: what to spoil in the crypto line of an answer."""
+    keep_ringing: bool = False
+    """Never answer; the caller has to give up."""
+
+    @field_validator("suites")
+    @classmethod
+    def _known_suites(cls, text: str) -> str:
+        if any(name not in SUITES for name in text.split()):
+            raise ValueError(f"suites are of {', '.join(SUITES)}")
+        return text
+
+    def changed(self, options: Mapping[str, str]) -> "Behaviour":
+        """Return this behaviour with some switches set anew. Raises ProblemError 400."""
+        return Behaviour.read({**self.as_options(), **options})
+
+    def as_options(self) -> dict[str, str]:
+        """Return all switches as text."""
+        return {name: _text(value) for name, value in self.model_dump().items()}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

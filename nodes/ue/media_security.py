@@ -1,0 +1,270 @@
+"""Media security of a stream as the UE decides it: what to offer, what to accept (UO-1 to UO-5, TS 33.328 7.2, 7.3).
+
+Pure: session descriptions and keys in, decisions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from keying.sdes import (
+    CryptoAttribute,
+    KeyChange,
+    SdesError,
+    SdesPolicy,
+    answer_for,
+    choose,
+    generate,
+    key_change,
+    parse_crypto,
+    verify_answer,
+)
+from keying.secret import Secret
+from signalling.sdp import MediaDescription, SdpError
+
+SDES = "sdes-srtp"
+PLAIN_PROFILES = frozenset({"RTP/AVP", "RTP/AVPF"})
+SECURE_PROFILES = frozenset({"RTP/SAVP", "RTP/SAVPF"})
+TOKEN_UNANNOUNCED = "e2ae-not-announced"  # noqa: S105 - a word of a Warning header
+TOKEN_PROFILE = "profile-refused"  # noqa: S105
+TOKEN_DOWNGRADE = "downgrade-refused"  # noqa: S105
+
+
+class MediaSecurityRefused(Exception):  # noqa: N818 - a decision, not a malfunction
+    """The security of a stream is not acceptable; 488 towards the peer, `token` for ``Warning: 399`` (SEC-1)."""
+
+    status = 488
+
+    def __init__(self, token: str, reason: str) -> None:
+        super().__init__(reason)
+        self.token = token
+        self.reason = reason
+
+    @property
+    def warning(self) -> str:
+        """Text of the warning."""
+        return f"media-sec:{self.token}"
+
+
+@dataclass(frozen=True)
+class SecurityContext:
+    """What a decision rests on, of the registration and of the configuration."""
+
+    level: str
+    """off, preferred or required."""
+    announced: bool
+    """Whether this UE announced sdes-srtp."""
+    agreed: bool
+    """Whether the P-CSCF announced it too."""
+    confidential: bool
+    """Whether Gm is encrypted, so that keys may pass (RFC 4568 8.3)."""
+    suites: tuple[str, ...]
+
+    @property
+    def policy(self) -> SdesPolicy:
+        """What is accepted from a peer."""
+        return SdesPolicy(suites=self.suites)
+
+
+@dataclass(frozen=True)
+class StreamKeys:
+    """The security of one agreed stream; both None: plain RTP."""
+
+    send: CryptoAttribute | None = None
+    receive: CryptoAttribute | None = None
+    scope: str = ""
+    """e2ae, e2e or empty."""
+
+    @property
+    def protected(self) -> bool:
+        """True with SRTP."""
+        return self.send is not None
+
+    @property
+    def security(self) -> str:
+        """The mode as the control service names it."""
+        return f"{self.scope}-sdes" if self.scope else "none"
+
+
+def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False) -> str:
+    """Return the mode of an own offer for the `wanted` one (empty: the best that is agreed).
+
+    Raises MediaSecurityRefused when the wish and the policy or the agreement do not go together (GE-3, GE-5, SDES-22).
+    """
+    if not wanted:
+        wanted = "e2ae-sdes" if context.agreed and context.level != "off" else "none"
+    if wanted == "none":
+        if context.level == "required":
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires protected media")
+        return wanted
+    if context.level == "off":
+        raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
+    if force:
+        return wanted
+    if not context.confidential:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "signalling is not encrypted, no key may pass")
+    if wanted == "e2ae-sdes" and not context.agreed:
+        raise MediaSecurityRefused(TOKEN_UNANNOUNCED, "e2ae is not agreed with the P-CSCF")
+    return wanted
+
+
+def offer_lines(suites: Sequence[str]) -> tuple[CryptoAttribute, ...]:
+    """Return fresh lines for an offer, tags from 1 on (RFC 4568 5.1.1)."""
+    return tuple(generate(suite, tag) for tag, suite in enumerate(suites, 1))
+
+
+def secure_offer(media: MediaDescription, mode: str, lines: Sequence[CryptoAttribute], *, shape: str = "savp") -> None:
+    """Write the security of an own offer into a plain media description (UO-1, FLOW-5 step 1, 7.2.2)."""
+    if mode == "none":
+        return
+    if shape == "savp":
+        media.proto = media.proto.replace("RTP/AVP", "RTP/SAVP")
+    if mode == "e2ae-sdes":
+        media.add("3ge2ae", "requested")
+    media.crypto = [line.encode() for line in lines]
+
+
+def judge_answer(
+    mode: str, lines: Sequence[CryptoAttribute], answer: MediaDescription, context: SecurityContext
+) -> StreamKeys:
+    """Judge the security of an accepted stream of an answer (UO-3, FLOW-5 step 8).
+
+    Raises MediaSecurityRefused: the negotiation has failed and the call must end.
+    """
+    if mode == "none":
+        if answer.proto in SECURE_PROFILES:
+            raise MediaSecurityRefused(TOKEN_PROFILE, "a plain offer was answered with a secure profile")
+        return StreamKeys()
+    if answer.proto in PLAIN_PROFILES and not answer.crypto:
+        if context.level == "required":
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "protected media was answered in the plain")
+        return StreamKeys()
+    try:
+        receive = verify_answer(lines, answer.crypto, context.policy)
+    except SdesError as error:
+        raise MediaSecurityRefused(error.media_sec_token, str(error)) from None
+    send = next(line for line in lines if line.tag == receive.tag)
+    return StreamKeys(send, receive, mode.removesuffix("-sdes"))
+
+
+@dataclass(frozen=True)
+class OfferJudgement:
+    """A received offer that can be accepted: `chosen` None is plain, else the line taken."""
+
+    chosen: CryptoAttribute | None = None
+    scope: str = ""
+
+
+def judge_offer(
+    media: MediaDescription, context: SecurityContext, *, other_keys: Iterable[Secret] = ()
+) -> OfferJudgement:
+    """Judge the security of an offered stream (UO-4, UO-5, FLOW-6 step 5, 7.3.2).
+
+    Raises MediaSecurityRefused for what a 488 answers.
+    """
+    try:
+        applied = media.e2ae == "applied"
+    except SdpError as error:
+        raise MediaSecurityRefused(TOKEN_PROFILE, str(error)) from None
+    if media.proto in PLAIN_PROFILES and not (applied or media.crypto):
+        if context.level == "required":
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "plain media was offered and policy requires protection")
+        return OfferJudgement()
+    if media.proto in PLAIN_PROFILES and not applied:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "keys beside a plain profile")
+    if media.proto not in SECURE_PROFILES | PLAIN_PROFILES:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "transport profile is not supported")
+    if context.level == "off":
+        raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
+    if applied and not context.announced:
+        raise MediaSecurityRefused(TOKEN_UNANNOUNCED, "e2ae was applied and this UE did not announce it")
+    if not media.crypto:
+        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a secure stream without a key")
+    if not context.confidential:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "a key came over unencrypted signalling")
+    try:
+        chosen = choose(media.crypto, context.policy, other_keys=other_keys)
+    except SdesError as error:
+        cause = error.__cause__
+        token = cause.media_sec_token if isinstance(cause, SdesError) else error.media_sec_token
+        raise MediaSecurityRefused(token, str(error)) from None
+    return OfferJudgement(chosen, "e2ae" if applied else "e2e")
+
+
+def answer_keys(judgement: OfferJudgement, current: StreamKeys | None, *, moved: bool) -> StreamKeys:
+    """Return the keys of an own answer: the ones in use when nothing changed, else fresh ones (SDES-16, SDES-17).
+
+    `moved`: this side's address or port for the stream changed.
+    """
+    if judgement.chosen is None:
+        return StreamKeys()
+    chosen = judgement.chosen
+    kept = current.send if current is not None else None
+    if kept is not None and not moved and kept.suite.name == chosen.suite.name and kept.tag == chosen.tag:
+        return StreamKeys(kept, chosen, judgement.scope)
+    return StreamKeys(answer_for(chosen), chosen, judgement.scope)
+
+
+def check_remote_change(current: StreamKeys, new: CryptoAttribute | None, *, moved: bool) -> KeyChange:
+    """Judge the peer's key in a later offer or answer against the one in use (SDES-17, PS-8).
+
+    Raises MediaSecurityRefused when protection would be dropped, or the peer moved and kept its key.
+    """
+    if current.receive is None:
+        return KeyChange.UNCHANGED if new is None else KeyChange.NEW_CONTEXT
+    if new is None:
+        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a protected stream cannot become plain")
+    try:
+        return key_change(current.receive, new, moved=moved)
+    except SdesError as error:
+        raise MediaSecurityRefused(error.media_sec_token, str(error)) from None
+
+
+_SPOILT: dict[str, Callable[[str], str]] = {
+    "unknown-suite": lambda text: text.replace(text.split(" ")[1], "FROM_MARS_HMAC_1"),
+    "short-key": lambda text: text.rstrip("=")[:-4],
+    "unencrypted": lambda text: f"{text} UNENCRYPTED_SRTP",
+    "unauthenticated": lambda text: f"{text} UNAUTHENTICATED_SRTP",
+    "long-lifetime": lambda text: f"{text}|2^49",
+    "bad-mki": lambda text: f"{text}|256:1",
+}
+
+
+def spoil_offer(media: MediaDescription, how: str) -> None:
+    """Break the crypto lines of an own offer as a negative test asks (CallOptions.tamper_offer)."""
+    values = media.crypto
+    if not how or not values:
+        return
+    if how == "strip-crypto":
+        media.crypto = []
+    elif how == "same-key":
+        first = parse_crypto(values[0])
+        media.crypto = [values[0], CryptoAttribute(2, first.suite, first.keys).encode()]
+    elif how == "same-tag":
+        media.crypto = [values[0], generate(parse_crypto(values[0]).suite, parse_crypto(values[0]).tag).encode()]
+    else:
+        media.crypto = [_SPOILT[how](value) for value in values]
+
+
+def spoil_answer(media: MediaDescription, how: str, judgement: OfferJudgement) -> None:
+    """Break the crypto line of an own answer as a negative test asks (Behaviour.tamper_answer)."""
+    values, chosen = media.crypto, judgement.chosen
+    if not how or not values or chosen is None:
+        return
+    if how == "strip-crypto":
+        media.crypto = []
+    elif how == "plain-profile":
+        media.crypto = []
+        media.proto = media.proto.replace("RTP/SAVP", "RTP/AVP")
+    elif how == "wrong-tag":
+        media.crypto = [generate(chosen.suite, chosen.tag + 7).encode()]
+    elif how == "wrong-suite":
+        other = "AES_CM_128_HMAC_SHA1_32" if chosen.suite.name != "AES_CM_128_HMAC_SHA1_32" else "AEAD_AES_128_GCM"
+        media.crypto = [generate(other, chosen.tag).encode()]
+    elif how == "reflect-key":
+        media.crypto = [CryptoAttribute(chosen.tag, chosen.suite, chosen.keys).encode()]
+    elif how == "two-lines":
+        media.crypto = [values[0], generate(chosen.suite, chosen.tag + 1).encode()]
+    elif how == "short-key":
+        media.crypto = [values[0].rstrip("=")[:-4]]

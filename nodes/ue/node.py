@@ -1,0 +1,95 @@
+"""The UE process: wiring of card, Gm, registration, user agent and control service."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from nodes.siptrace import SipTracer
+from nodes.ue.agent import UserAgent
+from nodes.ue.card import Card, CardError
+from nodes.ue.config import RegisterOptions, UeSettings
+from nodes.ue.gm import Gm
+from nodes.ue.registrar import Registrar, Wish
+from nodes.ue.registration import State
+from nodes.ue.service import UeControl
+from protos.nrf_nfm_pb2 import Endpoint
+from sba import runtime
+from sba.errors import ConfigurationError, StoreError
+from sba.nf import NetworkFunction
+from sba.store import KeyValueTable
+from signalling.sip.transport import Reactor
+
+_SEQUENCE, _REGISTRATION = "sequence", "registration"
+
+
+class Ue(NetworkFunction):
+    """A software UE with one subscriber."""
+
+    nf_types = ("UE",)
+    settings_class = UeSettings
+    settings: UeSettings
+
+    async def open_node(self) -> None:
+        """Open the card and what an earlier life left. Raises ConfigurationError when the key file cannot be used."""
+        self._table: KeyValueTable = await self.store.key_value("ue")
+        settings = self.settings
+        self._card = self._read_card(await self._table.get(_SEQUENCE) or {})
+        self._tracer = SipTracer(self.telemetry.tracer, node=self.environment.instance, interfaces=Gm.interfaces())
+        reactor = runtime.reactor()
+        self._gm = Gm(cast("Reactor", reactor), settings, self._tracer, self.identity.ca_path)
+        urn = uuid.UUID(self.identity.instance_id).urn
+        self._registrar = Registrar(self._gm, self._card, settings, self.telemetry, reactor, urn, self._remember)
+        name = self.environment.instance
+        self.agent = UserAgent(name, settings, self._gm, self._registrar, self.telemetry, reactor)
+        self._gm.stack.handler = self.agent
+        self._control = UeControl(self.agent)
+
+    def _read_card(self, sequence: Mapping[str, int]) -> Card:
+        settings = self.settings
+        try:
+            content = self.store.unseal(Path(settings.key_file).read_bytes())
+            return Card.load(content, settings.impi, settings.domain, settings.profile, sequence)
+        except (OSError, StoreError, CardError) as error:
+            raise ConfigurationError(f"the key file cannot be used: {error}") from error
+
+    async def start_node(self) -> None:
+        """Open Gm; register when told so, or when the UE was registered when it died."""
+        await self._gm.open()
+        if self.settings.profile == "aka-udp":
+            self.telemetry.log("ue.non-secure", level="warning", reason="SA backend none: Gm is not protected by ESP")
+        before = await self._table.get(_REGISTRATION)
+        if self.settings.register_at_start or before is not None:
+            mechanisms = tuple(before["mechanisms"]) if before is not None else self.settings.media_security
+            expires = int(before["expires"]) if before is not None else self.settings.expires_s
+            self.agent.spawn(self._registrar.register(Wish(mechanisms, expires, RegisterOptions())))
+
+    async def _remember(self) -> None:
+        """Store the card's sequence numbers, and whether the UE is registered."""
+        await self._table.put(_SEQUENCE, self._card.sequence())
+        registrar = self._registrar
+        if registrar.wish is None or registrar.registration.state is State.FAILED:
+            await self._table.delete(_REGISTRATION)
+        elif registrar.registration.state is State.REG:
+            kept = {"mechanisms": list(registrar.wish.mechanisms), "expires": registrar.wish.expires}
+            await self._table.put(_REGISTRATION, kept)
+
+    async def drain_node(self) -> None:
+        """Hang up."""
+        await self.agent.close()
+
+    async def close_node(self) -> None:
+        """Close Gm; the binding stays at the registrar until it ends by itself."""
+        self._registrar.close()
+        await self._gm.close()
+        self._tracer.close()
+
+    def servicers(self) -> Sequence[object]:
+        """The control service."""
+        return (self._control,)
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The Gm port of this UE."""
+        return (Endpoint(role="gm", transport="UDP", host=self.settings.ip, port=self._gm.contact_port),)

@@ -1,0 +1,331 @@
+"""Offers and answers of a call: streams, keys and versions of the own description (RFC 3264, RFC 4568 5, 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keying.sdes import KeyChange, SdesError, parse_crypto
+from keying.secret import Secret
+from nodes.ue.media_security import (
+    MediaSecurityRefused,
+    OfferJudgement,
+    SecurityContext,
+    StreamKeys,
+    answer_keys,
+    check_remote_change,
+    judge_answer,
+    judge_offer,
+    offer_lines,
+    secure_offer,
+    spoil_answer,
+    spoil_offer,
+)
+from nodes.ue.stream import ChosenCodec, Stream, answered_direction, choose_codec
+from signalling.sdp import (
+    Connection,
+    MediaDescription,
+    Origin,
+    SdpError,
+    SessionDescription,
+    check_answer_shape,
+    parse_sdp,
+)
+
+StreamOpener = Callable[[int], Stream]
+"""Makes the stream of a place in SDP."""
+
+
+class OfferRefused(Exception):  # noqa: N818 - a decision
+    """An offer or answer cannot be used; `status` is the SIP code, `warning` the text of Warning 399 or empty."""
+
+    def __init__(self, status: int, reason: str, warning: str = "", token: str = "") -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.warning = warning
+        self.token = token
+
+    @classmethod
+    def of(cls, refused: MediaSecurityRefused) -> OfferRefused:
+        """Make the SIP answer of a security decision (SEC-1)."""
+        return cls(refused.status, refused.reason, refused.warning, refused.token)
+
+
+@dataclass
+class _Accepted:
+    stream: Stream
+    offer: MediaDescription
+    judgement: OfferJudgement
+    change: KeyChange
+    codec: ChosenCodec
+    keys: StreamKeys
+
+
+def read_body(body: bytes) -> SessionDescription:
+    """Read a description. Raises OfferRefused 400."""
+    try:
+        return parse_sdp(body)
+    except SdpError as error:
+        raise OfferRefused(400, f"Bad SDP, {error}") from None
+
+
+class SessionMedia:
+    """The media side of one call. `opener` makes streams; `context` says what security is wanted and possible."""
+
+    def __init__(self, ip: str, context: SecurityContext, opener: StreamOpener) -> None:
+        self.ip = ip
+        self.context = context
+        self.streams: list[Stream] = []
+        self.local: SessionDescription | None = None
+        self.remote: SessionDescription | None = None
+        self.tamper_answer = ""
+        self.ignore_failure = False
+        self._opener = opener
+        self._origin = Origin("-", str(secrets.randbits(62)), 0, ip, addrtype="IP6" if ":" in ip else "IP4")
+        self._draft: SessionDescription | None = None
+
+    @property
+    def security(self) -> str:
+        """The mode agreed, that of the first stream; it stays readable when the call is over."""
+        return next((stream.keys.security for stream in self.streams if stream.remote is not None), "none")
+
+    @property
+    def established(self) -> bool:
+        """True once an exchange is complete."""
+        return self.remote is not None
+
+    def _describe(self, media: Sequence[MediaDescription]) -> SessionDescription:
+        """Return the own description with the next version when anything changed (RFC 3264 8)."""
+        draft = SessionDescription.build(self._origin, Connection.for_address(self.ip), media)
+        if self.local is None or draft.to_bytes() != self.local.to_bytes():
+            self._origin = dataclasses.replace(self._origin, version=self._origin.version + 1)
+            draft.origin = self._origin
+        return draft
+
+    # own offers
+
+    def first_offer(self, mode: str, *, shape: str = "savp", tamper: str = "") -> bytes:
+        """Return the offer of a new call with one stream."""
+        stream = self._opener(0)
+        self.streams.append(stream)
+        self._secure(stream, mode)
+        return self._send_offer(shape=shape, tamper=tamper)
+
+    def _secure(self, stream: Stream, mode: str) -> None:
+        stream.mode = mode
+        stream.offered = stream.first_offered = offer_lines(self.context.suites) if mode != "none" else ()
+
+    def next_offer(
+        self,
+        *,
+        direction: str = "",
+        rekey: int | None = None,
+        move: int | None = None,
+        add: bool = False,
+        drop: int | None = None,
+    ) -> bytes:
+        """Return a later offer with the changes asked for; streams are named by their index.
+
+        Raises OfferRefused 400 for a stream that does not exist.
+        """
+        for wanted in (rekey, move, drop):
+            if wanted is not None and not (0 <= wanted < len(self.streams) and not self.streams[wanted].ended):
+                raise OfferRefused(400, "no such stream")
+        for index, stream in enumerate(self.streams):
+            if stream.ended:
+                continue
+            if direction:
+                stream.direction = direction
+            if move == index:
+                stream.move()
+            if drop == index:
+                stream.close()
+                continue
+            stream.offered = stream.next_lines(rekey=rekey == index)
+            stream.mode = stream.keys.security
+        if add:
+            stream = self._opener(len(self.streams))
+            self.streams.append(stream)
+            self._secure(stream, self.streams[0].keys.security)
+        return self._send_offer()
+
+    def offer_again(self) -> bytes:
+        """Return the offer for a re-INVITE that came without one: the session as it is (RFC 3261 14.2)."""
+        if not self.streams:
+            raise OfferRefused(500, "no stream to offer")
+        return self.next_offer()
+
+    def _send_offer(self, *, shape: str = "savp", tamper: str = "") -> bytes:
+        descriptions = []
+        for stream in self.streams:
+            media = stream.describe()
+            if not stream.ended and stream.offered:
+                secure_offer(media, stream.mode, stream.offered, shape=shape)
+                spoil_offer(media, tamper)
+                stream.await_answer()
+            descriptions.append(media)
+        self._draft = self._describe(descriptions)
+        return self._draft.to_bytes()
+
+    def withdraw_offer(self) -> None:
+        """Forget an own offer that was refused: the session stays as it was (RFC 3261 14.1)."""
+        self._draft = None
+        for stream in list(self.streams):
+            stream.offered = ()
+            if stream.remote is None and self.established:
+                stream.close()
+                self.streams.remove(stream)
+
+    def take_answer(self, body: bytes) -> None:
+        """Apply the answer to the own offer. Raises OfferRefused: the negotiation has failed (SDES-11, UO-3)."""
+        if self._draft is None:
+            raise OfferRefused(500, "no offer is open")
+        answer = read_body(body)
+        try:
+            check_answer_shape(self._draft, answer)
+        except SdpError as error:
+            if not self.ignore_failure:
+                raise OfferRefused(488, str(error), "media-sec:profile-refused", "profile-refused") from None
+        for stream, media in zip(self.streams, answer.media, strict=False):
+            if stream.ended:
+                continue
+            if media.port == 0:
+                stream.close()
+                continue
+            self._take_answered_stream(stream, answer, media)
+        self.local, self._draft, self.remote = self._draft, None, answer
+        if all(stream.ended for stream in self.streams):
+            raise OfferRefused(488, "every stream was refused")
+
+    def _take_answered_stream(self, stream: Stream, answer: SessionDescription, media: MediaDescription) -> None:
+        remote = stream.remote_address(answer, media)
+        moved = stream.remote is not None and remote != stream.remote
+        try:
+            keys = judge_answer(stream.mode, stream.offered, media, self.context)
+            change = check_remote_change(stream.keys, keys.receive, moved=moved)
+        except MediaSecurityRefused as refused:
+            if not self.ignore_failure:
+                raise OfferRefused.of(refused) from None
+            keys, change = StreamKeys(), KeyChange.UNCHANGED
+        if choose_codec(media) is None:
+            raise OfferRefused(488, "no common codec in the answer")
+        stream.apply_keys(keys, change)
+        stream.apply_remote(answer, media, answered_direction(answer.direction_of(media), stream.direction))
+        stream.moved = False
+        stream.offered = ()
+
+    def reopen(self) -> None:
+        """Take the answer of another fork to the same first offer: contexts begin anew (RFC 4568 7.3)."""
+        self._draft, self.remote = self.local, None
+        for stream in self.streams:
+            if not stream.ended:
+                stream.offered, stream.keys, stream.remote = stream.first_offered, StreamKeys(), None
+                stream.await_answer()
+
+    # offers of the far end
+
+    def answer(self, body: bytes) -> bytes:
+        """Answer an offer and apply it. Raises OfferRefused; the session then stays as it was (RFC 3261 14.2)."""
+        offer = read_body(body)
+        if len(offer.media) < len(self.streams):
+            raise OfferRefused(488, "a media line was dropped")
+        accepted = self._judge(offer)
+        if not accepted:
+            raise OfferRefused(488, "no stream can be accepted")
+        descriptions = []
+        for index, media in enumerate(offer.media):
+            taken = accepted.get(index)
+            if taken is None:
+                descriptions.append(MediaDescription.build(media.media, 0, media.proto, media.formats))
+            else:
+                descriptions.append(self._accept(taken, offer))
+        self._settle(offer, accepted)
+        self.local = self._describe(descriptions)
+        self.remote = offer
+        return self.local.to_bytes()
+
+    def _judge(self, offer: SessionDescription) -> dict[int, _Accepted]:
+        accepted: dict[int, _Accepted] = {}
+        refusal: OfferRefused | None = None
+        seen: list[Secret] = []
+        for index, media in enumerate(offer.media):
+            if media.media != "audio" or media.port == 0:
+                continue
+            known = self.streams[index] if index < len(self.streams) else None
+            codec = choose_codec(media)
+            if codec is None or (known is not None and known.ended):
+                refusal = refusal or OfferRefused(488, "no common codec")
+                continue
+            try:
+                judgement = judge_offer(media, self.context, other_keys=seen)
+                current = known.keys if known is not None else StreamKeys()
+                moved = known is not None and known.remote not in {None, known.remote_address(offer, media)}
+                change = check_remote_change(current, judgement.chosen, moved=moved)
+            except MediaSecurityRefused as refused:
+                refusal = OfferRefused.of(refused)
+                if known is not None and known.keys.protected:
+                    raise refusal from None
+                continue
+            seen.extend(_keys_of(media))
+            stream = known if known is not None else self._new_stream(index)
+            keys = answer_keys(judgement, stream.keys, moved=stream.moved)
+            accepted[index] = _Accepted(stream, media, judgement, change, codec, keys)
+        if not accepted and refusal is not None:
+            raise refusal
+        return accepted
+
+    def _new_stream(self, index: int) -> Stream:
+        while len(self.streams) < index:
+            placeholder = Stream(len(self.streams), self.ip, ended=True)
+            self.streams.append(placeholder)
+        stream = self._opener(index)
+        self.streams.append(stream)
+        return stream
+
+    def _accept(self, taken: _Accepted, offer: SessionDescription) -> MediaDescription:
+        stream = taken.stream
+        direction = answered_direction(offer.direction_of(taken.offer), stream.direction)
+        media = stream.describe_answer(taken.offer, direction, taken.codec)
+        if taken.keys.send is not None:
+            media.crypto = [taken.keys.send.encode()]
+            spoil_answer(media, self.tamper_answer, taken.judgement)
+        stream.mode = taken.keys.security
+        stream.apply_keys(taken.keys, taken.change)
+        stream.apply_remote(offer, taken.offer, direction)
+        stream.moved = False
+        return media
+
+    def _settle(self, offer: SessionDescription, accepted: dict[int, _Accepted]) -> None:
+        for index in range(len(offer.media)):
+            if index in accepted:
+                continue
+            if index < len(self.streams):
+                self.streams[index].close()
+            else:
+                self.streams.append(Stream(index, self.ip, ended=True))
+
+    # running
+
+    def start(self) -> None:
+        """Begin to speak on every agreed stream."""
+        for stream in self.streams:
+            if stream.agreed and not stream.started:
+                stream.start()
+
+    def close(self) -> None:
+        """Give every port back."""
+        for stream in self.streams:
+            stream.close()
+
+
+def _keys_of(media: MediaDescription) -> list[Secret]:
+    keys: list[Secret] = []
+    for value in media.crypto:
+        try:
+            keys.extend(parse_crypto(value).all_keys)
+        except SdesError:
+            continue
+    return keys

@@ -1,0 +1,255 @@
+"""One audio stream of a call: its line in SDP, its keys, its media end."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keying.sdes import CryptoAttribute, KeyChange, generate
+from media.g711 import CODECS, PCMA, PCMU, Codec
+from media.session import (
+    Address,
+    AudioSource,
+    MediaReactor,
+    RtpEndpoint,
+    RtpStatistics,
+    SessionEvent,
+    SessionSettings,
+)
+from nodes.ue.media_security import StreamKeys
+from signalling.sdp import MediaDescription, SdpError, SessionDescription
+
+DISCARD_PORT = 9
+"""Port in SDP of a stream without sockets (RFC 863)."""
+TELEPHONE_EVENT = 101
+PACKET_MS = 20
+_OPPOSITE = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
+_SILENT = RtpStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0)
+
+
+@dataclass(frozen=True)
+class ChosenCodec:
+    """What two ends speak: the codec, its payload type, and that of telephone events or None."""
+
+    codec: Codec
+    payload_type: int
+    dtmf_payload_type: int | None
+
+
+def choose_codec(media: MediaDescription) -> ChosenCodec | None:
+    """Return the first G.711 format of a remote description, None when there is none or it is malformed."""
+    try:
+        maps = media.rtpmaps
+    except SdpError:
+        return None
+    chosen: tuple[Codec, int] | None = None
+    dtmf: int | None = None
+    for text in media.formats:
+        if not text.isascii() or not text.isdigit() or len(text) > 3:
+            continue
+        number = int(text)
+        entry = maps.get(number)
+        name = entry.encoding.upper() if entry is not None else {0: "PCMU", 8: "PCMA"}.get(number, "")
+        if chosen is None and name in CODECS and (entry is None or entry.clock_rate == 8000):
+            chosen = CODECS[name], number
+        elif dtmf is None and name == "TELEPHONE-EVENT":
+            dtmf = number
+    return None if chosen is None else ChosenCodec(chosen[0], chosen[1], dtmf)
+
+
+def answered_direction(offered: str, own: str) -> str:
+    """Return the direction of an answer: what was offered, seen from here, narrowed by the own wish (RFC 3264 6.1)."""
+    mirrored = _OPPOSITE[offered]
+    send = mirrored in {"sendrecv", "sendonly"} and own in {"sendrecv", "sendonly"}
+    receive = mirrored in {"sendrecv", "recvonly"} and own in {"sendrecv", "recvonly"}
+    return {(True, True): "sendrecv", (True, False): "sendonly", (False, True): "recvonly"}.get(
+        (send, receive), "inactive"
+    )
+
+
+@dataclass
+class Stream:
+    """A stream by its place in SDP (`index`, from 0). Without `endpoint` it exists in signalling alone."""
+
+    index: int
+    ip: str
+    endpoint: RtpEndpoint | None = None
+    codec: Codec = PCMA
+    mode: str = "none"
+    """Mode of the own offer in progress or agreed: none, e2ae-sdes, e2e-sdes."""
+    offered: tuple[CryptoAttribute, ...] = ()
+    """Lines of the own offer in progress."""
+    first_offered: tuple[CryptoAttribute, ...] = ()
+    """Lines of the first offer, which every fork got."""
+    keys: StreamKeys = field(default_factory=StreamKeys)
+    direction: str = "sendrecv"
+    """What this side wants."""
+    remote: Address | None = None
+    moved: bool = False
+    """The own port changed since the last exchange."""
+    ended: bool = False
+    """Port 0: refused or dropped."""
+    final: RtpStatistics | None = None
+    started: bool = False
+    last_local: Address | None = None
+    """Own address while there was one."""
+
+    @classmethod
+    def open(
+        cls,
+        index: int,
+        reactor: MediaReactor,
+        ip: str,
+        *,
+        media: bool,
+        source: AudioSource | None,
+        record: bool,
+        codec: Codec = PCMA,
+    ) -> Stream:
+        """Bind the ports of a new stream. Raises `media.session.PortsExhausted`."""
+        endpoint = None
+        if media:
+            settings = SessionSettings(codec=codec, dtmf_payload_type=TELEPHONE_EVENT, record=record)
+            endpoint = RtpEndpoint(reactor, settings, source=source)
+            endpoint.open(ip)
+        return cls(index, ip, endpoint, codec)
+
+    @property
+    def local(self) -> Address:
+        """Own RTP address."""
+        return self.endpoint.local if self.endpoint is not None else (self.ip, DISCARD_PORT)
+
+    @property
+    def agreed(self) -> bool:
+        """True once an answer or offer of the far end was applied."""
+        return self.remote is not None and not self.ended
+
+    # own descriptions
+
+    def describe(self) -> MediaDescription:
+        """Return the plain offer of this stream; security is written in by the caller."""
+        codecs = [self.codec, PCMU if self.codec is PCMA else PCMA]
+        formats = [str(codec.payload_type) for codec in codecs] + [str(TELEPHONE_EVENT)]
+        media = MediaDescription.build("audio", 0 if self.ended else self.local[1], "RTP/AVP", formats)
+        if self.ended:
+            return media
+        for codec in codecs:
+            media.add("rtpmap", f"{codec.payload_type} {codec.name}/8000")
+        media.add("rtpmap", f"{TELEPHONE_EVENT} telephone-event/8000")
+        media.add("fmtp", f"{TELEPHONE_EVENT} 0-15")
+        media.add("ptime", str(PACKET_MS))
+        media.add(self.direction)
+        return media
+
+    def describe_answer(self, offer: MediaDescription, direction: str, codec: ChosenCodec) -> MediaDescription:
+        """Return the answer to an accepted stream: the offered profile, the chosen formats (RFC 3264 6.1)."""
+        formats = [str(codec.payload_type)]
+        if codec.dtmf_payload_type is not None:
+            formats.append(str(codec.dtmf_payload_type))
+        media = MediaDescription.build("audio", self.local[1], offer.proto, formats)
+        media.add("rtpmap", f"{codec.payload_type} {codec.codec.name}/8000")
+        if codec.dtmf_payload_type is not None:
+            media.add("rtpmap", f"{codec.dtmf_payload_type} telephone-event/8000")
+            media.add("fmtp", f"{codec.dtmf_payload_type} 0-15")
+        media.add("ptime", str(PACKET_MS))
+        media.add(direction)
+        return media
+
+    # keys
+
+    def await_answer(self) -> None:
+        """Take nothing in the plain while the answer to a protected offer is out (SDES-18)."""
+        if self.endpoint is not None and self.offered and not self.keys.protected:
+            self.endpoint.secure(None, None)
+
+    def next_lines(self, *, rekey: bool) -> tuple[CryptoAttribute, ...]:
+        """Return the line of a later offer: the key in use, or a new one to re-key or after a move (SDES-16, 17)."""
+        if self.keys.send is None:
+            return ()
+        if rekey or self.moved:
+            return (generate(self.keys.send.suite, self.keys.send.tag),)
+        return (self.keys.send,)
+
+    def apply_keys(self, new: StreamKeys, change: KeyChange) -> None:
+        """Hand agreed keys to the media end; `change` is what the far end did to its key."""
+        old, endpoint = self.keys, self.endpoint
+        self.keys = new
+        if endpoint is None:
+            return
+        if new.send is None or new.receive is None:
+            endpoint.unsecure()
+            return
+        if old.send is None or self.moved:
+            endpoint.secure_sending(new.send)
+        elif old.send != new.send:
+            endpoint.rekey_sending(new.send)
+        if old.receive is None or change is KeyChange.NEW_CONTEXT:
+            endpoint.secure_receiving(new.receive)
+        elif change is KeyChange.REKEYED:
+            endpoint.rekey_receiving(new.receive)
+
+    # the far end
+
+    def remote_address(self, sdp: SessionDescription, media: MediaDescription) -> Address | None:
+        """Return where the far end wants media, where it was when it holds the old way; None without connection."""
+        connection = sdp.connection_of(media)
+        if connection is not None and connection.is_hold and self.remote is not None:
+            return self.remote
+        return None if connection is None else (connection.address, media.port)
+
+    def apply_remote(self, sdp: SessionDescription, media: MediaDescription, direction: str) -> None:
+        """Send where the far end says, what it understands, in `direction`."""
+        address = self.remote_address(sdp, media)
+        connection = sdp.connection_of(media)
+        codec = choose_codec(media)
+        self.remote = address
+        endpoint = self.endpoint
+        if endpoint is None or address is None or codec is None:
+            return
+        on_hold = connection is not None and connection.is_hold
+        if not on_hold:
+            try:
+                rtcp = media.rtcp
+            except SdpError:
+                rtcp = None
+            endpoint.set_remote(*address, None if rtcp is None else (rtcp.address or address[0], rtcp.port))
+        endpoint.set_codec(codec.codec, codec.payload_type, codec.dtmf_payload_type)
+        endpoint.set_direction("recvonly" if on_hold and direction == "sendrecv" else direction)
+
+    def start(self) -> None:
+        """Begin to speak."""
+        self.started = True
+        if self.endpoint is not None:
+            self.endpoint.start()
+
+    def move(self) -> None:
+        """Take new ports; the next offer tells them with a new key."""
+        if self.endpoint is not None:
+            self.endpoint.move()
+        self.moved = True
+
+    def close(self) -> None:
+        """Give the ports back; figures stay."""
+        if self.endpoint is not None and self.final is None:
+            self.last_local = self.endpoint.local
+            self.final = self.endpoint.statistics()
+            self.endpoint.close()
+        self.ended = True
+
+    # figures
+
+    def statistics(self) -> RtpStatistics:
+        """Return the figures so far, zeros without a media end."""
+        if self.final is not None:
+            return self.final
+        return self.endpoint.statistics() if self.endpoint is not None else _SILENT
+
+    def heard(self) -> array[int]:
+        """Return what was heard."""
+        return self.endpoint.heard() if self.endpoint is not None else array("h")
+
+    def watch(self, on_event: Callable[[SessionEvent], None]) -> None:
+        """Give the media end's events to `on_event`."""
+        if self.endpoint is not None:
+            self.endpoint.on_event = on_event

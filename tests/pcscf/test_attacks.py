@@ -1,0 +1,213 @@
+"""Rows T7 and T8 of the threat table at the edge: spoofed identity, Route tricks, forged tokens, leaked secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+
+import pytest
+
+from keying.secret import Secret
+from nodes.pcscf.flowtoken import FlowAddress, FlowTokens, ForgedTokenError
+from nodes.pcscf.tls import client as tls_client
+from sba.identity import NodeIdentity
+from sba.testing import async_test
+from signalling.sip.dialog import Dialog
+from tests.pcscf.edge import ALICE, CRYPTO_1, KEY_1, REQUESTED, Party, audio, edge, ok
+
+SECURE = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1)
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("RFC 3325", "5", "6", "9.1")
+@pytest.mark.clause("TS 24.229", "HOP-3", "HOP-5")
+@async_test
+async def test_spoofed_asserted_identity_is_replaced_by_the_users_own(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        forged = [
+            ("P-Asserted-Identity", "<sip:boss@ims.test>"),
+            ("P-Preferred-Identity", "<sip:boss@ims.test>"),
+            ("P-Charging-Vector", "icid-value=stolen"),
+            ("P-Served-User", "<sip:boss@ims.test>"),
+            ("Feature-Caps", "*;+x"),
+        ]
+        alice.send(alice.invite("sip:bob@ims.test", SECURE, headers=forged), alice.hop)
+        seen = (await it.core.next("INVITE")).request.headers
+        assert seen.get_all("P-Asserted-Identity") == [f"<{ALICE}>"]
+        assert "stolen" not in seen.get("P-Charging-Vector")
+        for name in ("P-Preferred-Identity", "P-Served-User", "Feature-Caps", "Security-Verify"):
+            assert seen.get(name) is None
+
+
+@pytest.mark.clause("RFC 3325", "9.2")
+@async_test
+async def test_a_registered_preferred_identity_is_asserted(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        wanted = [("P-Preferred-Identity", "<tel:+15550100>")]
+        alice.send(alice.invite("sip:bob@ims.test", SECURE, headers=wanted), alice.hop)
+        invite = await it.core.next("INVITE")
+        assert invite.request.headers.get_all("P-Asserted-Identity") == ["<tel:+15550100>"]
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_an_unknown_preferred_identity_is_refused_where_policy_says_so(tmp_path):
+    async with edge(tmp_path, reject_unknown_identity=True) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        forged = [("P-Preferred-Identity", "<sip:boss@ims.test>")]
+        answer = await alice.send(alice.invite("sip:bob@ims.test", SECURE, headers=forged), alice.hop).final()
+        assert answer.status == 403
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("TS 24.229", "HOP-2")
+@async_test
+async def test_a_route_past_the_s_cscf_is_replaced_by_the_service_route(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        alice.send(alice.invite("sip:bob@ims.test", SECURE, route=["<sip:192.0.2.66;lr>"]), alice.hop)
+        invite = await it.core.next("INVITE")
+        assert invite.request.headers.values("Route") == [f"<{it.core_uri('orig')}>"]
+        assert any(one["mode"] == "route" for one in it.decisions())
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_route_past_the_s_cscf_is_refused_where_policy_says_so(tmp_path):
+    async with edge(tmp_path, route_policy="reject") as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        request = alice.invite("sip:bob@ims.test", SECURE, route=["<sip:192.0.2.66;lr>"])
+        assert (await alice.send(request, alice.hop).final()).status == 400
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("RFC 5626", "5.2", "5.3.1")
+@pytest.mark.parametrize("forgery", ["flip", "none", "other"])
+@async_test
+async def test_a_forged_flow_token_is_answered_403(tmp_path, forgery):
+    async with edge(tmp_path) as it:
+        bob = await it.ue("bob")
+        await bob.sign_on()
+        path = it.path_of(bob)
+        token = path.partition("sip:")[2].partition("@")[0]
+        octets = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        octets[-1] ^= 1
+        wrong = {"flip": base64.urlsafe_b64encode(bytes(octets)).decode().rstrip("="), "none": "", "other": "bob"}
+        forged = path.replace(token, wrong[forgery]).replace("sip:@", "sip:")
+        answer = await it.core.send(it.call_to(bob, audio(50000), path=forged), it.mw_hop()).final()
+        assert answer.status == 403
+        assert bob.requests.empty()
+
+
+@pytest.mark.clause("RFC 5626", "5.2")
+def test_a_flow_token_names_its_flow_and_only_for_its_purpose_and_key():
+    address = FlowAddress("TLS", ("127.0.0.1", 5061), ("::1", 40000))
+    tokens = FlowTokens(Secret(b"k" * 20))
+    assert tokens.read(tokens.make(address)) == address
+    with pytest.raises(ForgedTokenError):
+        tokens.read(tokens.make(address), "route")
+    with pytest.raises(ForgedTokenError):
+        FlowTokens(Secret(b"x" * 20)).read(tokens.make(address))
+    for text in ("", "A", "!!!!", "A" * 500, "é"):
+        with pytest.raises(ForgedTokenError):
+            tokens.read(text)
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("TS 24.229", "HOP-4")
+@async_test
+async def test_another_user_cannot_end_a_call_whose_dialog_it_overheard(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, mallory = await it.ue("alice"), await it.ue("mallory")
+        await alice.sign_on()
+        await mallory.sign_on()
+        attempt = alice.send(alice.invite("sip:bob@ims.test", SECURE), alice.hop)
+        invite = await it.core.next("INVITE")
+        invite.respond(ok(invite, audio(50000), contact=f"<{it.core_uri('bob')}>"))
+        final = await attempt.final()
+        bye = Dialog.from_uac(attempt.txn.request, final).request("BYE")
+        assert (await mallory.send(bye, mallory.hop).final()).status == 403
+        assert it.iq.contexts
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_foreign_contact_is_answered_403(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        request = alice.invite("sip:bob@ims.test", SECURE)
+        request.headers.set("Contact", "<sip:alice@198.51.100.66:5060>")
+        assert (await alice.send(request, alice.hop).final()).status == 403
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_node_outside_the_trust_domain_is_not_believed_on_mw(tmp_path):
+    async with edge(tmp_path) as it:
+        bob = await it.ue("bob")
+        await bob.sign_on()
+        identity = NodeIdentity(it.lab.add("client", "intruder", nf_types=("HSS",)))
+        intruder = Party("intruder", "mw", it.timers)
+        it.parties.append(intruder)
+        await intruder.stack.listen("TCP", "127.0.0.1", 0, role="mw")
+        intruder.stack.set_client_tls("mw", tls_client(identity.ca_path, identity))
+        answer = await intruder.send(it.call_to(bob, audio(50000)), it.mw_hop()).final()
+        assert answer.status == 403
+        assert bob.requests.empty()
+
+
+@pytest.mark.clause("RFC 3325", "7")
+@async_test
+async def test_privacy_keeps_the_asserted_identity_from_the_ue(tmp_path):
+    async with edge(tmp_path) as it:
+        bob = await it.ue("bob")
+        await bob.sign_on()
+        it.core.send(it.call_to(bob, audio(50000), headers=[("Privacy", "id")]), it.mw_hop())
+        seen = (await bob.next("INVITE")).request.headers
+        assert seen.get("P-Asserted-Identity") is None
+        assert seen.get("P-Charging-Vector") is None
+        assert seen.get("traceparent") is None
+
+
+@pytest.mark.attack("T8")
+@pytest.mark.clause("TS 33.328", "7.2.1-3", "LOG-1")
+@async_test
+async def test_no_key_in_logs_spans_or_store(tmp_path):
+    async with edge(tmp_path) as it:
+        log = io.StringIO()
+        it.node.telemetry._stream = log
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        attempt = alice.send(alice.invite("sip:bob@ims.test", SECURE), alice.hop)
+        invite = await it.core.next("INVITE")
+        invite.respond(ok(invite, audio(50000), contact=f"<{it.core_uri('bob')}>"))
+        final = await attempt.final()
+        near = Dialog.from_uac(attempt.txn.request, final)
+        alice.stack.send_ack(near.ack_for(final), alice.hop, "ue")
+        await it.core.next_ack()
+        await asyncio.sleep(0.1)
+        await it.node.edge.sessions._table.flush()
+        keys = {bytes(key) for key in it.iq.keys}
+        assert len(keys) >= 2
+        texts = {base64.b64encode(key).rstrip(b"=") for key in keys} | {KEY_1.partition(":")[2].encode()}
+        texts |= {key.hex().encode() for key in keys} | keys | {b"00112233445566778899aabbccddeeff"}
+        spans = "".join(
+            f"{span.name} {dict(span.attributes or {})} {[dict(event.attributes or {}) for event in span.events]}"
+            for span in it.spans.get_finished_spans()
+        ).encode()
+        assert b"INVITE" in spans
+        stored = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+        assert b"call-alice@ue" in stored
+        for text in texts:
+            assert text not in spans
+            assert text not in stored
+            assert text not in log.getvalue().encode()
