@@ -1,0 +1,335 @@
+"""A call placed by the operator: register on demand, call, watch, collect what every node saw of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from opentelemetry.trace import SpanKind, format_trace_id
+
+from lab.control import ControlError, Progress
+from lab.labfile import LabFile, UserRow
+from lab.ladder import MediaEnd, media_ends
+from lab.operator import Operator
+from lab.packets import CallCapture
+from lab.tracestore import TraceStore
+from lab.verdict import Audio, Verdict, join_legs
+from media.quality import compare
+from media.wav import WavError, parse_wav, read_wav
+from protos import iq_pb2, ue_control_pb2
+from sba.errors import RemoteProblem
+from sba.telemetry import format_traceparent
+
+AUDIT_EVERY_S = 0.5
+"""Pause between two looks at the gateways during a call, seconds."""
+SPANS_WAIT_S = 2.0
+"""How long the spans of the media legs are waited for after a call, seconds."""
+_SIDES = {iq_pb2.ACCESS: "access", iq_pb2.CORE: "core"}
+_AUDIO = "audio"
+_TALKING = ("established", "media")
+
+
+@dataclass(frozen=True)
+class CallOrder:
+    """What ``imslab call`` asks for. ``seconds`` is talk time; paths are absolute."""
+
+    caller: str
+    callee: str
+    security: str = ""
+    seconds: float = 5.0
+    play: str = ""
+    record: str = ""
+    pcap: str = ""
+    with_keys: bool = False
+    suites: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class CallDesk:
+    """Places calls for the command line."""
+
+    def __init__(self, operator: Operator, store: TraceStore, lab: LabFile) -> None:
+        self._operator = operator
+        self._store = store
+        self._lab = lab
+        self._users = lab.users
+
+    def software_ue(self, name: str) -> UserRow:
+        """Return the user ``name`` who has a UE here; raises ``ControlError`` of kind usage."""
+        user = self._users.get(name)
+        if user is None:
+            raise ControlError(f"no user is called {name}; there are {', '.join(self._users)}", "usage")
+        if not user.software_ue:
+            raise ControlError(f"{name} is played by a foreign client, not by a UE of this lab", "usage")
+        return user
+
+    def _callee(self, name: str) -> tuple[str, UserRow | None]:
+        user = self._users.get(name)
+        if user is not None:
+            return user.impu, user
+        for user in self._users.values():
+            if name in (user.impu, user.tel):
+                return name, user
+        if name.startswith(("sip:", "sips:", "tel:")):
+            return name, None
+        raise ControlError(f"no user is called {name}; there are {', '.join(self._users)}", "usage")
+
+    async def ensure_registered(self, user: UserRow, progress: Progress) -> None:
+        """Register ``user``'s UE unless it is; raises ``ControlError`` when the network refuses."""
+        status = await self._operator.ue_status(user.name)
+        if status.registered:
+            return
+        await progress({"state": "registering", "user": user.name})
+        answer = await self._operator.register(user.name)
+        if not answer.registered:
+            raise ControlError(f"{user.name} could not register: SIP {answer.sip_status} {answer.reason}")
+
+    async def place(self, order: CallOrder, progress: Progress) -> Verdict:
+        """Place the call and return its verdict. Raises ``ControlError`` when it could not even be tried."""
+        caller = self.software_ue(order.caller)
+        target, callee = self._callee(order.callee)
+        if callee is caller:
+            raise ControlError(f"{caller.name} cannot call itself", "usage")
+        try:
+            wav = await asyncio.to_thread(Path(order.play).read_bytes) if order.play else b""
+        except OSError as error:
+            raise ControlError(f"{order.play} cannot be read: {error.strerror}", "usage") from None
+        try:
+            await self.ensure_registered(caller, progress)
+            if callee is not None and callee.software_ue:
+                await self.ensure_registered(callee, progress)
+        except RemoteProblem as problem:
+            raise ControlError(f"a UE does not answer: {problem}") from None
+        security = order.security or ("e2ae-sdes" if caller.announces else "none")
+        tracer = self._operator.telemetry.tracer
+        with tracer.start_as_current_span("imslab call", kind=SpanKind.INTERNAL) as span:
+            context = span.get_span_context()
+            request = ue_control_pb2.CallRequest(
+                target=target,
+                security=security,
+                seconds=order.seconds,
+                play_wav=wav,
+                record=bool(order.record),
+                suites=order.suites,
+                options=order.options,
+                with_keys=order.with_keys,
+                traceparent=format_traceparent(context),
+            )
+            call = _CallInProgress(self._operator, self._store, self._lab, progress, caller, callee)
+            verdict = await call.run(request, order)
+            span.set_attribute("imslab.result", verdict.result)
+        return replace(verdict, trace_id=verdict.trace_id or format_trace_id(context.trace_id))
+
+
+class _CallInProgress:
+    """One call from its INVITE to the last report."""
+
+    def __init__(
+        self,
+        operator: Operator,
+        store: TraceStore,
+        lab: LabFile,
+        progress: Progress,
+        caller: UserRow,
+        callee: UserRow | None,
+    ) -> None:
+        self._operator = operator
+        self._store = store
+        self._lab = lab
+        self._gateways = lab.gateways
+        self._progress = progress
+        self._caller = caller
+        self._callee = callee
+        self._last = ue_control_pb2.CallEvent()
+        self._audited: dict[tuple[str, str, str], MediaEnd] = {}
+        self._auditor: asyncio.Task[None] | None = None
+
+    async def run(self, request: ue_control_pb2.CallRequest, order: CallOrder) -> Verdict:
+        capture = CallCapture(self._operator, self._lab, with_keys=order.with_keys) if order.pcap else None
+        if capture is not None:
+            await capture.start()
+        problem: RemoteProblem | None = None
+        try:
+            async for event in self._operator.call(self._caller.name, request):
+                await self._note(event)
+        except RemoteProblem as caught:
+            problem = caught
+        finally:
+            if self._auditor is not None:
+                self._auditor.cancel()
+            if capture is not None:
+                await capture.stop()
+        verdict = await self._conclude(problem, order)
+        if capture is not None:
+            path = await capture.write(Path(order.pcap), self._store, verdict)
+            verdict = replace(verdict, pcap=str(path))
+        return verdict
+
+    async def _note(self, event: ue_control_pb2.CallEvent) -> None:
+        if event.call_id and not self._last.call_id and self._auditor is None:
+            self._auditor = asyncio.create_task(self._audit(event.call_id))
+        if event.legs:
+            self._last.ClearField("legs")
+        if event.HasField(_AUDIO):
+            self._last.ClearField(_AUDIO)
+        agreed = self._last.security if self._last.state in _TALKING and event.state not in _TALKING else ""
+        self._last.MergeFrom(event)
+        self._last.security = agreed or self._last.security  # an ended call has no media, but it had
+        await self._progress(
+            {
+                "state": event.state,
+                "call_id": event.call_id,
+                "sip_status": event.sip_status,
+                "reason": event.reason,
+                "setup_ms": event.setup_ms,
+                "security": event.security,
+            }
+        )
+
+    async def _audit(self, call_id: str) -> None:
+        while True:
+            for gateway in self._gateways:
+                with contextlib.suppress(RemoteProblem):
+                    audit = await self._operator.audit(gateway)
+                    for leg in audited_legs(gateway, audit, call_id):
+                        self._audited[gateway, leg.side, leg.local] = leg
+            await asyncio.sleep(AUDIT_EVERY_S)
+
+    async def _conclude(self, problem: RemoteProblem | None, order: CallOrder) -> Verdict:
+        last, call_id = self._last, self._last.call_id
+        result = last.result or ("failed" if problem is not None or not last.sip_status else "refused")
+        reports: list[list[MediaEnd]] = [end_legs(self._caller.name, last)]
+        audio: dict[str, Audio] = {}
+        recordings: list[str] = []
+        far_name = self._callee.name if self._callee else order.callee
+        if result == "established":
+            if last.HasField(_AUDIO):
+                audio[f"{far_name}->{self._caller.name}"] = heard(last.audio)
+                recordings += await _record(order.record, self._caller.name, last.audio.wav)
+            if self._callee is not None and self._callee.software_ue:
+                with contextlib.suppress(RemoteProblem):
+                    wanted = bool(order.record or order.play)
+                    far = await self._operator.report(self._callee.name, call_id, with_wav=wanted)
+                    reports.append(end_legs(self._callee.name, far))
+                    if far.HasField(_AUDIO):
+                        judged = heard(far.audio)
+                        if order.play:
+                            judged = await asyncio.to_thread(against_file, judged, Path(order.play), far.audio.wav)
+                        audio = {f"{self._caller.name}->{far_name}": judged, **audio}
+                        recordings += await _record(order.record, self._callee.name, far.audio.wav)
+            reports += [list(self._audited.values()), await self._spans(call_id)]
+        return Verdict(
+            call_id=call_id,
+            trace_id=last.trace_id,
+            result=result,
+            sip_status=last.sip_status,
+            setup_ms=last.setup_ms,
+            security=last.security,
+            reason=last.reason or (str(problem) if problem is not None else ""),
+            legs=join_legs(*reports, order=self._path()),
+            audio=audio,
+            recordings=tuple(recordings),
+        )
+
+    def _path(self) -> list[str]:
+        path = [self._caller.name, self._caller.gateway]
+        if self._callee is not None:
+            path += [self._callee.gateway, self._callee.name]
+        return list(dict.fromkeys(path))
+
+    async def _spans(self, call_id: str) -> list[MediaEnd]:
+        expected = set(self._audited)
+        deadline = time.monotonic() + SPANS_WAIT_S
+        while True:
+            spans = await asyncio.to_thread(self._store.associations_of_call, call_id)
+            ends = [end for end in media_ends(spans) if end.side in ("access", "core")]
+            if (
+                expected and expected <= {(end.node, end.side, end.local) for end in ends}
+            ) or time.monotonic() > deadline:
+                return ends
+            await asyncio.sleep(0.05)
+
+
+def heard(report: ue_control_pb2.AudioReport) -> Audio:
+    """Turn a UE's audio report into the verdict's form."""
+    return Audio(report.heard, report.snr_db, report.loss, report.jitter_ms)
+
+
+def against_file(report: Audio, played: Path, wav: bytes) -> Audio:
+    """Judge a recording against the file that was played: the called UE knows only the lab's own voices."""
+    try:
+        found = compare(read_wav(played), parse_wav(wav)[1])
+    except (WavError, OSError):
+        return report
+    return replace(report, heard=report.heard or found.heard, snr_db=found.snr_db)
+
+
+def end_legs(node: str, event: ue_control_pb2.CallEvent) -> list[MediaEnd]:
+    """Return the legs a UE reported of its own end."""
+    return [
+        MediaEnd(
+            node=node,
+            side="end",
+            protection=leg.protection,
+            keying=leg.keying,
+            suite=leg.suite,
+            stream=str(leg.stream_id or 1),
+            local=leg.local,
+            remote=leg.remote,
+            packets_in=leg.packets_in,
+            packets_out=leg.packets_out,
+            auth_failures=leg.auth_failures,
+            replays=leg.replays,
+        )
+        for leg in event.legs
+    ]
+
+
+def audited_legs(gateway: str, audit: iq_pb2.AuditResponse, call_id: str) -> list[MediaEnd]:
+    """Return the legs of one call in a gateway's audit."""
+    return [
+        MediaEnd(
+            node=gateway,
+            side=_SIDES.get(row.side, ""),
+            protection=row.protection,
+            keying="SDES" if row.protection == "SRTP" else "",
+            suite=row.suite,
+            stream=str(row.stream_id or 1),
+            local=_own_address(context, row),
+            remote=row.latched,
+            packets_in=row.packets_in,
+            packets_out=row.packets_out,
+            auth_failures=row.auth_failures,
+            replays=row.replays,
+            drops=tuple((drop.cause, drop.packets) for drop in row.drops),
+        )
+        for context in audit.contexts
+        if context.correlation == call_id
+        for row in context.statistics
+    ]
+
+
+def _own_address(context: iq_pb2.ContextAudit, row: iq_pb2.StreamStatistics) -> str:
+    for termination in context.terminations:
+        if termination.termination_id == row.termination_id:
+            for stream in termination.streams:
+                if stream.stream_id == row.stream_id:
+                    return f"{stream.ip}:{stream.port}"
+    return ""
+
+
+async def _record(folder: str, name: str, wav: bytes) -> list[str]:
+    if not folder or not wav:
+        return []
+    path = Path(folder) / f"heard-by-{name}.wav"
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wav)
+
+    await asyncio.to_thread(write)
+    return [str(path)]

@@ -1,0 +1,317 @@
+"""The command ``imslab``. Exit status: 0 done, 1 refused or failed, 2 wrong usage or faulty description.
+
+Nothing heavy is imported before a command needs it: the work is done in the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
+from lab.cli_parts import pki, ue, user
+from lab.control import ControlError, Json, Params, ask
+from lab.state import StateFolder
+
+SECURITY_MODES = ("none", "e2ae-sdes", "e2e-sdes")
+"""Values of ``--security``."""
+FLOW_FORMATS = ("text", "json", "mermaid", "html")
+"""Values of ``flow --format``."""
+_LOG_POLL_S = 0.2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="imslab", prog_name="imslab")
+def imslab() -> None:
+    """A testbed for IMS media plane security (3GPP TS 33.328)."""
+
+
+@imslab.command()
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@state_option
+@json_option
+def up(config: Path | None, state: Path | None, as_json: bool) -> None:
+    """Start the lab: every node a process of its own. Returns when all serve."""
+    from lab.config import ConfigError
+    from lab.launch import LaunchError, default_config
+    from lab.launch import up as start
+    from lab.show import StartProgress, node_table
+
+    folder = StateFolder.at(state)
+    progress = StartProgress(quiet=as_json)
+    try:
+        with progress:
+            started = start(config or default_config(), folder, progress.note)
+    except ConfigError as error:
+        fail(f"the lab description has {len(error.problems)} fault(s)\n{error}", 2)
+    except (LaunchError, OSError, RuntimeError) as error:
+        if as_json and isinstance(error, LaunchError):
+            echo_json({"error": error.reason, "node": error.node, "log_line": error.log_line})
+        fail(f"the lab did not come up\n{error}")
+    if as_json:
+        echo_json({"state": str(folder.root), "start_s": round(started.seconds, 3), "nodes": list(started.rows)})
+        return
+    node_table(started.rows)
+    word = "already up" if started.already else f"up in {started.seconds:.1f} s"
+    click.echo(f"{word}; state folder {folder.root}")
+
+
+@imslab.command()
+@state_option
+@json_option
+def status(state: Path | None, as_json: bool) -> None:
+    """Show every node: state, process, address, restarts."""
+    answer = ask_supervisor(state, "status")
+    if as_json:
+        echo_json(answer)
+        return
+    from lab.launch import rows_of
+    from lab.show import node_table
+
+    node_table(rows_of(answer))
+
+
+@imslab.command()
+@click.argument("node")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what is written.")
+@click.option("-n", "--lines", default=0, help="Only the last N lines; 0 for all.")
+@state_option
+def logs(node: str, follow: bool, lines: int, state: Path | None) -> None:
+    """Print the log of NODE (or of the supervisor)."""
+    path = StateFolder.at(state).log_of(Path(node).name)
+    if not path.exists():
+        known = sorted(item.stem for item in path.parent.glob("*.log")) if path.parent.exists() else []
+        fail(f"there is no log of {node}" + (f"; there are {', '.join(known)}" if known else ""), 2)
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        text = stream.readlines()
+        sys.stdout.writelines(text[-lines:] if lines else text)
+        try:
+            while follow:
+                chunk = stream.read()
+                if chunk:
+                    sys.stdout.write(chunk)
+                    sys.stdout.flush()
+                else:
+                    time.sleep(_LOG_POLL_S)
+        except KeyboardInterrupt:
+            pass
+
+
+@imslab.command()
+@state_option
+@json_option
+def down(state: Path | None, as_json: bool) -> None:
+    """End the lab: every node drains, de-registers and stops."""
+    from lab.launch import down as end
+
+    try:
+        ran = end(StateFolder.at(state))
+    except ControlError as error:
+        fail(str(error))
+    if as_json:
+        echo_json({"stopped": ran})
+    else:
+        click.echo("down" if ran else "no lab runs here")
+
+
+@imslab.command()
+@click.argument("kind")
+@click.option("--instance", required=True, help="Name of the node in the resolved lab.")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Resolved lab (lab.json).")
+@state_option
+def node(kind: str, instance: str, config: Path | None, state: Path | None) -> None:
+    """Run one node in the foreground; containers use this."""
+    from sba.errors import ConfigurationError
+    from sba.run import run
+
+    try:
+        code = run(kind, instance, config or StateFolder.at(state).lab_json)
+    except ConfigurationError as error:
+        fail(str(error), 2)
+    raise SystemExit(code)
+
+
+@imslab.command()
+@click.argument("user")
+@click.option("--media-security", default="", help="Announce this instead of the configured mechanisms (or none).")
+@click.option("--expires", default=0, help="Seconds; 0 for the UE's own choice.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
+@state_option
+@json_option
+def register(
+    user: str, media_security: str, expires: int, options: tuple[str, ...], state: Path | None, as_json: bool
+) -> None:
+    """Register USER with IMS AKA and agree media security with the P-CSCF."""
+    params: Params = {"user": user, "media_security": media_security, "expires": expires, "options": pairs_of(options)}
+    _show_registration(ask_supervisor(state, "register", params), as_json, wanted=True)
+
+
+@imslab.command()
+@click.argument("user")
+@state_option
+@json_option
+def deregister(user: str, state: Path | None, as_json: bool) -> None:
+    """Take USER's registration away."""
+    _show_registration(ask_supervisor(state, "deregister", {"user": user}), as_json, wanted=False)
+
+
+def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
+    assert isinstance(answer, dict)
+    if as_json:
+        echo_json(answer)
+    elif answer["registered"]:
+        mechanisms = answer.get("media_mechanisms")
+        agreed = ", ".join(map(str, mechanisms)) if isinstance(mechanisms, list) and mechanisms else "none"
+        click.echo(
+            f"{answer['user']} is registered for {answer.get('expires', '?')} s; media security agreed: {agreed}"
+        )
+    else:
+        click.echo(f"{answer['user']} is not registered: SIP {answer['sip_status']} {answer['reason']}".rstrip(": "))
+    if not as_json:
+        click.echo(f"trace {answer['trace_id']}")
+    raise SystemExit(0 if answer["registered"] is wanted else 1)
+
+
+@imslab.command()
+@click.argument("caller", metavar="FROM")
+@click.argument("callee", metavar="TO")
+@click.option("--security", type=click.Choice(SECURITY_MODES), help="Default: e2ae-sdes when FROM announces it.")
+@click.option("--seconds", default=5.0, type=click.FloatRange(0.1, 3600), help="Talk time, s.")
+@click.option("--play", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="WAV that FROM plays.")
+@click.option("--record", type=click.Path(file_okay=False, path_type=Path), help="Folder for what each end heard.")
+@click.option("--pcap", type=click.Path(dir_okay=False, path_type=Path), help="Signalling and media as pcapng.")
+@click.option("--with-keys", is_flag=True, help="Put the media keys into the pcap as well. Dangerous outside a lab.")
+@click.option("--suite", "suites", multiple=True, help="Crypto suite to offer; repeat for an order.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
+@state_option
+@json_option
+def call(
+    caller: str,
+    callee: str,
+    security: str | None,
+    seconds: float,
+    play: Path | None,
+    record: Path | None,
+    pcap: Path | None,
+    with_keys: bool,
+    suites: tuple[str, ...],
+    options: tuple[str, ...],
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Call TO from FROM (users or URIs); registers both ends when needed, plays audio and prints the verdict."""
+    from lab.show import CallProgress, verdict_table
+
+    if with_keys and pcap is None:
+        raise click.UsageError("--with-keys says what goes into a --pcap file; name one")
+    params: Params = {
+        "from": caller,
+        "to": callee,
+        "security": security or "",
+        "seconds": seconds,
+        "play": _absolute(play),
+        "record": _absolute(record),
+        "pcap": _absolute(pcap),
+        "with_keys": with_keys,
+        "suites": list(suites),
+        "options": pairs_of(options),
+    }
+    progress = CallProgress(seconds, quiet=as_json)
+    try:
+        with progress:
+            verdict = ask(StateFolder.at(state).socket, "call", params, progress.note)
+    except ControlError as error:
+        if as_json and error.kind != "usage":
+            echo_json(_no_call(str(error)))
+        fail(str(error), 2 if error.kind == "usage" else 1)
+    assert isinstance(verdict, dict)
+    if as_json:
+        echo_json(verdict)
+    else:
+        verdict_table(verdict)
+    if with_keys:
+        click.secho(f"WARNING: {pcap} holds the media keys of this call", fg="red", bold=True, err=True)
+    raise SystemExit(0 if verdict["result"] == "established" else 1)
+
+
+def _absolute(path: Path | None) -> str:
+    return str(path.absolute()) if path is not None else ""
+
+
+def _no_call(reason: str) -> Json:
+    return {
+        "call_id": "",
+        "trace_id": "",
+        "result": "failed",
+        "sip_status": 0,
+        "setup_ms": 0.0,
+        "security": "",
+        "legs": [],
+        "audio": {},
+        "reason": reason,
+    }
+
+
+@imslab.command()
+@click.argument("call_id", required=False)
+@click.option("--format", "form", type=click.Choice(FLOW_FORMATS), default="text")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File instead of the screen.")
+@click.option("--messages", is_flag=True, help="With text: print every SIP message (keys are never in it).")
+@state_option
+def flow(call_id: str | None, form: str, output: Path | None, messages: bool, state: Path | None) -> None:
+    """Draw the flow of CALL_ID: a call or registration, the beginning of its Call-ID or its trace id; else the last."""
+    from lab.flow import FlowError, draw
+
+    folder = StateFolder.at(state)
+    if folder.socket.exists():
+        with contextlib.suppress(ControlError):  # a lab that is down still has its trace store
+            ask(folder.socket, "settle")
+    try:
+        text = draw(folder, call_id, form, messages=messages, width=_width(output))
+    except FlowError as error:
+        fail(str(error), 2)
+    if output is None:
+        click.echo(text)
+    else:
+        output.write_text(text, "utf-8")
+        click.echo(f"{output} written", err=True)
+
+
+def _width(output: Path | None) -> int:
+    import shutil
+
+    return 200 if output is not None or not sys.stdout.isatty() else shutil.get_terminal_size().columns
+
+
+@imslab.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), help="Folder of the report."
+)
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@click.option("--keep", is_flag=True, help="Leave the lab up.")
+@state_option
+def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None:
+    """Start a lab, place four calls, say why each went as it did, write report.html, end the lab."""
+    from lab.demo import run_demo
+
+    raise SystemExit(run_demo(out, config, state, keep=keep))
+
+
+for part in (pki, user, ue):
+    imslab.add_command(part)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        imslab(prog_name="imslab")
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

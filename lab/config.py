@@ -1,0 +1,363 @@
+"""The lab description: the model of ``config/lab.yaml`` and the check that finds every error at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+MediaSecurityPolicy = Literal["off", "preferred", "required"]
+"""``off``: never protect; ``preferred``: protect what was announced; ``required``: refuse the unprotected (488)."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")]
+Impi = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+@[a-z0-9.-]+$")]
+Tel = Annotated[str, StringConstraints(pattern=r"^\+[0-9]{3,15}$")]
+
+Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{32}$")]
+
+MAX_CONFIG_OCTETS = 1 << 20
+"""Largest lab description read, octets."""
+MAX_USERS = 200
+"""Most users in one lab: each gets a loopback address of one /24 subnet less the nodes."""
+
+_RIGHT = {
+    "literal_error": "one of the listed words",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "missing": "this entry is needed",
+    "extra_forbidden": "no such entry here; remove it or correct its spelling",
+    "string_type": "text; write numbers in quotes",
+    "model_type": "a table of entries, each 'name: value'",
+    "list_type": "a list: [one, two] or one '- entry' a line",
+}
+_PATTERNS = {
+    "Name": "a lower-case name such as pcscf-a",
+    "Domain": "a domain such as ims.test",
+    "Impi": "a private identity such as 001010000000001@ims.test",
+    "Tel": 'an international number in quotes, such as "+15550100"',
+}
+_FIELD_PATTERN = {"domain": "Domain", "impi": "Impi", "tel": "Tel"}
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class ConfigProblem:
+    """One thing wrong in a lab description: where (file, line from 1), what, and what would be right."""
+
+    file: str
+    line: int
+    where: str
+    found: str
+    right: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.where}: {self.found}; right would be: {self.right}"
+
+
+class ConfigError(Exception):
+    """The lab description cannot be used; ``problems`` holds every fault, in file order."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Plmn(_Entry):
+    """The public land mobile network the lab plays (TS 23.003)."""
+
+    mcc: Annotated[str, StringConstraints(pattern=r"^[0-9]{3}$")] = "001"
+    mnc: Annotated[str, StringConstraints(pattern=r"^[0-9]{2,3}$")] = "01"
+
+
+class HomeDomain(_Entry):
+    """A home network: its S-/I-CSCF and HSS instances. Domains may share instances."""
+
+    name: Domain
+    cscf: Name = "cscf"
+    hss: Name = "hss"
+
+
+class AccessNetwork(_Entry):
+    """An access network: its P-CSCF, its IMS access gateway and the operator's policy there."""
+
+    name: Name
+    pcscf: Name
+    gateway: Name
+    media_security: MediaSecurityPolicy = "preferred"
+    suites: list[str] = Field(default_factory=list, description="SDES suites in order; empty = the node's own order")
+    announce_on_clear_gm: bool = False
+    """List sdes-srtp to UEs on an unencrypted Gm as well: shows the headers, and shows keys to the access network."""
+
+
+class Usim(_Entry):
+    """The card of a foreign client or a programmable USIM: K with OPc or OP (TS 35.206), 32 hexadecimal digits each."""
+
+    k: Key
+    opc: Key | None = None
+    op: Key | None = None
+    amf: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{4}$")] = "8000"
+    """Authentication management field of the vectors made for this card (TS 33.102 Annex H: the top bit is set)."""
+
+    @model_validator(mode="after")
+    def _one_operator_code(self) -> Usim:
+        if (self.opc is None) == (self.op is None):
+            raise ValueError("give either opc or op")
+        return self
+
+
+class User(_Entry):
+    """A subscriber, and the software UE that plays it unless ``software_ue`` is false."""
+
+    name: Name
+    domain: Domain
+    impi: Impi
+    tel: Tel | None = None
+    access: Name
+    profile: Literal["aka-tls", "aka-udp", "digest"] = "aka-tls"
+    announces: list[Literal["sdes-srtp"]] = Field(default_factory=list)
+    subscription: MediaSecurityPolicy = "preferred"
+    level: MediaSecurityPolicy = Field(default="preferred", description="What the UE itself accepts")
+    suites: list[str] = Field(default_factory=list, description="SDES suites the UE offers; empty = its own order")
+    software_ue: bool = True
+    usim: Usim | None = None
+    """Keys of a card the lab did not make; absent = random keys for each lab, never shown."""
+
+    @property
+    def impu(self) -> str:
+        """The default public identity, a SIP URI."""
+        return f"sip:{self.name}@{self.domain}"
+
+
+class LabConfig(_Entry):
+    """A whole lab, as ``config/lab.yaml`` writes it."""
+
+    name: Name = "imslab"
+    plmn: Plmn = Plmn()
+    mw_transport: Literal["tls", "tcp"] = "tls"
+    key_export: Literal["never", "per-call"] = "per-call"
+    trace_sampling: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    nrf: Name = "nrf"
+    home_domains: Annotated[list[HomeDomain], Field(min_length=1)]
+    access_networks: Annotated[list[AccessNetwork], Field(min_length=1)]
+    users: Annotated[list[User], Field(max_length=MAX_USERS)] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabConfig:
+        faults = list(_inconsistencies(self))
+        if faults:
+            raise _InconsistentError(faults)
+        return self
+
+    def user(self, name: str) -> User:
+        """Return the user called ``name``; raises ``KeyError``."""
+        for user in self.users:
+            if user.name == name:
+                return user
+        raise KeyError(name)
+
+
+Fault = tuple[Location, str, str]
+_EntryT = TypeVar("_EntryT", bound=_Entry)
+
+
+class _InconsistentError(ValueError):
+    """Entries that are well formed but do not fit together."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("inconsistent")
+        self.faults = faults
+
+
+def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
+    roles: dict[str, tuple[str, Location]] = {config.nrf: ("nrf", ("nrf",))}
+
+    def claim(instance: str | None, role: str, where: Location, *, shared: bool = False) -> Iterator[Fault]:
+        if instance is None:
+            return
+        taken = roles.setdefault(instance, (role, where))
+        if taken[1] != where and not (shared and taken[0] == role):
+            yield where, f"the name {instance} is already the {taken[0]}", "a name of its own for every node"
+
+    domains: set[str] = set()
+    for index, home in enumerate(config.home_domains):
+        if home.name is not None and home.name in domains:
+            yield ("home_domains", index, "name"), f"{home.name} is listed twice", "each domain once"
+        domains.add(home.name)
+        yield from claim(home.cscf, "cscf", ("home_domains", index, "cscf"), shared=True)
+        yield from claim(home.hss, "hss", ("home_domains", index, "hss"), shared=True)
+    networks: set[str] = set()
+    for index, access in enumerate(config.access_networks):
+        if access.name is not None and access.name in networks:
+            yield ("access_networks", index, "name"), f"{access.name} is listed twice", "each access network once"
+        networks.add(access.name)
+        yield from claim(access.pcscf, "pcscf", ("access_networks", index, "pcscf"))
+        yield from claim(access.gateway, "imsagw", ("access_networks", index, "gateway"))
+    owners: dict[str, str] = {}
+    for index, user in enumerate(config.users):
+        yield from claim(user.name, "user", ("users", index, "name"))
+        for label, identity in (("impi", user.impi), ("tel", user.tel), ("name", user.impu)):
+            if identity is not None and owners.setdefault(identity, user.name) != user.name:
+                yield ("users", index, label), f"{identity} belongs to {owners[identity]}", "an identity of its own"
+        if user.domain is not None and user.domain not in domains:
+            yield ("users", index, "domain"), f"{user.domain} is not a home domain", f"one of {_names(domains)}"
+        if user.access is not None and user.access not in networks:
+            yield ("users", index, "access"), f"{user.access} is no access network", f"one of {_names(networks)}"
+
+
+def _names(names: set[str]) -> str:
+    return ", ".join(sorted(filter(None, names))) or "(none is described)"
+
+
+def load(path: Path) -> LabConfig:
+    """Read the lab description at ``path``.
+
+    Raises ``ConfigError`` with every fault found: unreadable file, YAML syntax, wrong entries, entries that do not
+    fit together.
+    """
+    file = str(path)
+    try:
+        if path.stat().st_size > MAX_CONFIG_OCTETS:
+            raise _unusable(file, "is too large", f"at most {MAX_CONFIG_OCTETS} octets")
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(file, f"cannot be read ({error})", "a readable file") from None
+    return parse(text, file)
+
+
+def _unusable(file: str, found: str, right: str) -> ConfigError:
+    return ConfigError([ConfigProblem(file, 1, "the file", found, right)])
+
+
+def parse(text: str, file: str = "lab.yaml") -> LabConfig:
+    """Build a ``LabConfig`` from YAML ``text``; ``file`` names it in errors. Raises ``ConfigError``."""
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = ConfigProblem(file, line, "YAML", error.problem or "cannot be parsed", "valid YAML")
+        raise ConfigError([problem]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([ConfigProblem(file, 1, "YAML", str(error), "valid YAML")]) from None
+    duplicates = list(_duplicate_keys(tree, file))
+    try:
+        config = LabConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [*duplicates, *_problems(error, tree, file)]
+        wrong = {(problem.line, problem.where) for problem in problems}
+        for location, found, right in _inconsistencies(_salvage(content)):
+            problem = ConfigProblem(file, _line(tree, location), _dotted(location), found, right)
+            if (problem.line, problem.where) not in wrong:
+                problems.append(problem)
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
+    if duplicates:
+        raise ConfigError(duplicates)
+    return config
+
+
+def _salvage(content: object) -> LabConfig:
+    """Make what can be made of a faulty description, so that its other faults are found in the same run."""
+
+    def entries(key: str, kind: type[_EntryT]) -> list[_EntryT]:
+        items = content.get(key, []) if isinstance(content, dict) else []
+        made = []
+        for item in items if isinstance(items, list) else []:
+            given = {str(name): value for name, value in item.items()} if isinstance(item, dict) else {}
+            plain = {name: value for name, value in given.items() if isinstance(value, (str, bool))}
+            blank = {name: None for name, field in kind.model_fields.items() if field.is_required()}
+            made.append(kind.model_construct(None, **{**blank, **plain}))
+        return made
+
+    nrf = content.get("nrf", "nrf") if isinstance(content, dict) else "nrf"
+    return LabConfig.model_construct(
+        nrf=str(nrf),
+        home_domains=entries("home_domains", HomeDomain),
+        access_networks=entries("access_networks", AccessNetwork),
+        users=entries("users", User),
+    )
+
+
+def _duplicate_keys(node: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                yield ConfigProblem(file, line, str(key.value), "is written twice", "each entry once")
+            seen.add(key.value)
+            yield from _duplicate_keys(value, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _duplicate_keys(item, file)
+
+
+def _problems(error: ValidationError, tree: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, _InconsistentError):
+            for location, found, right in cause.faults:
+                yield ConfigProblem(file, _line(tree, location), _dotted(location), found, right)
+            continue
+        location = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
+        found = _found(item["type"], item["msg"], item["input"])
+        yield ConfigProblem(file, _line(tree, location), _dotted(location), found, _right(item))
+
+
+def _found(kind: str, message: str, value: object) -> str:
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "is unknown"
+    if isinstance(value, (str, int, float, bool)):
+        return f"{value!r} does not fit"
+    return message
+
+
+def _right(item: object) -> str:
+    assert isinstance(item, dict)
+    kind, location = item["type"], item["loc"]
+    if kind == "literal_error":
+        return "one of " + str(item["ctx"]["expected"])
+    if kind == "string_pattern_mismatch" and location:
+        name = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
+        if name == "name" and location[0] == "home_domains":
+            return _PATTERNS["Domain"]
+        if name in ("mcc", "mnc"):
+            return 'digits in quotes, such as "001"'
+        return _PATTERNS[_FIELD_PATTERN.get(name, "Name")]
+    return _RIGHT.get(kind, str(item["msg"]))
+
+
+def _line(tree: yaml.Node | None, location: Location) -> int:
+    node, line = tree, (tree.start_mark.line + 1 if tree else 1)
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    node, line = value, key.start_mark.line + 1
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _dotted(location: Location) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return re.sub(r"^\.", "", text) or "the file"

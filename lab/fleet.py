@@ -1,0 +1,240 @@
+"""The nodes of a lab as processes: start, watch, restart with back-off, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from lab.spawner import NodeOrder, Spawner, SpawnerLostError
+
+BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Wait before the n-th restart in a row, seconds; the last value repeats."""
+STABLE_S = 20.0
+"""A node that served this long starts again at the head of ``BACKOFF_S``, seconds."""
+MAX_FALLS_BEFORE_SERVING = 3
+"""A node that falls so often without ever having served is given up."""
+PROBE_EVERY_S = 0.05
+"""Pause between readiness probes of a starting node, seconds."""
+STOP_GRACE_S = 5.0
+"""How long a node gets to drain after SIGTERM, seconds."""
+LOG_LIMIT = 20 << 20
+"""A log file above this size is rotated (one old file kept) when its node is started, octets."""
+
+
+class State(Enum):
+    """Where a node stands."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    SERVING = "serving"
+    FALLEN = "fallen"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+@dataclass
+class NodeProcess:
+    """A node and its process; ``since`` is ``time.monotonic`` of the last change of state."""
+
+    order: NodeOrder
+    state: State = State.STOPPED
+    pid: int = 0
+    restarts: int = 0
+    falls: int = 0
+    reason: str = ""
+    since: float = field(default_factory=time.monotonic)
+    served: bool = False
+    keeper: asyncio.Task[None] | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    exit_code: int = 0
+
+    @property
+    def instance(self) -> str:
+        """Name of the node."""
+        return self.order.instance
+
+
+Probe = Callable[[str], Awaitable[bool]]
+"""Tells whether the node of that name serves; must not take long."""
+Watcher = Callable[[NodeProcess], None]
+
+
+class Fleet:
+    """Keeps the ``orders`` running through a spawner.
+
+    ``probe`` tells readiness; ``changed`` is called on each change of state. ``stages`` gives the order of starting:
+    each stage is awaited before the next.
+    """
+
+    def __init__(self, orders: Sequence[NodeOrder], probe: Probe, changed: Watcher) -> None:
+        self.nodes = {order.instance: NodeProcess(order) for order in orders}
+        self._probe = probe
+        self._changed = changed
+        self._spawner: Spawner | None = None
+        self._by_pid: dict[int, NodeProcess] = {}
+        self._early_exits: dict[int, int] = {}
+        self._news = asyncio.Condition()
+        self._telling: asyncio.Future[None] | None = None
+
+    def use(self, spawner: Spawner) -> None:
+        """Start nodes through ``spawner`` from now on."""
+        self._spawner = spawner
+
+    def exited(self, pid: int, code: int) -> None:
+        """Told by the spawner: process ``pid`` ended with ``code`` (negative: signal)."""
+        node = self._by_pid.pop(pid, None)
+        if node is None:
+            self._early_exits[pid] = code
+            return
+        node.exit_code = code
+        node.ended.set()
+
+    def all_lost(self) -> None:
+        """The spawner is gone with every process it had."""
+        for pid in list(self._by_pid):
+            self.exited(pid, -int(signal.SIGTERM))
+
+    async def start(self, stages: Iterable[Sequence[str]]) -> list[NodeProcess]:
+        """Start stage after stage; returns the nodes that failed (empty when all serve)."""
+        for stage in stages:
+            for instance in stage:
+                self._keep(self.nodes[instance])
+            await asyncio.gather(*(self._settled(self.nodes[instance]) for instance in stage))
+            failed = [self.nodes[instance] for instance in stage if self.nodes[instance].state is State.FAILED]
+            if failed:
+                return failed
+        return []
+
+    def _keep(self, node: NodeProcess) -> None:
+        if node.keeper is None or node.keeper.done():
+            node.keeper = asyncio.create_task(self._keep_running(node), name=f"keep {node.instance}")
+
+    async def _settled(self, node: NodeProcess) -> None:
+        async with self._news:
+            await self._news.wait_for(lambda: node.state in (State.SERVING, State.FAILED))
+
+    def _enter(self, node: NodeProcess, state: State, reason: str = "") -> None:
+        node.state, node.reason, node.since = state, reason, time.monotonic()
+        self._changed(node)
+        self._telling = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def _spawn(self, node: NodeProcess) -> None:
+        assert self._spawner is not None
+        rotate(Path(node.order.log))
+        node.ended.clear()
+        node.pid = await self._spawner.spawn(node.order)
+        self._by_pid[node.pid] = node
+        if node.pid in self._early_exits:
+            self.exited(node.pid, self._early_exits.pop(node.pid))
+
+    async def _keep_running(self, node: NodeProcess) -> None:
+        while True:
+            self._enter(node, State.STARTING)
+            try:
+                await self._spawn(node)
+                reason = await self._live(node)
+            except (OSError, SpawnerLostError) as error:
+                reason = f"could not be started: {error}"
+            node.pid = 0
+            if node.state is State.STOPPING:
+                self._enter(node, State.STOPPED)
+                return
+            if node.state is State.SERVING and time.monotonic() - node.since >= STABLE_S:
+                node.falls = 0
+            node.falls += 1
+            if not node.served and node.falls >= MAX_FALLS_BEFORE_SERVING:
+                self._enter(node, State.FAILED, reason)
+                return
+            delay = BACKOFF_S[min(node.falls, len(BACKOFF_S)) - 1]
+            self._enter(node, State.FALLEN, reason)
+            node.restarts += 1
+            await asyncio.sleep(delay)
+
+    async def _live(self, node: NodeProcess) -> str:
+        ended = asyncio.ensure_future(node.ended.wait())
+        try:
+            while not node.ended.is_set():
+                if await self._probe(node.instance):
+                    if node.state is State.STARTING:
+                        node.served = True
+                        self._enter(node, State.SERVING)
+                    break
+                await asyncio.wait({ended}, timeout=PROBE_EVERY_S)
+            await node.ended.wait()
+        finally:
+            ended.cancel()
+        return _how(node.exit_code)
+
+    async def restart(self, instance: str) -> None:
+        """End a node and let it come back (used after its certificate changed). Raises ``KeyError``."""
+        node = self.nodes[instance]
+        if node.state is State.FAILED:
+            node.falls = 0
+            self._keep(node)
+        elif node.pid and self._spawner is not None:
+            node.falls = 0
+            self._spawner.signal(node.pid, signal.SIGTERM)
+
+    async def stop(self, stages: Iterable[Sequence[str]]) -> None:
+        """Stop stage after stage: SIGTERM, after ``STOP_GRACE_S`` SIGKILL."""
+        for stage in stages:
+            nodes = [self.nodes[instance] for instance in stage]
+            for node in nodes:
+                self._end(node)
+            keepers = [node.keeper for node in nodes if node.keeper is not None]
+            if not keepers:
+                continue
+            _, late = await asyncio.wait(keepers, timeout=STOP_GRACE_S)
+            for node in nodes:
+                if node.keeper in late and node.pid and self._spawner is not None:
+                    self._spawner.signal(node.pid, signal.SIGKILL)
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+
+    def _end(self, node: NodeProcess) -> None:
+        if node.keeper is None or node.keeper.done():
+            return
+        if node.pid and self._spawner is not None:
+            self._enter(node, State.STOPPING)
+            self._spawner.signal(node.pid, signal.SIGTERM)
+        else:
+            node.keeper.cancel()
+            self._enter(node, State.STOPPED)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(-code).name}"
+        return f"ended by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+def rotate(log: Path) -> None:
+    """Move a log file above ``LOG_LIMIT`` aside."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > LOG_LIMIT:
+            log.replace(log.with_suffix(".log.1"))
+
+
+def last_log_line(log: Path, limit: int = 8192) -> str:
+    """Return the last line of a log that says something about a fault, else the last line; empty without a log."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - limit))
+            lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    telling = [line for line in lines if "rror" in line or "ERROR" in line or "xception" in line]
+    return (telling or lines or [""])[-1][:400]

@@ -1,0 +1,67 @@
+"""``imslab flow``: from the trace store to a drawn call."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from lab import ladder
+from lab.labfile import LabFile, LabFileError
+from lab.state import StateFolder
+from lab.tracestore import TraceStore
+
+
+class FlowError(Exception):
+    """The call cannot be drawn: unknown, ambiguous, or nothing was traced."""
+
+
+def build(folder: StateFolder, call_id: str | None) -> ladder.Ladder:
+    """Return the ladder of the call whose Call-ID is or begins with ``call_id``; the last call without it.
+
+    Raises ``FlowError``.
+    """
+    try:
+        names = LabFile.read(folder.lab_json).names
+        store = TraceStore(folder.traces, read_only=True)
+    except (LabFileError, sqlite3.Error) as error:
+        raise FlowError(f"there are no traces in {folder.root}: {error}") from None
+    try:
+        chosen = _choose(store, call_id)
+        return ladder.of_call(store.spans_of_call(chosen), chosen, names)
+    except sqlite3.Error as error:
+        raise FlowError(f"the trace store cannot be read: {error}") from None
+    finally:
+        store.close()
+
+
+def _choose(store: TraceStore, call_id: str | None) -> str:
+    if call_id is None:
+        last = store.last_call()
+        if last is None:
+            raise FlowError("no call has been traced yet")
+        return last.call_id
+    found = store.find_call(call_id)
+    if not found:
+        raise FlowError(f"no call has the Call-ID {call_id}")
+    if len(found) > 1:
+        raise FlowError(f"several calls begin with {call_id}: {', '.join(found)}")
+    return found[0]
+
+
+def draw(folder: StateFolder, call_id: str | None, form: str, *, messages: bool = False, width: int = 120) -> str:
+    """Return the call flow as ``form``: text, json, mermaid or html. Raises ``FlowError``."""
+    call = build(folder, call_id)
+    if form == "json":
+        from lab.render_json import render as render_json
+
+        return render_json(call)
+    if form == "mermaid":
+        from lab.render_mermaid import render as render_mermaid
+
+        return render_mermaid(call)
+    if form == "html":
+        from lab.render_html import render_page
+
+        return render_page([call], title=f"Call {call.call_id}")
+    from lab.render_text import render as render_text
+
+    return render_text(call, width=width, messages=messages)

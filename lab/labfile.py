@@ -1,0 +1,127 @@
+"""The resolved lab (``lab.json``) as the lab's own programs read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class LabFileError(Exception):
+    """There is no usable ``lab.json``."""
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """A node: where it serves its SBI and which addresses are its own."""
+
+    instance: str
+    kind: str
+    instance_id: str
+    fqdn: str
+    host: str
+    port: int
+    access_network: str
+
+
+@dataclass(frozen=True)
+class UserRow:
+    """A user: identities, access network, and whether a UE of the lab plays it."""
+
+    name: str
+    impu: str
+    impi: str
+    tel: str
+    domain: str
+    access: str
+    profile: str
+    announces: tuple[str, ...]
+    software_ue: bool
+    gateway: str
+    pcscf_host: str
+    pcscf_port: int
+    pcscf_tls_port: int
+
+
+@dataclass(frozen=True)
+class LabFile:
+    """A resolved lab. ``names`` gives the node behind an address or a fully qualified name."""
+
+    name: str
+    domain: str
+    network: str
+    otlp_host: str
+    otlp_port: int
+    key_export: bool
+    nodes: dict[str, NodeRow]
+    users: dict[str, UserRow]
+    names: dict[str, str]
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Instances of the IMS access gateways."""
+        return tuple(row.instance for row in self.nodes.values() if row.kind == "imsagw")
+
+    @classmethod
+    def read(cls, path: Path) -> LabFile:
+        """Read ``lab.json``; raises ``LabFileError`` when it is missing or not what ``imslab up`` wrote."""
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            host, _, port = content["otlp"]["endpoint"].rpartition(":")
+            nodes = {name: _node(entry) for name, entry in content["nodes"].items()}
+            gateways = {row.access_network: row.instance for row in nodes.values() if row.kind == "imsagw"}
+            return cls(
+                name=content["name"],
+                domain=content["domain"],
+                network=content["network"],
+                otlp_host=host,
+                otlp_port=int(port),
+                key_export=content["key_export"] is True,
+                nodes=nodes,
+                users={name: _user(name, entry, gateways) for name, entry in content["users"].items()},
+                names=dict(_names(content["layout"]["addresses"], nodes)),
+            )
+        except OSError:
+            raise LabFileError(f"no lab was started in {path.parent}; start one with: imslab up") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LabFileError(f"{path} is not a resolved lab ({type(error).__name__}: {error})") from None
+
+
+def _node(entry: dict[str, dict[str, str]]) -> NodeRow:
+    return NodeRow(
+        instance=str(entry["instance"]),
+        kind=str(entry["kind"]),
+        instance_id=str(entry["nf_instance_id"]),
+        fqdn=str(entry["fqdn"]),
+        host=str(entry["sbi"]["host"]),
+        port=int(entry["sbi"]["port"]),
+        access_network=str(entry["settings"].get("access_network", "")),
+    )
+
+
+def _user(name: str, entry: dict[str, str], gateways: dict[str, str]) -> UserRow:
+    pcscf = entry["pcscf"]
+    assert isinstance(pcscf, dict)
+    return UserRow(
+        name=name,
+        impu=entry["impu"],
+        impi=entry["impi"],
+        tel=entry["tel"],
+        domain=entry["domain"],
+        access=entry["access"],
+        profile=entry["profile"],
+        announces=tuple(entry["announces"]),
+        software_ue=bool(entry["software_ue"]),
+        gateway=gateways.get(entry["access"], ""),
+        pcscf_host=pcscf["host"],
+        pcscf_port=int(pcscf["port"]),
+        pcscf_tls_port=int(pcscf["tls_port"]),
+    )
+
+
+def _names(addresses: dict[str, str], nodes: dict[str, NodeRow]) -> Iterator[tuple[str, str]]:
+    for role, address in addresses.items():
+        yield address, role.partition("/")[0]
+    for row in nodes.values():
+        yield row.fqdn, row.instance

@@ -1,0 +1,163 @@
+"""Starting and ending a lab from the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.control import ControlError, Json, NotRunningError, Params, ask
+from lab.fleet import last_log_line
+from lab.state import StateFolder
+
+CONNECT_TIMEOUT_S = 20.0
+"""How long a new supervisor may take to answer, seconds."""
+DOWN_TIMEOUT_S = 20.0
+"""How long a lab may take to end, seconds."""
+_POLL_S = 0.02
+_left_behind: list[subprocess.Popen[bytes]] = []
+"""Supervisors that outlive this process on purpose."""
+
+
+class LaunchError(Exception):
+    """The lab did not come up; ``node``, ``reason`` and ``log_line`` say which part and why."""
+
+    def __init__(self, node: str, reason: str, log_line: str = "") -> None:
+        super().__init__(f"{node}: {reason}" + (f"\n  {log_line}" if log_line else ""))
+        self.node = node
+        self.reason = reason
+        self.log_line = log_line
+
+
+@dataclass(frozen=True)
+class Started:
+    """A lab that serves: one row a node, and the seconds it took (0 when it was up already)."""
+
+    rows: list[Params]
+    seconds: float
+    already: bool = False
+
+
+def default_config() -> Path:
+    """Return the lab description used without ``--config``: ``config/lab.yaml`` here, else the checkout's."""
+    here = Path("config/lab.yaml")
+    return here if here.exists() else Path(__file__).resolve().parent.parent / "config" / "lab.yaml"
+
+
+def is_running(folder: StateFolder) -> bool:
+    """Tell whether a supervisor answers in ``folder``."""
+    try:
+        ask(folder.socket, "ping")
+    except NotRunningError:
+        return False
+    except ControlError:
+        return True
+    return True
+
+
+def rows_of(answer: Json) -> list[Params]:
+    """Return the node rows of a ``status`` or ``watch`` answer."""
+    nodes = answer.get("nodes") if isinstance(answer, dict) else None
+    return [row for row in nodes if isinstance(row, dict)] if isinstance(nodes, list) else []
+
+
+def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) -> Started:
+    """Start the lab described by ``config`` in ``folder`` and return when every node serves.
+
+    Raises ``lab.config.ConfigError`` for a faulty description, ``LaunchError`` when a node cannot serve (the lab is
+    taken down again), ``lab.resolve.ResolveError`` when the machine gives no addresses.
+    """
+    if is_running(folder):
+        return Started(rows_of(ask(folder.socket, "status")), 0.0, already=True)
+    began = time.monotonic()
+    from lab.config import load
+
+    description = load(config)
+    folder.create()
+    supervisor = _start_supervisor(folder)
+    try:
+        from lab.resolve import resolve
+
+        resolve(description, folder)
+    except BaseException:
+        supervisor.kill()
+        supervisor.wait()
+        raise
+    assert supervisor.stdin is not None
+    supervisor.stdin.write(b"go\n")
+    supervisor.stdin.close()
+    answer = _wait(supervisor, folder, progress)
+    rows = rows_of(answer)
+    failed = answer.get("failed") if isinstance(answer, dict) else None
+    _left_behind.append(supervisor)
+    if isinstance(failed, list) and failed:
+        down(folder)
+        supervisor.wait()
+        row = next(row for row in rows if row["instance"] == failed[0])
+        raise LaunchError(str(row["instance"]), str(row["reason"]), str(row["log_line"]))
+    return Started(rows, time.monotonic() - began)
+
+
+def _start_supervisor(folder: StateFolder) -> subprocess.Popen[bytes]:
+    log = os.open(folder.log_of("supervisor"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lab.supervisor", str(folder.root)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+        )
+    finally:
+        os.close(log)
+
+
+def _wait(supervisor: subprocess.Popen[bytes], folder: StateFolder, progress: Callable[[Params], None]) -> Json:
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while True:
+        try:
+            return ask(folder.socket, "watch", progress=progress)
+        except NotRunningError:
+            if supervisor.poll() is None and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+                continue
+            reason = f"ended with exit code {supervisor.returncode}" if supervisor.returncode else "does not answer"
+        except ControlError as error:
+            reason = str(error)
+        supervisor.kill()
+        supervisor.wait()
+        raise LaunchError("supervisor", reason, last_log_line(folder.log_of("supervisor")))
+
+
+def down(folder: StateFolder) -> bool:
+    """End the lab in ``folder``; returns whether one ran. Raises ``ControlError`` when it does not end."""
+    try:
+        pid = int(folder.pid_file.read_text())
+    except (OSError, ValueError):
+        pid = 0
+    try:
+        ask(folder.socket, "down")
+    except NotRunningError:
+        return False
+    deadline = time.monotonic() + DOWN_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if not folder.pid_file.exists() and not _alive(pid):
+            _left_behind[:] = [process for process in _left_behind if process.poll() is None]
+            return True
+        time.sleep(_POLL_S)
+    raise ControlError(f"the supervisor (process {pid}) does not end; its log is {folder.log_of('supervisor')}")
+
+
+def _alive(pid: int) -> bool:
+    if not pid:
+        return False
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

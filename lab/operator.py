@@ -1,0 +1,177 @@
+"""The lab operator's hands inside the IMS: an NF identity of type LAB that commands UEs and reads gateways.
+
+It lives in the supervisor, so that the command line stays light and holds no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from lab.labfile import NodeRow
+from lab.resolve import OPERATOR
+from protos import capture_pb2, iq_pb2, ue_control_pb2
+from sba.client import SbiClient
+from sba.config import NodeEnvironment
+from sba.identity import NodeIdentity
+from sba.telemetry import Telemetry
+
+PROBE_TIMEOUT_S = 0.5
+"""Patience with one readiness probe, seconds."""
+REGISTER_TIMEOUT_S = 20.0
+"""Patience with one registration, seconds (timer F on the access is 128 s; an operator is less patient)."""
+REPORT_WAIT_S = 3.0
+"""How long the called UE is given to see the end of a call, seconds."""
+
+
+def _ue(method: str) -> MethodDescriptor:
+    return ue_control_pb2.DESCRIPTOR.services_by_name["UeControl"].methods_by_name[method]
+
+
+class Operator:
+    """Calls the lab's nodes as NF type LAB. Raises ``sba.errors.RemoteProblem`` where a node refuses."""
+
+    def __init__(self, lab_json: Path, producers: Mapping[str, NodeRow]) -> None:
+        self._environment = NodeEnvironment.load(lab_json, OPERATOR)
+        self._identity = NodeIdentity(self._environment)
+        self.telemetry = Telemetry.for_node(self._environment, self._identity)
+        self._sbi = SbiClient(self._environment, self._identity, self.telemetry)
+        self._producers = producers
+        self._health: dict[str, grpc.aio.Channel] = {}
+
+    async def close(self) -> None:
+        """Close every channel and end the export of spans."""
+        for channel in self._health.values():
+            await channel.close()
+        await self._sbi.close()
+        await asyncio.to_thread(self.telemetry.shutdown)
+
+    async def serves(self, instance: str) -> bool:
+        """Ask a node's ``grpc.health.v1`` whether it serves."""
+        producer = self._producers[instance]
+        try:
+            _, writer = await asyncio.open_connection(producer.host, producer.port)
+        except OSError:
+            return False
+        writer.close()
+        channel = self._health.get(instance)
+        if channel is None:
+            channel = self._health[instance] = grpc.aio.secure_channel(
+                f"{producer.host}:{producer.port}",
+                self._identity.channel_credentials(),
+                options=(
+                    ("grpc.ssl_target_name_override", producer.fqdn),
+                    ("grpc.default_authority", producer.fqdn),
+                    ("grpc.initial_reconnect_backoff_ms", 50),
+                    ("grpc.min_reconnect_backoff_ms", 50),
+                    ("grpc.max_reconnect_backoff_ms", 200),
+                    ("grpc.enable_http_proxy", 0),
+                    ("grpc.use_local_subchannel_pool", 1),
+                ),
+            )
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _ask(self, user: str, method: str, request: Message, timeout_s: float) -> Message:
+        answer: Message = await self._sbi.call(
+            _ue(method), request, timeout=timeout_s, instance=self._producers[user].instance_id
+        )
+        return answer
+
+    async def ue_status(self, user: str) -> ue_control_pb2.StatusResponse:
+        """Return what the UE of ``user`` says of itself."""
+        answer = await self._ask(user, "Status", ue_control_pb2.StatusRequest(), 2.0)
+        assert isinstance(answer, ue_control_pb2.StatusResponse)
+        return answer
+
+    async def register(
+        self, user: str, *, media_security: str = "", expires: int = 0, options: Mapping[str, str] | None = None
+    ) -> ue_control_pb2.RegisterResponse:
+        """Register a UE; ``expires`` in seconds, 0 for its own choice."""
+        request = ue_control_pb2.RegisterRequest(media_security=media_security, expires=expires, options=options or {})
+        answer = await self._ask(user, "Register", request, REGISTER_TIMEOUT_S)
+        assert isinstance(answer, ue_control_pb2.RegisterResponse)
+        return answer
+
+    async def deregister(self, user: str) -> ue_control_pb2.RegisterResponse:
+        """De-register a UE."""
+        answer = await self._ask(user, "Deregister", ue_control_pb2.DeregisterRequest(), REGISTER_TIMEOUT_S)
+        assert isinstance(answer, ue_control_pb2.RegisterResponse)
+        return answer
+
+    async def behave(self, user: str, options: Mapping[str, str]) -> Mapping[str, str]:
+        """Set how a UE treats incoming calls; returns what stands now."""
+        answer = await self._ask(user, "SetBehaviour", ue_control_pb2.BehaviourRequest(options=options), 2.0)
+        assert isinstance(answer, ue_control_pb2.BehaviourResponse)
+        return dict(answer.options)
+
+    async def modify(
+        self, user: str, call_id: str, action: str, options: Mapping[str, str]
+    ) -> ue_control_pb2.ModifyResponse:
+        """Change a call in progress: hold, resume, rekey, move-port ..."""
+        request = ue_control_pb2.ModifyRequest(call_id=call_id, action=action, options=options)
+        answer = await self._ask(user, "Modify", request, 10.0)
+        assert isinstance(answer, ue_control_pb2.ModifyResponse)
+        return answer
+
+    async def hang_up(self, user: str, call_id: str) -> int:
+        """End a call from ``user``'s side; returns the SIP status of the BYE."""
+        answer = await self._ask(user, "HangUp", ue_control_pb2.CallHandle(call_id=call_id), 5.0)
+        assert isinstance(answer, ue_control_pb2.HangUpResponse)
+        return answer.sip_status
+
+    async def call(self, user: str, request: ue_control_pb2.CallRequest) -> AsyncIterator[ue_control_pb2.CallEvent]:
+        """Place a call from ``user`` and yield its events until it ended."""
+        stream = self._sbi.stream(_ue("Call"), request, instance=self._producers[user].instance_id)
+        async with contextlib.aclosing(stream) as events:  # type: ignore[type-var]
+            async for event in events:
+                assert isinstance(event, ue_control_pb2.CallEvent)
+                yield event
+
+    async def report(self, user: str, call_id: str, *, with_wav: bool) -> ue_control_pb2.CallEvent:
+        """Return what ``user``'s end of a call saw."""
+        request = ue_control_pb2.ReportRequest(call_id=call_id, with_wav=with_wav, wait_s=REPORT_WAIT_S)
+        answer = await self._ask(user, "Report", request, REPORT_WAIT_S + 2.0)
+        assert isinstance(answer, ue_control_pb2.CallEvent)
+        return answer
+
+    async def audit(self, gateway: str) -> iq_pb2.AuditResponse:
+        """Return every context of a gateway, with statistics."""
+        answer = await self._sbi.call(
+            iq_pb2.DESCRIPTOR.services_by_name["Iq"].methods_by_name["Audit"],
+            iq_pb2.AuditRequest(root=True),
+            timeout=1.0,
+            instance=self._producers[gateway].instance_id,
+        )
+        assert isinstance(answer, iq_pb2.AuditResponse)
+        return answer
+
+    async def capture(
+        self, gateway: str, correlation: str, *, with_keys: bool
+    ) -> AsyncIterator[capture_pb2.CaptureItem]:
+        """Yield the packets of a gateway's sockets; ``correlation`` is a Call-ID or empty for all."""
+        stream = self._sbi.stream(
+            capture_pb2.DESCRIPTOR.services_by_name["MediaCapture"].methods_by_name["Capture"],
+            capture_pb2.CaptureRequest(correlation=correlation, with_keys=with_keys),
+            instance=self._producers[gateway].instance_id,
+        )
+        async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
+            async for item in items:
+                assert isinstance(item, capture_pb2.CaptureItem)
+                yield item

@@ -1,0 +1,212 @@
+"""The supervisor's OTLP receiver: traces, metrics and logs over gRPC with mutual TLS, into the trace store.
+
+Only certificates of the lab CA are let in. A batch larger than ``MAX_BATCH`` or a full queue is refused with
+RESOURCE_EXHAUSTED, which an OTLP exporter treats as "drop and go on"; nothing here can grow without bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.metrics.v1 import metrics_pb2
+
+from lab.spans import AttributeValue, Span, SpanEvent
+from lab.tracestore import LogRecord, MetricPoint, TraceStore
+
+MAX_MESSAGE_OCTETS = 16 << 20
+"""Largest OTLP request read, octets."""
+MAX_PENDING = 64
+"""Export requests being written at one time; more are refused."""
+
+_KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
+_STATUSES = {1: "OK", 2: "ERROR"}
+
+
+def _value(value: common_pb2.AnyValue) -> AttributeValue:
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return value.string_value
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "int_value":
+        return value.int_value
+    if kind == "double_value":
+        return value.double_value
+    if kind == "bytes_value":
+        return value.bytes_value.hex()
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return ""
+
+
+def attributes_of(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, AttributeValue]:
+    """Turn OTLP key-values into a plain dictionary."""
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> Iterator[Span]:
+    """Yield the spans of an export request; the node is ``service.name`` of the resource."""
+    for resource_spans in request.resource_spans:
+        resource = attributes_of(resource_spans.resource.attributes)
+        node, nf_type = str(resource.get("service.name", "")), str(resource.get("imslab.nf_type", ""))
+        for scope in resource_spans.scope_spans:
+            for span in scope.spans:
+                yield Span(
+                    trace_id=span.trace_id.hex(),
+                    span_id=span.span_id.hex(),
+                    parent_id=span.parent_span_id.hex(),
+                    node=node,
+                    nf_type=nf_type,
+                    name=span.name,
+                    kind=_KINDS.get(span.kind, ""),
+                    start_ns=span.start_time_unix_nano,
+                    end_ns=span.end_time_unix_nano,
+                    status=_STATUSES.get(span.status.code, ""),
+                    message=span.status.message,
+                    attributes=attributes_of(span.attributes),
+                    events=tuple(
+                        SpanEvent(event.time_unix_nano, event.name, attributes_of(event.attributes))
+                        for event in span.events
+                    ),
+                    links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
+                )
+
+
+def records_of(request: logs_service_pb2.ExportLogsServiceRequest) -> Iterator[LogRecord]:
+    """Yield the log records of an export request."""
+    for resource_logs in request.resource_logs:
+        node = str(attributes_of(resource_logs.resource.attributes).get("service.name", ""))
+        for scope in resource_logs.scope_logs:
+            for record in scope.log_records:
+                yield LogRecord(
+                    record.time_unix_nano or record.observed_time_unix_nano,
+                    node,
+                    record.severity_text,
+                    record.trace_id.hex(),
+                    str(_value(record.body)),
+                    attributes_of(record.attributes),
+                )
+
+
+def _points(metric: metrics_pb2.Metric) -> Iterator[tuple[dict[str, AttributeValue], int, float]]:
+    kind = metric.WhichOneof("data")
+    if kind in ("gauge", "sum"):
+        for point in (metric.gauge if kind == "gauge" else metric.sum).data_points:
+            value = point.as_int if point.WhichOneof("value") == "as_int" else point.as_double
+            yield attributes_of(point.attributes), point.time_unix_nano, float(value)
+    elif kind == "histogram":
+        for bucket in metric.histogram.data_points:
+            yield attributes_of(bucket.attributes), bucket.time_unix_nano, bucket.sum / max(1, bucket.count)
+
+
+def metrics_of(request: metrics_service_pb2.ExportMetricsServiceRequest) -> Iterator[MetricPoint]:
+    """Yield the metric points of an export request; a histogram is kept as its mean."""
+    for resource_metrics in request.resource_metrics:
+        node = str(attributes_of(resource_metrics.resource.attributes).get("service.name", ""))
+        for scope in resource_metrics.scope_metrics:
+            for metric in scope.metrics:
+                for attributes, time_ns, value in _points(metric):
+                    yield MetricPoint(node, metric.name, attributes, time_ns, value, metric.unit)
+
+
+@dataclass(frozen=True)
+class ReceiverCredentials:
+    """PEM octets of the receiver's key and certificate chain and of the lab CA."""
+
+    key: bytes
+    certificate: bytes
+    ca: bytes
+
+
+class OtlpReceiver:
+    """The three OTLP collector services on one gRPC port. ``port`` is the kernel's choice when 0 was asked."""
+
+    def __init__(self, store: TraceStore) -> None:
+        self._store = store
+        self._server: grpc.aio.Server | None = None
+        self._pending = 0
+        self.port = 0
+
+    async def start(self, host: str, port: int, credentials: ReceiverCredentials | None) -> int:
+        """Serve on ``host``:``port``; returns the port. Without credentials (tests) the port is plain text.
+
+        Raises ``RuntimeError`` when the port cannot be bound.
+        """
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_OCTETS)])
+        server.add_generic_rpc_handlers(tuple(self._handlers()))
+        address = f"{host}:{port}"
+        if credentials is None:
+            self.port = server.add_insecure_port(address)
+        else:
+            self.port = server.add_secure_port(
+                address,
+                grpc.ssl_server_credentials(
+                    [(credentials.key, credentials.certificate)],
+                    root_certificates=credentials.ca,
+                    require_client_auth=True,
+                ),
+            )
+        await server.start()
+        self._server = server
+        return self.port
+
+    async def stop(self) -> None:
+        """Stop serving after the requests in hand, at most one second."""
+        if self._server is not None:
+            await self._server.stop(1.0)
+            self._server = None
+
+    async def _keep(self, context: grpc.aio.ServicerContext, write: object, items: object) -> None:
+        if self._pending >= MAX_PENDING:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the trace store is busy")
+        self._pending += 1
+        try:
+            assert callable(write)
+            await asyncio.to_thread(write, items)
+        finally:
+            self._pending -= 1
+
+    def _handlers(self) -> Iterator[grpc.GenericRpcHandler]:
+        async def traces(
+            request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
+        ) -> trace_service_pb2.ExportTraceServiceResponse:
+            await self._keep(context, self._store.add_spans, spans_of(request))
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+        async def records(
+            request: logs_service_pb2.ExportLogsServiceRequest, context: grpc.aio.ServicerContext
+        ) -> logs_service_pb2.ExportLogsServiceResponse:
+            await self._keep(context, self._store.add_records, records_of(request))
+            return logs_service_pb2.ExportLogsServiceResponse()
+
+        async def metrics(
+            request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
+        ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+            await self._keep(context, self._store.add_metrics, metrics_of(request))
+            return metrics_service_pb2.ExportMetricsServiceResponse()
+
+        for module, signal, handler, message in (
+            (trace_service_pb2, "trace", traces, trace_service_pb2.ExportTraceServiceRequest),
+            (logs_service_pb2, "logs", records, logs_service_pb2.ExportLogsServiceRequest),
+            (metrics_service_pb2, "metrics", metrics, metrics_service_pb2.ExportMetricsServiceRequest),
+        ):
+            service = next(iter(module.DESCRIPTOR.services_by_name.values())).full_name
+            assert signal in service
+            yield grpc.method_handlers_generic_handler(
+                service,
+                {
+                    "Export": grpc.unary_unary_rpc_method_handler(
+                        handler,
+                        request_deserializer=message.FromString,
+                        response_serializer=lambda response: response.SerializeToString(),
+                    )
+                },
+            )

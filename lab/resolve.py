@@ -1,0 +1,330 @@
+"""From the lab description to ``lab.json``: addresses, ports, instance ids, certificates and sealed subscriber keys.
+
+Each lab lives in a loopback subnet of its own (127.x.y.0/24) and takes its ports from the kernel; a lab that comes up
+again in the same state folder keeps subnet, ports, ids, certificates and keys. The ``settings`` of each node are those
+of ``nodes/<kind>/config.py``. Subscriber keys are made at random for each lab; they leave this module sealed only.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.config import LabConfig, User
+from lab.control import Json
+from lab.state import StateFolder
+from lab.subscribers import provision
+from sba.errors import ConfigurationError
+from sba.identity import read_identity
+from sba.pki import LabCa, write_private
+
+OPERATOR = "lab"
+"""Instance name of the operator: the supervisor's own NF identity (NF type LAB)."""
+NF_TYPES = {
+    "nrf": ("NRF",),
+    "hss": ("HSS",),
+    "cscf": ("SCSCF", "ICSCF"),
+    "pcscf": ("PCSCF",),
+    "imsagw": ("IMS_AGW",),
+    "ue": ("UE",),
+    "lab": ("LAB",),
+}
+"""NF types in the certificate of each node kind; the first is the audience type."""
+_SUBNET_TRIES = 64
+
+
+class ResolveError(Exception):
+    """The lab cannot be laid out on this machine."""
+
+
+@dataclass
+class Layout:
+    """Gives out addresses of one loopback subnet and ports of the kernel; what was given before is given again."""
+
+    prefix: str
+    addresses: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+
+    def address(self, role: str) -> str:
+        """Return the address of ``role``, e.g. ``pcscf-a/core``."""
+        if role not in self.addresses:
+            used = set(self.addresses.values())
+            free = (f"{self.prefix}.{last}" for last in range(2, 254))
+            try:
+                self.addresses[role] = next(address for address in free if address not in used)
+            except StopIteration:
+                raise ResolveError("the lab has more nodes and users than its subnet has addresses") from None
+        return self.addresses[role]
+
+    def port(self, role: str, name: str, kinds: str = "tcp") -> int:
+        """Return the port called ``name`` of ``role``, free for each of ``kinds`` (``tcp``, ``udp``)."""
+        key = f"{role}:{name}"
+        if key not in self.ports:
+            taken = {port for other, port in self.ports.items() if other.startswith(f"{role}:")}
+            self.ports[key] = free_port(self.address(role), kinds.split("+"), taken)
+        return self.ports[key]
+
+
+def free_port(host: str, kinds: Sequence[str], taken: set[int]) -> int:
+    """Ask the kernel for a port on ``host`` that is free for every kind; raises ``ResolveError``."""
+    for _ in range(_SUBNET_TRIES):
+        opened: list[socket.socket] = []
+        try:
+            port = 0
+            for kind in kinds:
+                bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+                opened.append(bound)
+                bound.bind((host, port))
+                port = bound.getsockname()[1]
+            if port not in taken:
+                return port
+        except OSError:
+            continue
+        finally:
+            for bound in opened:
+                bound.close()
+    raise ResolveError(f"the kernel gives no port on {host}")
+
+
+def choose_subnet() -> str:
+    """Choose a loopback /24 nobody seems to use; raises ``ResolveError`` where loopback has one address only."""
+    for _ in range(_SUBNET_TRIES):
+        prefix = f"127.{16 + secrets.randbelow(224)}.{secrets.randbelow(256)}"
+        try:
+            free_port(f"{prefix}.2", ["tcp", "udp"], set())
+        except ResolveError:
+            continue
+        return prefix
+    raise ResolveError("no loopback subnet can be used here (127.0.0.0/8 is needed)")
+
+
+@dataclass(frozen=True)
+class ResolvedNode:
+    """A node of the resolved lab."""
+
+    kind: str
+    instance: str
+    addresses: tuple[str, ...]
+    settings: dict[str, Json]
+    sbi_port: int
+
+    def entry(self, instance_id: str, domain: str) -> dict[str, Json]:
+        """Return the node's part of ``lab.json``."""
+        return {
+            "kind": self.kind,
+            "instance": self.instance,
+            "nf_instance_id": instance_id,
+            "fqdn": f"{self.instance}.{domain}",
+            "sbi": {"host": self.addresses[0], "port": self.sbi_port},
+            "settings": self.settings,
+        }
+
+
+def _nodes(config: LabConfig, layout: Layout, folder: StateFolder) -> Iterable[ResolvedNode]:
+    domains: list[Json] = [home.name for home in config.home_domains]
+    yield _node("nrf", config.nrf, layout, {})
+    for hss in dict.fromkeys(home.hss for home in config.home_domains):
+        yield _node("hss", hss, layout, {"provisioning_file": str(folder.secrets / f"{hss}.sealed")})
+    for cscf in dict.fromkeys(home.cscf for home in config.home_domains):
+        served: list[Json] = [home.name for home in config.home_domains if home.cscf == cscf]
+        mw: dict[str, Json] = {"host": layout.address(cscf), "port": layout.port(cscf, "mw", "tcp+udp")}
+        trusted: list[Json] = [layout.address(f"{access.pcscf}/core") for access in config.access_networks]
+        trusted += [layout.address(home.cscf) for home in config.home_domains]
+        yield _node(
+            "cscf",
+            cscf,
+            layout,
+            {
+                "home_domains": served,
+                "mw": mw,
+                "mw_transport": config.mw_transport,
+                "trusted_peers": trusted if config.mw_transport == "tcp" else [],
+            },
+        )
+    for access in config.access_networks:
+        yield _gateway(access.gateway, access.name, layout, config)
+        yield _pcscf(access.pcscf, access.name, layout, config, domains)
+    for user in config.users:
+        if user.software_ue:
+            yield _ue(user, layout, config, folder)
+
+
+def _node(
+    kind: str, instance: str, layout: Layout, settings: dict[str, Json], more: Sequence[str] = ()
+) -> ResolvedNode:
+    addresses = (layout.address(instance), *more)
+    return ResolvedNode(kind, instance, addresses, settings, layout.port(instance, "sbi"))
+
+
+def _gateway(instance: str, access: str, layout: Layout, config: LabConfig) -> ResolvedNode:
+    core = layout.address(f"{instance}/core")
+    settings: dict[str, Json] = {
+        "access_ip": layout.address(instance),
+        "core_ip": core,
+        "access_network": access,
+        "key_export": config.key_export == "per-call",
+    }
+    return _node("imsagw", instance, layout, settings, [core])
+
+
+def _pcscf(instance: str, access_name: str, layout: Layout, config: LabConfig, domains: list[Json]) -> ResolvedNode:
+    access = next(item for item in config.access_networks if item.name == access_name)
+    host, core = layout.address(instance), layout.address(f"{instance}/core")
+    clear = layout.port(instance, "gm", "tcp+udp")
+    gm: list[Json] = [
+        {"transport": "UDP", "host": host, "port": clear},
+        {"transport": "TCP", "host": host, "port": clear},
+        {"transport": "TLS", "host": host, "port": layout.port(instance, "gm-tls", "tcp+udp")},
+    ]
+    mw: list[Json] = [
+        {
+            "transport": config.mw_transport.upper(),
+            "host": core,
+            "port": layout.port(f"{instance}/core", "mw", "tcp+udp"),
+        }
+    ]
+    trusted: list[Json] = [layout.address(home.cscf) for home in config.home_domains]
+    settings: dict[str, Json] = {
+        "gm": gm,
+        "mw": mw,
+        "access_network": access.name,
+        "home_domains": domains,
+        "e2ae": access.media_security,
+        "trusted_core_addresses": trusted if config.mw_transport == "tcp" else [],
+    }
+    if access.suites:
+        settings["suites"] = list(access.suites)
+    if access.announce_on_clear_gm:
+        settings["announce_on_clear_gm"] = True
+    return _node("pcscf", instance, layout, settings, [core])
+
+
+def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> ResolvedNode:
+    access = next(item for item in config.access_networks if item.name == user.access)
+    tls = user.profile == "aka-tls"
+    settings: dict[str, Json] = {
+        "impi": user.impi,
+        "impu": user.impu,
+        "domain": user.domain,
+        "profile": user.profile,
+        "ip": layout.address(user.name),
+        "pcscf": {
+            "transport": "TLS" if tls else "UDP",
+            "host": layout.address(access.pcscf),
+            "port": layout.port(access.pcscf, "gm-tls" if tls else "gm", "tcp+udp"),
+            "tls_name": f"{access.pcscf}.{config.home_domains[0].name}",
+        },
+        "media_security": list(user.announces),
+        "security_level": user.level,
+        "key_file": str(folder.secrets / f"{user.name}.sealed"),
+    }
+    if user.suites:
+        settings["suites"] = list(user.suites)
+    return _node("ue", user.name, layout, settings)
+
+
+def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
+    """Lay the lab out in ``folder``: write certificates, sealed keys and ``lab.json``, and return its content.
+
+    Raises ``ResolveError`` when the machine gives no addresses, ``OSError`` when the folder cannot be written and
+    ``sba.errors.ConfigurationError`` when the folder holds a damaged certificate authority.
+    """
+    folder.create()
+    before = _read(folder.lab_json)
+    layout = _layout(before)
+    ids = {name: entry["nf_instance_id"] for name, entry in before.get("nodes", {}).items()}
+    domain = config.home_domains[0].name
+    nodes = list(_nodes(config, layout, folder))
+    operator = ResolvedNode("lab", OPERATOR, (layout.address(OPERATOR),), {}, layout.port(OPERATOR, "sbi"))
+    entries: dict[str, Json] = {}
+    for node in (*nodes, operator):
+        instance_id = ids.setdefault(node.instance, str(uuid.uuid4()))
+        entries[node.instance] = node.entry(instance_id, domain)
+    _issue_certificates(folder, (*nodes, operator), ids, domain)
+    provision(config, folder, ids)
+    nrf = next(node for node in nodes if node.kind == "nrf")
+    lab: dict[str, Json] = {
+        "name": config.name,
+        "domain": domain,
+        "plmn": {"mcc": config.plmn.mcc, "mnc": config.plmn.mnc},
+        "pki_dir": str(folder.pki),
+        "state_dir": str(folder.nodes),
+        "sealing_key_file": str(folder.sealing_key),
+        "key_export": config.key_export == "per-call",
+        "nrf": {
+            "host": nrf.addresses[0],
+            "port": nrf.sbi_port,
+            "fqdn": f"{nrf.instance}.{domain}",
+            "instance_id": ids[nrf.instance],
+        },
+        "otlp": {
+            "endpoint": f"{layout.address(OPERATOR)}:{layout.port(OPERATOR, 'otlp')}",
+            "tls_name": f"{OPERATOR}.{domain}",
+            "sampling": config.trace_sampling,
+        },
+        "nodes": entries,
+        "network": f"{layout.prefix}.0/24",
+        "layout": {"prefix": layout.prefix, "addresses": dict(layout.addresses), "ports": dict(layout.ports)},
+        "users": {user.name: _user_entry(user, layout, config) for user in config.users},
+    }
+    write_private(folder.lab_json, json.dumps(lab, indent=1).encode())
+    return lab
+
+
+def _user_entry(user: User, layout: Layout, config: LabConfig) -> dict[str, Json]:
+    access = next(item for item in config.access_networks if item.name == user.access)
+    return {
+        "impu": user.impu,
+        "impi": user.impi,
+        "tel": f"tel:{user.tel}" if user.tel else "",
+        "domain": user.domain,
+        "access": user.access,
+        "profile": user.profile,
+        "announces": list(user.announces),
+        "software_ue": user.software_ue,
+        "address": layout.address(user.name),
+        "pcscf": {
+            "host": layout.address(access.pcscf),
+            "port": layout.port(access.pcscf, "gm", "tcp+udp"),
+            "tls_port": layout.port(access.pcscf, "gm-tls", "tcp+udp"),
+        },
+    }
+
+
+def _layout(before: dict[str, dict[str, dict[str, str]]]) -> Layout:
+    kept = before.get("layout")
+    if kept is None:
+        return Layout(choose_subnet())
+    ports = {name: int(port) for name, port in kept["ports"].items()}
+    return Layout(str(kept["prefix"]), dict(kept["addresses"]), ports)
+
+
+def _read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _issue_certificates(folder: StateFolder, nodes: Sequence[ResolvedNode], ids: dict[str, str], domain: str) -> None:
+    authority = LabCa.open(folder.pki) if (folder.pki / "ca.key").exists() else LabCa.create(folder.pki)
+    for node in nodes:
+        try:
+            present = read_identity(authority.present(node.instance))
+            if present.instance_id == ids[node.instance] and set(node.addresses) <= set(present.addresses):
+                continue
+        except ConfigurationError:
+            pass
+        authority.issue(
+            node.instance,
+            NF_TYPES[node.kind],
+            ids[node.instance],
+            dns=[f"{node.instance}.{domain}"],
+            ips=node.addresses,
+        )

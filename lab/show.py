@@ -1,0 +1,209 @@
+"""What the command line puts on the screen: tables and progress. Progress goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lab.control import Json, Params
+from lab.labfile import UserRow
+
+_STATE_STYLE = {"serving": "green", "starting": "yellow", "fallen": "red", "failed": "bold red", "stopped": "dim"}
+_RESULT_STYLE = {"established": "bold green", "refused": "bold yellow", "failed": "bold red"}
+PROTECTION_STYLE = {"SRTP": "green", "RTP": "yellow", "opaque": "cyan"}
+"""Colour of a media leg by its protection, on the screen as on the page."""
+
+
+def _console() -> Console:
+    """The screen, or lines of 140 characters when it is none."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def node_table(rows: Sequence[Params]) -> None:
+    """Print the nodes of a lab."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("node", "kind", "state", "pid", "SBI", "restarts"):
+        table.add_column(column)
+    for row in rows:
+        state = str(row.get("state", ""))
+        reason = f" ({row['reason']})" if row.get("reason") else ""
+        table.add_row(
+            str(row["instance"]),
+            str(row["kind"]),
+            f"[{_STATE_STYLE.get(state, '')}]{state}[/]{reason}" if state in _STATE_STYLE else state,
+            str(row.get("pid") or "-"),
+            str(row.get("sbi", "")),
+            str(row.get("restarts", 0)),
+        )
+    _console().print(table)
+
+
+class StartProgress:
+    """The progress of ``up``: how many nodes serve."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._states: dict[str, str] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            self._progress.start()
+            self._task = self._progress.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        if not self._quiet:
+            self._progress.stop()
+
+    def note(self, message: Params) -> None:
+        """Take in one progress message of ``watch``."""
+        row = message.get("node")
+        if not isinstance(row, dict) or self._task is None:
+            return
+        self._states[str(row["instance"])] = str(row["state"])
+        serving = sum(state == "serving" for state in self._states.values())
+        waiting = [name for name, state in self._states.items() if state != "serving"]
+        text = f"waiting for {waiting[0]}" if waiting else "all serve"
+        self._progress.update(self._task, total=len(self._states), completed=serving, description=f"{text:28}")
+
+
+class CallProgress:
+    """The progress of a call: its states, then a bar while media runs."""
+
+    def __init__(self, seconds: float, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar = not quiet and sys.stderr.isatty()
+        self._seconds = seconds
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:22}"),
+            BarColumn(40),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._stop = None
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._progress.start()
+            self._task = self._progress.add_task("calling", total=None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._progress.stop()
+
+    def note(self, message: Params) -> None:
+        """Take in one event of the call."""
+        state = str(message.get("state", ""))
+        if self._quiet:
+            return
+        if not self._bar:
+            extra = " ".join(str(message.get(key) or "") for key in ("user", "sip_status", "reason")).strip()
+            self._console.print(f"[dim]{state}[/] {extra}".rstrip())
+            return
+        assert self._task is not None
+        if state == "established":
+            self._progress.reset(self._task, total=self._seconds, description="media runs")
+            self._run_bar()
+        elif state != "media":
+            self._progress.update(self._task, description=f"{state} {message.get('user') or ''}")
+
+    def _run_bar(self) -> None:
+        import threading
+        import time
+
+        began, task = time.monotonic(), self._task
+        assert task is not None
+
+        def advance() -> None:
+            while (passed := time.monotonic() - began) < self._seconds:
+                self._progress.update(task, completed=passed)
+                time.sleep(0.1)
+
+        threading.Thread(target=advance, daemon=True).start()
+
+
+def verdict_table(verdict: Params) -> None:
+    """Print the verdict of a call: headline, legs, audio."""
+    console = _console()
+    result = str(verdict["result"])
+    setup = f", set up in {verdict['setup_ms']} ms" if result == "established" else ""
+    reason = f": {verdict['reason']}" if verdict.get("reason") and result != "established" else ""
+    console.print(
+        f"[{_RESULT_STYLE.get(result, 'bold')}]{result}[/] SIP {verdict['sip_status']}{reason}"
+        f" security {verdict['security'] or 'none'}{setup}"
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("node", "side", "protection", "keying", "suite", "in", "out", "auth failures", "replays"):
+        table.add_column(column)
+    for leg in _dicts(verdict["legs"]):
+        protection = str(leg["protection"])
+        style = PROTECTION_STYLE.get(protection, "")
+        table.add_row(
+            str(leg["node"]),
+            str(leg["side"]),
+            f"[{style}]{protection}[/]" if style else protection,
+            *(str(leg[key]) for key in ("keying", "suite", "packets_in", "packets_out", "auth_failures", "replays")),
+        )
+    if table.row_count:
+        console.print(table)
+    audio = verdict["audio"]
+    for direction, heard in audio.items() if isinstance(audio, dict) else ():
+        assert isinstance(heard, dict)
+        word = "[green]heard[/]" if heard["heard"] else "[red]not heard[/]"
+        loss = heard["loss"]
+        percent = f"{loss:.1%}" if isinstance(loss, float) else str(loss)
+        console.print(f"{direction}: {word}, SNR {heard['snr_db']} dB, loss {percent}, jitter {heard['jitter_ms']} ms")
+    for key in ("recordings", "pcap"):
+        if verdict.get(key):
+            console.print(f"{key}: {verdict[key]}", soft_wrap=True)
+    console.print(f"[dim]call {verdict['call_id']} trace {verdict['trace_id']}[/]", soft_wrap=True)
+
+
+def certificate_table(rows: Sequence[Params]) -> None:
+    """Print certificates."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("node", "NF types", "NF instance", "names", "valid until", "state"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        names = ", ".join(map(str, _list(row["names"])))
+        types = ", ".join(map(str, _list(row["nf_types"])))
+        state = "[red]revoked[/]" if row["revoked"] else "[green]valid[/]"
+        table.add_row(str(row["node"]), types, str(row["nf_instance_id"]), names, str(row["not_after"]), state)
+    _console().print(table)
+
+
+def user_facts(row: UserRow) -> dict[str, Json]:
+    """Return what a client needs to know to register as this user, without its secret."""
+    return {
+        "impu": row.impu,
+        "impi": row.impi,
+        "tel": row.tel,
+        "domain": row.domain,
+        "profile": row.profile,
+        "access": row.access,
+        "pcscf": f"{row.pcscf_host}:{row.pcscf_port}",
+        "pcscf_tls": f"{row.pcscf_host}:{row.pcscf_tls_port}",
+    }
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _dicts(value: Json) -> list[Params]:
+    return [item for item in _list(value) if isinstance(item, dict)]

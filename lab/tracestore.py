@@ -1,0 +1,262 @@
+"""Where the supervisor keeps what nodes report: spans, log records and the last value of each metric.
+
+One SQLite file, bounded: past a limit the oldest rows go. Only the supervisor writes; the command line opens the
+file read-only, so a call flow can be drawn after the lab is down.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.spans import AttributeValue, Span, SpanEvent
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS span (
+  id INTEGER PRIMARY KEY, trace_id TEXT NOT NULL, span_id TEXT NOT NULL, parent_id TEXT NOT NULL, node TEXT NOT NULL,
+  nf_type TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, start_ns INTEGER NOT NULL, end_ns INTEGER NOT NULL,
+  status TEXT NOT NULL, message TEXT NOT NULL, call_id TEXT NOT NULL, attributes TEXT NOT NULL, events TEXT NOT NULL,
+  links TEXT NOT NULL, UNIQUE (trace_id, span_id, node));
+CREATE INDEX IF NOT EXISTS span_by_trace ON span (trace_id);
+CREATE INDEX IF NOT EXISTS span_by_call ON span (call_id) WHERE call_id <> '';
+CREATE TABLE IF NOT EXISTS record (
+  id INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, node TEXT NOT NULL, severity TEXT NOT NULL, trace_id TEXT NOT NULL,
+  body TEXT NOT NULL, attributes TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS metric (
+  node TEXT NOT NULL, name TEXT NOT NULL, attributes TEXT NOT NULL, time_ns INTEGER NOT NULL, value REAL NOT NULL,
+  unit TEXT NOT NULL, PRIMARY KEY (node, name, attributes));
+"""
+_SPAN_COLUMNS = (
+    "trace_id, span_id, parent_id, node, nf_type, name, kind, start_ns, end_ns, status, message, attributes, events,"
+    " links"
+)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much the store keeps, in rows; ``attribute_octets`` cuts any longer text value."""
+
+    spans: int = 200_000
+    records: int = 50_000
+    metrics: int = 20_000
+    attribute_octets: int = 70_000
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A structured log event of a node; ``time_ns`` since the epoch."""
+
+    time_ns: int
+    node: str
+    severity: str
+    trace_id: str
+    body: str
+    attributes: Mapping[str, AttributeValue]
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """The last value of one metric series."""
+
+    node: str
+    name: str
+    attributes: Mapping[str, AttributeValue]
+    time_ns: int
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class CallSummary:
+    """A call the store knows: its SIP Call-ID, trace and when its first INVITE span began."""
+
+    call_id: str
+    trace_id: str
+    start_ns: int
+
+
+class TraceStore:
+    """Bounded SQLite store. Methods may be called from any thread; each write is one transaction.
+
+    Raises ``sqlite3.Error`` when the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path, bounds: Bounds | None = None, *, read_only: bool = False) -> None:
+        self._bounds = bounds or Bounds()
+        self._lock = threading.Lock()
+        mode = "ro" if read_only else "rwc"
+        if not read_only:
+            path.touch(mode=0o600)
+        self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, check_same_thread=False)
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+        self._written = {"span": 0, "record": 0}
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._db:
+            yield self._db
+
+    def add_spans(self, spans: Iterable[Span]) -> int:
+        """Keep ``spans``; the same span sent twice is kept once. Returns how many were given."""
+        rows = [
+            (
+                *(span.trace_id, span.span_id, span.parent_id, span.node, span.nf_type, span.name, span.kind),
+                *(span.start_ns, span.end_ns, span.status, span.message, span.text("sip.call_id")),
+                self._json(span.attributes),
+                json.dumps([[event.time_ns, event.name, self._cut(event.attributes)] for event in span.events]),
+                json.dumps(span.links),
+            )
+            for span in spans
+        ]
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO span (trace_id, span_id, parent_id, node, nf_type, name, kind, start_ns,"
+                " end_ns, status, message, call_id, attributes, events, links) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                rows,
+            )
+            self._trim(db, "span", self._bounds.spans, len(rows))
+        return len(rows)
+
+    def add_records(self, records: Iterable[LogRecord]) -> None:
+        """Keep log ``records``."""
+        rows = [
+            (item.time_ns, item.node, item.severity, item.trace_id, item.body, self._json(item.attributes))
+            for item in records
+        ]
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO record (time_ns, node, severity, trace_id, body, attributes) VALUES (?,?,?,?,?,?)", rows
+            )
+            self._trim(db, "record", self._bounds.records, len(rows))
+
+    def add_metrics(self, points: Iterable[MetricPoint]) -> None:
+        """Keep the last value of each series in ``points``; new series past the bound are dropped."""
+        with self._transaction() as db:
+            (count,) = db.execute("SELECT count(*) FROM metric").fetchone()
+            for point in points:
+                key = (point.node, point.name, json.dumps(dict(point.attributes), sort_keys=True))
+                known = db.execute("SELECT 1 FROM metric WHERE node=? AND name=? AND attributes=?", key).fetchone()
+                if known is None:
+                    if count >= self._bounds.metrics:
+                        continue
+                    count += 1
+                db.execute(
+                    "INSERT OR REPLACE INTO metric (node, name, attributes, time_ns, value, unit) VALUES (?,?,?,?,?,?)",
+                    (*key, point.time_ns, point.value, point.unit),
+                )
+
+    def _trim(self, db: sqlite3.Connection, table: str, limit: int, added: int) -> None:
+        self._written[table] += added
+        if self._written[table] < max(1, limit // 20):
+            return
+        self._written[table] = 0
+        newest = f"SELECT max(id) FROM {table}"  # noqa: S608 - table is one of two literals above
+        db.execute(f"DELETE FROM {table} WHERE id <= ({newest}) - ?", (limit,))  # noqa: S608
+
+    def _cut(self, attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+        limit = self._bounds.attribute_octets
+        return {key: value[:limit] if isinstance(value, str) else value for key, value in attributes.items()}
+
+    def _json(self, attributes: Mapping[str, AttributeValue]) -> str:
+        return json.dumps(self._cut(attributes))
+
+    def _spans(self, where: str, parameters: Sequence[str]) -> list[Span]:
+        query = f"SELECT {_SPAN_COLUMNS} FROM span WHERE {where} ORDER BY start_ns, id"  # noqa: S608 - literals
+        with self._lock:
+            rows = self._db.execute(query, parameters).fetchall()
+        return [_span(row) for row in rows]
+
+    def spans_of_trace(self, trace_id: str) -> list[Span]:
+        """Return every span of a trace, oldest first."""
+        return self._spans("trace_id = ?", (trace_id,))
+
+    def spans_of_call(self, call_id: str) -> list[Span]:
+        """Return the spans that carry ``call_id`` and all others of the traces these belong to, oldest first."""
+        return self._spans(
+            "call_id = ? OR trace_id IN (SELECT DISTINCT trace_id FROM span WHERE call_id = ?)", (call_id, call_id)
+        )
+
+    def associations_of_call(self, call_id: str) -> list[Span]:
+        """Return the ``media.association`` spans of a call."""
+        return self._spans("call_id = ? AND name = 'media.association'", (call_id,))
+
+    def last_call(self) -> CallSummary | None:
+        """Return the newest call (INVITE), ``None`` when there was none."""
+        return next(iter(self.calls(1)), None)
+
+    def calls(self, limit: int = 50) -> list[CallSummary]:
+        """Return the newest calls, newest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT call_id, min(trace_id), min(start_ns) AS begun FROM span WHERE call_id <> '' AND"
+                " name LIKE 'SIP INVITE%' GROUP BY call_id ORDER BY begun DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [CallSummary(*row) for row in rows]
+
+    def find_call(self, prefix: str) -> list[str]:
+        """Return the Call-IDs that are ``prefix`` or begin with it, else those of the trace with that id."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT DISTINCT call_id FROM span WHERE call_id <> '' AND substr(call_id, 1, ?) = ? LIMIT 10",
+                (len(prefix), prefix),
+            ).fetchall()
+            if not rows:
+                rows = self._db.execute(
+                    "SELECT DISTINCT call_id FROM span WHERE call_id <> '' AND trace_id = ? LIMIT 10", (prefix,)
+                ).fetchall()
+        found = [str(row[0]) for row in rows]
+        return [prefix] if prefix in found else found
+
+    def counts(self) -> dict[str, int]:
+        """Return how many spans, log records and metric series are kept."""
+        with self._lock:
+            return {
+                table: int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - literals
+                for table in ("span", "record", "metric")
+            }
+
+    def metrics(self, node: str | None = None) -> list[MetricPoint]:
+        """Return the last value of every series, of one node when given."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT node, name, attributes, time_ns, value, unit FROM metric WHERE ? IS NULL OR node = ?"
+                " ORDER BY node, name",
+                (node, node),
+            ).fetchall()
+        return [MetricPoint(row[0], row[1], json.loads(row[2]), row[3], row[4], row[5]) for row in rows]
+
+
+def _span(row: Sequence[object]) -> Span:
+    trace, span, parent, node, nf_type, name, kind, start, end, status, message, attributes, events, links = map(
+        str, row
+    )
+    return Span(
+        trace_id=trace,
+        span_id=span,
+        parent_id=parent,
+        node=node,
+        nf_type=nf_type,
+        name=name,
+        kind=kind,
+        start_ns=int(start),
+        end_ns=int(end),
+        status=status,
+        message=message,
+        attributes=json.loads(attributes),
+        events=tuple(SpanEvent(time_ns, event, values) for time_ns, event, values in json.loads(events)),
+        links=tuple((trace_id, span_id) for trace_id, span_id in json.loads(links)),
+    )

@@ -1,0 +1,147 @@
+"""The command line without a lab: usage, exit status, and that it stays light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lab import cli
+from lab.control import ControlError
+from lab.tracestore import TraceStore
+from tests.lab.traced import CALL, call_spans
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.imslab, arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["call", "alice"],
+        ["call", "alice", "bob", "--security", "rot13"],
+        ["call", "alice", "bob", "--seconds", "0"],
+        ["call", "alice", "bob", "--with-keys"],
+        ["call", "alice", "bob", "--option", "no-value"],
+        ["call", "alice", "bob", "--play", "/no/such/file.wav"],
+        ["flow", "--format", "pdf"],
+        ["no-such-command"],
+        ["logs", "nobody"],
+    ],
+)
+def test_wrong_usage_ends_with_two(arguments: list[str], state: str) -> None:
+    extra = ["--state", state] if arguments[0] != "no-such-command" else []
+    assert invoke(*arguments, *extra).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["register", "alice"], ["call", "alice", "bob"], ["ue", "status", "bob"]]
+)
+def test_without_a_lab_a_command_fails_and_says_what_to_do(command: list[str], state: str) -> None:
+    result = invoke(*command, "--state", state)
+    assert result.exit_code == 1
+    assert "imslab up" in result.output
+
+
+def test_a_call_that_cannot_be_tried_is_still_one_json_object(state: str) -> None:
+    result = CliRunner().invoke(cli.imslab, ["call", "alice", "bob", "--json", "--state", state])
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert (document["result"], document["legs"], document["audio"]) == ("failed", [], {})
+
+
+def test_down_without_a_lab_is_no_fault(state: str) -> None:
+    result = invoke("down", "--state", state)
+    assert (result.exit_code, result.output.strip()) == (0, "no lab runs here")
+
+
+def test_a_faulty_description_ends_with_two_and_lists_its_faults(state: str, tmp_path: Path) -> None:
+    config = tmp_path / "lab.yaml"
+    config.write_text("users: 3\nfoo: 1\n")
+    result = invoke("up", "--config", str(config), "--state", state)
+    assert result.exit_code == 2
+    assert f"{config}:2: foo: is unknown" in result.output
+    assert not Path(state).exists()
+
+
+@pytest.mark.parametrize(("result", "code"), [("established", 0), ("refused", 1), ("failed", 1)])
+def test_the_exit_status_of_a_call_is_its_verdict(
+    monkeypatch: pytest.MonkeyPatch, state: str, result: str, code: int
+) -> None:
+    verdict = {
+        "call_id": "c", "trace_id": "t", "result": result, "sip_status": 488, "setup_ms": 1.0, "security": "none",
+        "legs": [], "audio": {"alice->bob": {"heard": True, "snr_db": 1.0, "loss": 0.0, "jitter_ms": 0.1}}, "reason": "",
+    }  # fmt: skip
+    asked: list[dict[str, Any]] = []
+
+    def ask(path: Path, op: str, params: dict[str, Any], progress: object = None) -> Any:
+        asked.append(params)
+        return verdict
+
+    monkeypatch.setattr(cli, "ask", ask)
+    done = invoke("call", "alice", "bob", "--security", "e2ae-sdes", "--option", "media=off", "--state", state)
+    assert done.exit_code == code
+    assert asked[0]["options"] == {"media": "off"}
+    assert asked[0]["security"] == "e2ae-sdes"
+    assert result in done.output
+
+
+def test_a_refusal_of_kind_usage_ends_with_two(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    def ask(*_: object, **__: object) -> Any:
+        raise ControlError("no user is called nobody", "usage")
+
+    monkeypatch.setattr(cli, "ask", ask)
+    done = invoke("call", "alice", "nobody", "--json", "--state", state)
+    assert done.exit_code == 2
+    assert "nobody" in done.output
+
+
+def test_a_flow_is_drawn_from_the_store_of_a_lab_that_is_down(tmp_path: Path) -> None:
+    from lab.config import load
+    from lab.resolve import resolve
+    from lab.state import StateFolder
+
+    folder = StateFolder.at(tmp_path / "state")
+    resolve(load(ROOT / "config" / "lab.yaml"), folder)
+    store = TraceStore(folder.traces)
+    store.add_spans(call_spans())
+    store.close()
+    text = invoke("flow", "--state", str(folder.root))
+    assert text.exit_code == 0
+    assert "INVITE +SDP" in text.output
+    page = tmp_path / "call.html"
+    assert invoke("flow", CALL[:6], "--format", "html", "-o", str(page), "--state", str(folder.root)).exit_code == 0
+    assert "<svg" in page.read_text()
+    assert invoke("flow", "unknown", "--state", str(folder.root)).exit_code == 2
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, lab.cli; from click.testing import CliRunner;"
+        "CliRunner().invoke(lab.cli.imslab, ['status', '--state', '/nonexistent']);"
+        "heavy = {'grpc', 'twisted', 'sqlalchemy', 'opentelemetry', 'cryptography', 'pydantic', 'asyncio.runners'};"
+        "print(sorted(heavy & set(sys.modules) - {'asyncio.runners'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", sorted(cli.imslab.commands))
+def test_every_command_takes_a_state_folder(command: str) -> None:
+    found = cli.imslab.commands[command]
+    leaves = list(getattr(found, "commands", {command: found}).values())
+    for leaf in leaves:
+        assert any("--state" in parameter.opts for parameter in leaf.params), leaf.name

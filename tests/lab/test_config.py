@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.config import ConfigError, load, parse
+
+LAB = Path(__file__).resolve().parents[2] / "config" / "lab.yaml"
+
+
+def faults(text: str) -> list[tuple[int, str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "lab.yaml")
+    return [(problem.line, problem.where, problem.right) for problem in caught.value.problems]
+
+
+def line_of(text: str, start: str, nth: int = 1) -> int:
+    found = [number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(start)]
+    return found[nth - 1]
+
+
+def test_the_lab_of_the_repository_is_sound() -> None:
+    config = load(LAB)
+    assert [access.pcscf for access in config.access_networks] == ["pcscf-a", "pcscf-b"]
+    assert [user.name for user in config.users] == ["alice", "bob", "carol", "dave"]
+    assert config.user("alice").announces == ["sdes-srtp"]
+    assert config.user("carol").announces == []
+    assert (config.user("dave").profile, config.user("dave").software_ue) == ("digest", False)
+    assert config.user("alice").impu == "sip:alice@ims.test"
+
+
+def test_every_fault_is_reported_with_its_line() -> None:
+    text = (
+        LAB.read_text()
+        .replace("media_security: preferred", "media_security: prefered", 1)
+        .replace('tel: "+15550101"', "tel: 15550101")
+        .replace("access: access-b", "access: acess-b", 1)
+        .replace("  - name: carol\n", "  - nam: carol\n")
+        + "\nfoo: 1\n"
+    )
+    assert {(line, where) for line, where, _ in faults(text)} == {
+        (line_of(text, "media_security: prefered"), "access_networks[0].media_security"),
+        (line_of(text, "tel: 15550101"), "users[1].tel"),
+        (line_of(text, "access: acess-b"), "users[1].access"),
+        (line_of(text, "- nam: carol"), "users[2].name"),
+        (line_of(text, "- nam: carol"), "users[2].nam"),
+        (line_of(text, "foo:"), "foo"),
+    }
+
+
+def test_a_fault_says_what_would_be_right() -> None:
+    text = LAB.read_text().replace("media_security: preferred", "media_security: prefered", 1)
+    ((_, _, right),) = faults(text)
+    assert "'off'" in right
+    assert "'required'" in right
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "where", "right"),
+    [
+        ("access: access-b", "access: acess-b", "users[1].access", "one of access-a, access-b"),
+        ("impi: dave@ims.test", "impi: 001010000000001@ims.test", "users[3].impi", "an identity of its own"),
+        ("gateway: imsagw-b", "gateway: pcscf-a", "access_networks[1].gateway", "a name of its own for every node"),
+        ("domain: ims.test", "domain: other.test", "users[0].domain", "one of ims.test"),
+        ("name: access-b", "name: access-a", "access_networks[1].name", "each access network once"),
+        ('mcc: "001"', 'mcc: "1"', "plmn.mcc", 'digits in quotes, such as "001"'),
+    ],
+)
+def test_entries_that_do_not_fit_together_are_refused(before: str, after: str, where: str, right: str) -> None:
+    found = faults(LAB.read_text().replace(before, after, 1))
+    assert (where, right) in {(place, wanted) for _, place, wanted in found}
+
+
+def test_an_entry_written_twice_is_refused() -> None:
+    text = LAB.read_text() + "\nnrf: other\n"
+    ((line, where, right),) = faults(text)
+    assert (line, where, right) == (line_of(text, "nrf: other"), "nrf", "each entry once")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "- x", "users: 3", "? [a]: b", "home_domains: [1]"])
+def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(text)
+
+
+def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+
+
+def test_two_home_domains_may_share_their_nodes() -> None:
+    description: dict[str, Any] = yaml.safe_load(LAB.read_text())
+    description["home_domains"].append({"name": "other.test", "cscf": "cscf", "hss": "hss"})
+    description["users"][3]["domain"] = "other.test"
+    config = parse(yaml.safe_dump(description))
+    assert [home.name for home in config.home_domains] == ["ims.test", "other.test"]

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.ladder import Ladder, Step, media_ends, messages_of, of_call, pair_messages
+from tests.lab.traced import CALL, NAMES, TRACE, call_spans, span, transaction
+
+
+@pytest.fixture
+def call() -> Ladder:
+    return of_call(call_spans(), CALL, NAMES)
+
+
+def steps(call: Ladder, kind: str) -> list[Step]:
+    return [step for step in call.steps if step.kind == kind]
+
+
+def test_a_message_seen_at_both_ends_is_one_arrow(call: Ladder) -> None:
+    first = steps(call, "sip")[0]
+    assert (first.source, first.target, first.label) == ("alice", "pcscf-a", "INVITE +SDP")
+    assert (first.at_ms, first.until_ms, first.unseen) == (0.0, 1.0, False)
+    assert sum(step.source == "alice" for step in steps(call, "sip")) == 1
+
+
+def test_a_response_is_labelled_with_its_status_and_method(call: Ladder) -> None:
+    last = steps(call, "sip")[1]
+    assert [step.label for step in steps(call, "sip") if step.outcome].count("200 OK (INVITE)") == 3
+    assert last.detail.startswith(("INVITE", "SIP/2.0"))
+
+
+def test_a_message_that_did_not_arrive_is_marked_and_its_retransmission_too(call: Ladder) -> None:
+    sent = [step for step in steps(call, "sip") if (step.source, step.target) == ("pcscf-a", "cscf")]
+    assert [(step.at_ms, step.unseen, step.retransmission) for step in sent] == [
+        (7.0, False, False),
+        (507.0, True, True),
+    ]
+
+
+def test_a_peer_outside_the_lab_is_named_by_its_address_and_not_marked_lost(call: Ladder) -> None:
+    outside = [step for step in steps(call, "sip") if "127.9.9.9" in step.target]
+    assert [(step.label, step.unseen) for step in outside] == [("INVITE +SDP", False)]
+
+
+def test_a_service_call_is_an_arrow_to_the_node_that_served_it(call: Ladder) -> None:
+    (rpc,) = steps(call, "rpc")
+    assert (rpc.source, rpc.target, rpc.interface) == ("pcscf-a", "imsagw-a", "Iq")
+    assert rpc.label == "Iq.ReserveAndConfigure"
+    assert rpc.outcome == "OK"
+    assert rpc.until_ms - rpc.at_ms == pytest.approx(3.0)
+
+
+def test_a_key_decision_is_a_note_at_its_node(call: Ladder) -> None:
+    (note,) = steps(call, "decision")
+    assert (note.source, note.target) == ("pcscf-a", "")
+    assert note.label == "e2ae-sdes accepted AES_CM_128_HMAC_SHA1_80 tag 1"
+    assert note.detail == "first acceptable line"
+
+
+def test_both_ends_of_a_media_leg_are_one_segment_coloured_by_protection(call: Ladder) -> None:
+    access, core = sorted(steps(call, "media"), key=lambda step: step.protection, reverse=True)
+    assert {access.source, access.target} == {"alice", "imsagw-a"}
+    assert (access.protection, len(access.ends)) == ("SRTP", 2)
+    assert access.label == "SRTP SDES AES_CM_128_HMAC_SHA1_80"
+    assert (core.protection, len(core.ends)) == ("RTP", 1)
+
+
+def test_a_registration_in_the_same_trace_is_not_part_of_the_call(call: Ladder) -> None:
+    assert not any("REGISTER" in step.label for step in call.steps)
+    register = of_call(call_spans(), "register-1", NAMES)
+    assert [step.label for step in register.steps] == ["REGISTER", "200 OK (REGISTER)"]
+
+
+def test_steps_are_in_time_order_and_participants_from_caller_to_core(call: Ladder) -> None:
+    times = [step.at_ms for step in call.steps]
+    assert times == sorted(times)
+    assert call.participants[:3] == ("alice", "pcscf-a", "imsagw-a")
+    assert call.trace_id == TRACE
+
+
+def test_an_unknown_call_has_an_empty_ladder() -> None:
+    empty = of_call(call_spans(), "nobody", NAMES)
+    assert empty.steps == ()
+    assert empty.participants == ()
+
+
+def test_a_spiral_through_one_node_keeps_its_two_passages_apart() -> None:
+    start = "INVITE sip:bob@ims.test SIP/2.0"
+    spans = [
+        transaction("pcscf-a", "cscf", "INVITE", [(0, "sent", start, False)], kind="CLIENT"),
+        transaction("cscf", "pcscf-a", "INVITE", [(1, "received", start, False)], kind="SERVER"),
+        transaction("cscf", "pcscf-a", "INVITE", [(2, "sent", start, False)], kind="CLIENT"),
+        transaction("pcscf-a", "cscf", "INVITE", [(3, "received", start, False)], kind="SERVER"),
+    ]
+    drawn = of_call(spans, CALL, NAMES)
+    assert [(step.source, step.target, step.unseen) for step in drawn.steps] == [
+        ("pcscf-a", "cscf", False),
+        ("cscf", "pcscf-a", False),
+    ]
+
+
+def test_a_failed_service_call_is_marked() -> None:
+    spans = [
+        *call_spans(),
+        span(
+            "pcscf-a",
+            "ims.iq.v1.Iq/Configure",
+            8,
+            9,
+            kind="CLIENT",
+            status="ERROR",
+            attributes={"rpc.service": "ims.iq.v1.Iq", "rpc.method": "Configure", "sip.call_id": CALL},
+        ),
+    ]
+    assert [step.outcome for step in of_call(spans, CALL, NAMES).steps if step.kind == "rpc"] == ["OK", "ERROR"]
+
+
+def test_counters_of_an_association_are_numbers() -> None:
+    (access, *_) = media_ends(call_spans())
+    assert (access.node, access.packets_in, access.packets_out, access.replays) == ("imsagw-a", 150, 149, 0)
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 5))
+def test_no_message_is_lost_or_drawn_twice(arrivals: list[bool], late: int) -> None:
+    start = "MESSAGE sip:bob@ims.test SIP/2.0"
+    sent = [(float(index * 10), "sent", start, index > 0) for index in range(len(arrivals))]
+    heard = [(index * 10 + late, "received", start, False) for index, came in enumerate(arrivals) if came]
+    spans = []
+    if sent:
+        spans.append(transaction("alice", "pcscf-a", "MESSAGE", sent, kind="CLIENT"))
+    if heard:
+        spans.append(transaction("pcscf-a", "alice", "MESSAGE", heard, kind="SERVER"))
+    pairs = pair_messages(messages_of(spans, NAMES), frozenset(("alice", "pcscf-a")))
+    assert len([one for one, _ in pairs if one is not None]) == len(sent)
+    assert len([other for _, other in pairs if other is not None]) == len(heard)
+    assert len(pairs) == len(sent)

@@ -1,0 +1,124 @@
+"""The receiver against the real OpenTelemetry exporter, with and without a certificate of the lab."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import SpanKind
+
+from lab.otlp import OtlpReceiver, ReceiverCredentials, metrics_of, records_of
+from lab.tracestore import TraceStore
+from sba.pki import LabCa
+
+PEER = "7d0a2a4e-5a52-4f2b-9d1c-0b1de3a3c001"
+OWN = "7d0a2a4e-5a52-4f2b-9d1c-0b1de3a3c002"
+
+
+class Receiving:
+    def __init__(self, folder: Path) -> None:
+        self.store = TraceStore(folder / "traces.sqlite")
+        self.pki = folder / "pki"
+        authority = LabCa.create(self.pki)
+        authority.issue("lab", ["LAB"], OWN, dns=["lab.ims.test"], ips=["127.0.0.1"])
+        authority.issue("alice", ["UE"], PEER, dns=["alice.ims.test"])
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.receiver = OtlpReceiver(self.store)
+        own = ReceiverCredentials(*((self.pki / name).read_bytes() for name in ("lab.key", "lab.crt", "ca.crt")))
+        starting = asyncio.run_coroutine_threadsafe(self.receiver.start("127.0.0.1", 0, own), self.loop)
+        self.port = starting.result(10)
+
+    def credentials(self, name: str | None) -> grpc.ChannelCredentials:
+        ca = (self.pki / "ca.crt").read_bytes()
+        if name is None:
+            return grpc.ssl_channel_credentials(ca)
+        key, certificate = ((self.pki / f"{name}.{kind}").read_bytes() for kind in ("key", "crt"))
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self.receiver.stop(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+        self.store.close()
+
+
+@pytest.fixture
+def receiving(tmp_path: Path) -> Iterator[Receiving]:
+    running = Receiving(tmp_path)
+    yield running
+    running.close()
+
+
+def exporter(receiving: Receiving, name: str | None) -> OTLPSpanExporter:
+    return OTLPSpanExporter(f"https://127.0.0.1:{receiving.port}", credentials=receiving.credentials(name), timeout=3)
+
+
+def test_a_span_of_a_node_arrives_whole(receiving: Receiving) -> None:
+    provider = TracerProvider(resource=Resource({"service.name": "alice", "imslab.nf_type": "UE"}))
+    provider.add_span_processor(SimpleSpanProcessor(exporter(receiving, "alice")))
+    tracer = provider.get_tracer("t")
+    attributes = {"sip.call_id": "c1", "port": 5061, "ok": True, "ratio": 0.5, "list": ["a", "b"]}
+    with tracer.start_as_current_span("SIP INVITE", kind=SpanKind.CLIENT, attributes=attributes) as span:
+        span.add_event("sip.message", {"direction": "sent", "retransmission": False})
+        trace_id = f"{span.get_span_context().trace_id:032x}"
+    provider.shutdown()
+    (kept,) = receiving.store.spans_of_call("c1")
+    assert (kept.trace_id, kept.node, kept.nf_type, kept.kind) == (trace_id, "alice", "UE", "CLIENT")
+    assert kept.attributes == attributes
+    assert kept.events[0].text("direction") == "sent"
+    assert kept.events[0].attributes["retransmission"] is False
+
+
+@pytest.mark.attack("T6")
+def test_a_sender_without_a_certificate_of_the_lab_is_not_let_in(receiving: Receiving, tmp_path: Path) -> None:
+    stranger = tmp_path / "other"
+    LabCa.create(stranger).issue("alice", ["UE"], PEER, dns=["alice.ims.test"])
+    ca = (receiving.pki / "ca.crt").read_bytes()
+    key, certificate = ((stranger / f"alice.{kind}").read_bytes() for kind in ("key", "crt"))
+    for credentials in (receiving.credentials(None), grpc.ssl_channel_credentials(ca, key, certificate)):
+        with grpc.secure_channel(f"127.0.0.1:{receiving.port}", credentials) as channel:
+            export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+            with pytest.raises(grpc.RpcError) as refused:
+                export(b"", timeout=3)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert receiving.store.counts()["span"] == 0
+
+
+def test_octets_that_are_no_otlp_are_refused(receiving: Receiving) -> None:
+    with grpc.secure_channel(f"127.0.0.1:{receiving.port}", receiving.credentials("alice")) as channel:
+        export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        with pytest.raises(grpc.RpcError):
+            export(b"\xff\xff\xff", timeout=3)
+        assert export(b"", timeout=3) == b""
+
+
+def test_log_records_and_metrics_are_read() -> None:
+    logs = logs_service_pb2.ExportLogsServiceRequest()
+    resource_logs = logs.resource_logs.add()
+    resource_logs.resource.attributes.add(key="service.name").value.string_value = "hss"
+    record = resource_logs.scope_logs.add().log_records.add(time_unix_nano=7, severity_text="INFO")
+    record.body.string_value = "node-ready"
+    (read,) = records_of(logs)
+    assert (read.node, read.body, read.time_ns, read.severity) == ("hss", "node-ready", 7, "INFO")
+
+    metrics = metrics_service_pb2.ExportMetricsServiceRequest()
+    resource_metrics = metrics.resource_metrics.add()
+    resource_metrics.resource.attributes.add(key="service.name").value.string_value = "imsagw-a"
+    scope = resource_metrics.scope_metrics.add()
+    scope.metrics.add(name="packets").sum.data_points.add(as_int=5)
+    scope.metrics.add(name="load").gauge.data_points.add(as_double=0.5)
+    scope.metrics.add(name="delay").histogram.data_points.add(count=4, sum=2.0)
+    assert {point.name: point.value for point in metrics_of(metrics)} == {"packets": 5.0, "load": 0.5, "delay": 0.5}

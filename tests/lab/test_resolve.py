@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import ipaddress
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.config import load
+from lab.labfile import LabFile, LabFileError
+from lab.resolve import OPERATOR, resolve
+from lab.state import StateFolder
+from lab.subscribers import load as load_secrets
+from nodes.hss.provision import AkaCredentials, read_provisioning
+from sba.config import NodeEnvironment
+from sba.errors import StoreError
+from sba.identity import read_identity
+from sba.pki import LabCa
+from sba.store import Sealer
+
+LAB = Path(__file__).resolve().parents[2] / "config" / "lab.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    return StateFolder.at(tmp_path / "state")
+
+
+@pytest.fixture
+def lab(folder: StateFolder) -> dict[str, Any]:
+    return resolve(load(LAB), folder)
+
+
+def test_every_node_has_addresses_of_its_own_in_the_labs_subnet(lab: dict[str, Any]) -> None:
+    network = ipaddress.ip_network(lab["network"])
+    addresses = list(lab["layout"]["addresses"].values())
+    assert len(addresses) == len(set(addresses))
+    assert all(ipaddress.ip_address(address) in network for address in addresses)
+    assert network.is_loopback
+    for instance in ("pcscf-a", "imsagw-b"):
+        assert lab["layout"]["addresses"][instance] != lab["layout"]["addresses"][f"{instance}/core"]
+
+
+def test_each_node_can_load_its_part(lab: dict[str, Any], folder: StateFolder) -> None:
+    for instance in lab["nodes"]:
+        environment = NodeEnvironment.load(folder.lab_json, instance)
+        assert environment.node.sbi.port != 0
+
+
+def test_settings_are_those_the_nodes_know(lab: dict[str, Any], folder: StateFolder) -> None:
+    from sba.run import node_class
+
+    for instance, entry in lab["nodes"].items():
+        if instance != OPERATOR:
+            node_class(entry["kind"]).settings_class.model_validate(entry["settings"])
+
+
+def test_a_lab_comes_back_at_the_same_addresses_with_the_same_identities(
+    lab: dict[str, Any], folder: StateFolder
+) -> None:
+    serial = LabCa.open(folder.pki).present("pcscf-a").serial_number
+    before = load_secrets(folder)["alice"].k
+    assert resolve(load(LAB), folder) == lab
+    assert LabCa.open(folder.pki).present("pcscf-a").serial_number == serial
+    assert load_secrets(folder)["alice"].k == before
+
+
+def test_two_labs_share_no_address(lab: dict[str, Any], tmp_path: Path) -> None:
+    other = resolve(load(LAB), StateFolder.at(tmp_path / "other"))
+    mine, theirs = (set(each["layout"]["addresses"].values()) for each in (lab, other))
+    assert not mine & theirs
+
+
+def test_a_certificate_names_the_node_its_type_and_its_addresses(lab: dict[str, Any], folder: StateFolder) -> None:
+    identity = read_identity(LabCa.open(folder.pki).present("imsagw-a"))
+    assert identity.nf_types == ("IMS_AGW",)
+    assert identity.instance_id == lab["nodes"]["imsagw-a"]["nf_instance_id"]
+    assert "imsagw-a.ims.test" in identity.dns_names
+    addresses = lab["layout"]["addresses"]
+    assert {addresses["imsagw-a"], addresses["imsagw-a/core"]} <= set(identity.addresses)
+
+
+def test_hss_and_ue_hold_the_same_keys(lab: dict[str, Any], folder: StateFolder) -> None:
+    hss = Sealer(folder.sealing_key, lab["nodes"]["hss"]["nf_instance_id"])
+    subscribers = read_provisioning((folder.secrets / "hss.sealed").read_bytes(), hss)
+    alice = next(entry for entry in subscribers if entry.impi.startswith("001010000000001"))
+    ue = Sealer(folder.sealing_key, lab["nodes"]["alice"]["nf_instance_id"])
+    card = json.loads(ue.unseal((folder.secrets / "alice.sealed").read_bytes()))
+    assert isinstance(alice.credentials, AkaCredentials)
+    assert alice.credentials.k.reveal().hex() == card["k"]
+    assert alice.credentials.opc.reveal().hex() == card["opc"]
+    assert {identity.uri for identity in alice.public_identities} == {"sip:alice@ims.test", "tel:+15550100"}
+
+
+@pytest.mark.attack("T8")
+def test_no_subscriber_key_stands_in_any_file_in_the_open(lab: dict[str, Any], folder: StateFolder) -> None:
+    secrets = load_secrets(folder)
+    needles = []
+    for entry in secrets.values():
+        for value in (entry.k, entry.opc, entry.password):
+            if value is not None:
+                raw = value.reveal()
+                needles += [raw, raw.hex().encode(), raw.hex().upper().encode()]
+    assert len(needles) >= 3 * (3 * 2 + 1)
+    for path in folder.root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(needle in content for needle in needles), path
+
+
+@pytest.mark.attack("T8")
+def test_a_sealed_card_opens_for_its_owner_only(lab: dict[str, Any], folder: StateFolder) -> None:
+    bob = Sealer(folder.sealing_key, lab["nodes"]["bob"]["nf_instance_id"])
+    with pytest.raises(StoreError):
+        bob.unseal((folder.secrets / "alice.sealed").read_bytes())
+
+
+def test_secrets_are_readable_by_their_owner_only(lab: dict[str, Any], folder: StateFolder) -> None:
+    assert stat.S_IMODE(folder.root.stat().st_mode) == 0o700
+    for path in (folder.sealing_key, folder.secrets / "hss.sealed", folder.pki / "ca.key", folder.pki / "alice.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_the_policy_of_an_access_reaches_its_pcscf(folder: StateFolder) -> None:
+    config = load(LAB)
+    strict = config.access_networks[1].model_copy(update={"media_security": "required"})
+    config = config.model_copy(update={"access_networks": [config.access_networks[0], strict]})
+    lab: Any = resolve(config, folder)
+    assert lab["nodes"]["pcscf-a"]["settings"]["e2ae"] == "preferred"
+    assert lab["nodes"]["pcscf-b"]["settings"]["e2ae"] == "required"
+
+
+def test_the_lab_file_names_nodes_by_address_and_by_name(lab: dict[str, Any], folder: StateFolder) -> None:
+    file = LabFile.read(folder.lab_json)
+    addresses = lab["layout"]["addresses"]
+    assert file.names[addresses["pcscf-a/core"]] == "pcscf-a"
+    assert file.names["imsagw-b.ims.test"] == "imsagw-b"
+    assert file.users["alice"].gateway == "imsagw-a"
+    assert file.gateways == ("imsagw-a", "imsagw-b")
+
+
+def test_without_a_lab_the_lab_file_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(LabFileError, match="imslab up"):
+        LabFile.read(tmp_path / "lab.json")
