@@ -1,0 +1,40 @@
+"""The demonstration, as a newcomer runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.lab import ROOT
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+
+
+@pytest.mark.attack("T1")
+def test_the_demonstration_shows_four_calls_that_ended_as_they_must(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "demo", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - began < 60
+    assert "4 of 4 calls ended as they must" in done.stdout
+    assert "refused (488)" in done.stdout
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 4
+    for expected in ("INVITE", "Iq.ReserveAndConfigure", "media srtp", "media opaque", "media rtp", "e2ae-sdes"):
+        assert expected in page, expected
+    assert "inline:" not in page.replace("inline:&lt;", "")
+    assert (out / "call.pcapng").stat().st_size > 50_000
+    assert len(list((out / "heard").glob("*.wav"))) == 2
+    assert not (out / "state" / "control.sock").exists()

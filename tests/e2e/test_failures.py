@@ -1,0 +1,99 @@
+"""Nodes die with ``kill -9``; calls in progress keep their media and the node returns with its state (T9)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from tests.e2e.lab import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.attack("T9"), pytest.mark.timeout(240)]
+
+
+class BackgroundCall:
+    """A call placed from another thread, so that the test can break things meanwhile."""
+
+    def __init__(self, lab: Lab, *arguments: str) -> None:
+        self.result: dict[str, Any] = {}
+        self._lab, self._arguments = lab, arguments
+        self._thread = threading.Thread(target=self._place)
+        self._thread.start()
+
+    def _place(self) -> None:
+        process = self._lab.run("call", *self._arguments, "--json", check=False)
+        self.result = json.loads(process.stdout) if process.stdout.strip() else {"stderr": process.stderr}
+
+    def wait_media(self) -> None:
+        """Until the gateway of the caller counts packets of this call."""
+        self._lab.wait(lambda: self._lab.json("status")["media_streams"] > 0, 20, "no media stream appeared")
+
+    def join(self) -> dict[str, Any]:
+        self._thread.join()
+        return self.result
+
+
+def assert_calls_work(lab: Lab) -> None:
+    result = lab.call("alice", "bob", "--security", "e2ae-sdes", "--seconds", "1")
+    assert result["result"] == "established", result
+
+
+def test_media_goes_on_while_the_callers_pcscf_is_dead_and_the_call_ends_in_order(lab: Lab) -> None:
+    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "8")
+    call.wait_media()
+    dead = lab.kill("pcscf-a")
+    lab.wait_back("pcscf-a", dead)
+    result = call.join()
+    assert result["result"] == "established", result
+    for direction, audio in result["audio"].items():
+        assert audio["heard"], direction
+        assert audio["loss"] < 0.05, (direction, audio)
+    lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "the gateway kept streams of the ended call")
+    assert_calls_work(lab)
+
+
+@pytest.mark.parametrize("instance", ["cscf", "hss", "nrf"])
+def test_core_node_returns_with_its_state_and_the_call_in_progress_ends_in_order(lab: Lab, instance: str) -> None:
+    lab.run("register", "alice")
+    lab.run("register", "bob")
+    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "6")
+    call.wait_media()
+    dead = lab.kill(instance)
+    lab.wait_back(instance, dead)
+    result = call.join()
+    assert result["result"] == "established", result
+    assert all(audio["heard"] and audio["loss"] < 0.05 for audio in result["audio"].values())
+    assert_calls_work(lab)
+
+
+def test_registrations_survive_the_death_of_the_cscf(lab: Lab) -> None:
+    lab.run("register", "bob")
+    before = lab.json("status")["registrations"]
+    dead = lab.kill("cscf")
+    lab.wait_back("cscf", dead)
+    assert lab.json("status")["registrations"] == before
+    assert_calls_work(lab)
+
+
+def test_gateway_death_ends_its_calls_and_new_calls_work(lab: Lab) -> None:
+    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "20")
+    call.wait_media()
+    dead = lab.kill("imsagw-a")
+    result = call.join()
+    assert result.get("result") in {"established", "failed"}, result
+    lab.wait_back("imsagw-a", dead)
+    lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "streams of a dead call remain")
+    assert_calls_work(lab)
+
+
+def test_phone_that_vanishes_leaves_no_media_behind(lab: Lab) -> None:
+    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "4")
+    call.wait_media()
+    dead = lab.kill("bob")
+    call.join()
+    lab.wait_back("bob", dead)
+    lab.wait(lambda: lab.json("status")["media_streams"] == 0, 60, "the gateways kept streams of a vanished phone")
+    lab.run("register", "bob")
+    assert_calls_work(lab)

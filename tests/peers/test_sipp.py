@@ -1,0 +1,154 @@
+"""sipp registers with AKAv1-MD5 and announces media security, again and again."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keying.secret import Secret
+from signalling.aka.milenage import Milenage, opc_from_op
+from tests.e2e.lab import Lab, running
+
+pytestmark = [pytest.mark.lab, pytest.mark.peer("sipp"), pytest.mark.timeout(240)]
+
+K, OP = "a1b2c3d4e5f6a7b8c9dae1f2a3b4c5d6", "cdc2e2d592bea0f6abede7eac7acb398"
+# sipp keeps all three as text: no octet of them may be a zero, a space, a bracket or another mark it reads.
+AMF = "b9b9"
+WANTED = 50
+
+SCENARIO = """<?xml version="1.0" encoding="ISO-8859-1"?>
+<scenario name="register with AKA and mediasec">
+  <send retrans="500"><![CDATA[
+REGISTER sip:ims.test SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch];rport
+Max-Forwards: 70
+From: <sip:frank@ims.test>;tag=[call_number]
+To: <sip:frank@ims.test>
+Call-ID: [call_id]
+CSeq: 1 REGISTER
+Contact: <sip:frank@[local_ip]:[local_port]>;expires=600
+Supported: path
+Require: mediasec
+Proxy-Require: mediasec
+Security-Client: sdes-srtp;mediasec
+Authorization: Digest username="frank@ims.test",realm="ims.test",uri="sip:ims.test",nonce="",response=""
+Content-Length: 0
+
+]]></send>
+  <recv response="100" optional="true"/>
+  <recv response="401" auth="true" rrs="true">
+    <action><ereg regexp=".*" search_in="hdr" header="Security-Server:" check_it="true" assign_to="agreed"/></action>
+  </recv>
+  <send retrans="500"><![CDATA[
+REGISTER sip:ims.test SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch];rport
+Max-Forwards: 70
+From: <sip:frank@ims.test>;tag=[call_number]
+To: <sip:frank@ims.test>
+Call-ID: [call_id]
+CSeq: 2 REGISTER
+Contact: <sip:frank@[local_ip]:[local_port]>;expires=600
+Supported: path
+Require: mediasec
+Proxy-Require: mediasec
+Security-Client: sdes-srtp;mediasec
+Security-Verify:[$agreed]
+[authentication username=frank@ims.test aka_K=0xKEY aka_OP=0xOPERATOR aka_AMF=0xFIELD]
+Content-Length: 0
+
+]]></send>
+  <recv response="100" optional="true"/>
+  <recv response="200"/>
+</scenario>
+"""
+
+
+@pytest.fixture(scope="module")
+def open_gm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with a user for sipp, and a P-CSCF that announces sdes-srtp over UDP so that headers can be watched."""
+
+    def change(description: dict[str, Any]) -> None:
+        description["users"].append(
+            {
+                "name": "frank",
+                "domain": "ims.test",
+                "impi": "frank@ims.test",
+                "access": "access-a",
+                "profile": "aka-udp",
+                "software_ue": False,
+                "usim": {"k": K, "op": OP, "amf": AMF},
+            }
+        )
+        description["access_networks"][0]["announce_on_clear_gm"] = True
+
+    with running(tmp_path_factory.mktemp("open-gm"), change) as lab:
+        yield lab
+
+
+def response_has_zero(nonce: str) -> bool:
+    """sipp treats RES as text and stops at a zero octet; such a challenge it cannot answer."""
+    challenge = base64.b64decode(nonce)
+    k = Secret(bytes.fromhex(K))
+    milenage = Milenage(k, opc_from_op(k, Secret(bytes.fromhex(OP))))
+    res = milenage.f2345(challenge[:16])[0]
+    return 0 in (res.reveal() if isinstance(res, Secret) else res)
+
+
+@pytest.mark.clause("TS 33.328", "7.1.1-1", "7.1.1-4", "7.1-1")
+def test_fifty_registrations_in_a_row(open_gm: Lab, tmp_path: Path) -> None:
+    row = open_gm.resolved["users"]["frank"]
+    scenario = tmp_path / "register.xml"
+    scenario.write_text(SCENARIO.replace("KEY", K).replace("OPERATOR", OP).replace("FIELD", AMF))
+    subprocess.run(
+        [
+            "sipp",
+            f"{row['pcscf']['host']}:{row['pcscf']['port']}",
+            "-i",
+            row["address"],
+            "-sf",
+            str(scenario),
+            "-m",
+            str(WANTED + 10),
+            "-l",
+            "1",
+            "-r",
+            "20",
+            "-trace_msg",
+            "-message_file",
+            str(tmp_path / "messages"),
+            "-nostdin",
+            "-auth_uri",
+            "ims.test",
+            "-timeout",
+            "100",
+            "-recv_timeout",
+            "4000",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    text = (tmp_path / "messages").read_text(errors="replace")
+    outcomes: dict[str, int] = {}
+    nonces: dict[str, str] = {}
+    for message in re.split(r"-{20,}", text):
+        call = re.search(r"Call-ID: (\S+)", message)
+        if call is None:
+            continue
+        if (nonce := re.search(r'WWW-Authenticate:.*?nonce="([^"]+)"', message)) is not None:
+            nonces.setdefault(call[1], nonce[1])
+            assert "sdes-srtp;mediasec" in message, "the 401 lists what the P-CSCF supports"
+        if (status := re.search(r"SIP/2.0 ([2-6]\d\d) ", message)) is not None and status[1] != "401":
+            outcomes[call[1]] = int(status[1])
+    good = [call for call, status in outcomes.items() if status == 200]
+    for call, nonce in nonces.items():
+        assert outcomes.get(call) == 200 or response_has_zero(nonce), (call, outcomes.get(call))
+    assert len(good) >= WANTED, outcomes
+    assert open_gm.json("status")["nodes"]
