@@ -138,7 +138,10 @@ class RegisterEdge:
         registration = self._record(request.call_id, impi, impu, contact, instance, address, scheme)
         self._check_user(address, flow, impi)
         response_given = bool(credentials and (credentials.get("response") or credentials.get("auts")))
-        procedure, server, verify = self._verify(registration, request, client, verify_list, server_media)
+        proves = under_sa or bool(credentials and credentials.get("response") and not credentials.get("auts"))
+        procedure, server, verify = self._verify(
+            registration, request, client, verify_list, server_media, must_verify=proves
+        )
         standing = self._standing(registration, procedure, address, held, response=response_given)
         flag = integrity_flag(scheme, standing, response=response_given)
         attempt = RegisterAttempt(
@@ -177,13 +180,21 @@ class RegisterEdge:
         client: Sequence[MechanismEntry],
         verify_list: Sequence[MechanismEntry],
         server_media: Sequence[MechanismEntry],
+        *,
+        must_verify: bool,
     ) -> tuple[Procedure, Sequence[MechanismEntry], Verify]:
-        """Compare Security-Verify and Security-Client with what was said before (PC-15, PC-16)."""
+        """Compare Security-Verify and Security-Client with what was said before (PC-15, PC-16).
+
+        `must_verify`: the request proves the user or comes under a security association. When a signalling mechanism
+        was agreed, leaving Security-Verify out of it is no way around the comparison (RFC 3329 2.3.1).
+        """
         pending = registration.pending
         running = pending if pending and pending.call_id == request.call_id and self._alive(pending) else None
         known = running.server if running else registration.server
         expected = parse_security_header(known) if known else ()
         verify = mediasec.compare(verify_list, expected)
+        if must_verify and not verify_list and signalling_entries(expected):
+            raise mediasec.altered(expected)
         if verify in (Verify.ALTERED, Verify.MEDIA_ALTERED, Verify.UNEXPECTED):
             correct = expected or tuple(server_media)
             signalling = verify is Verify.ALTERED and bool(signalling_entries(expected))

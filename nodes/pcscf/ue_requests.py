@@ -15,7 +15,7 @@ from nodes.pcscf.mediasec import AgreementState, Verify
 from nodes.pcscf.rejection import RejectionError
 from nodes.pcscf.routing import domain_of, enforce_service_route, is_emergency, take_own_routes
 from nodes.pcscf.session import Session
-from signalling.secagree import parse_security_header
+from signalling.secagree import parse_security_header, signalling_entries
 from signalling.sip.flow import Flow
 from signalling.sip.message import SipRequest, SipResponse
 
@@ -78,17 +78,19 @@ class UeRequests:
         if verify is Verify.EQUAL and registration.agreement.state is AgreementState.ANNOUNCED:
             registration.agreement = replace(registration.agreement, state=AgreementState.CONFIRMED)
             await self._edge.bindings.save(registration)
-        if verify not in (Verify.ALTERED, Verify.MEDIA_ALTERED) and not (verify is Verify.UNEXPECTED and server):
+        omitted = not verify_list and bool(signalling_entries(server))
+        foreign = verify is Verify.UNEXPECTED and bool(server)
+        if not omitted and not foreign and verify not in (Verify.ALTERED, Verify.MEDIA_ALTERED):
             return
         self._edge.recorder.record(
             "refused",
             call_id=request.call_id,
             mode="mediasec",
             subject=registration.impu,
-            reason="Security-Verify was altered",
+            reason="Security-Verify is missing" if omitted else "Security-Verify was altered",
             verify=str(verify),
         )
-        if verify is Verify.ALTERED or self._edge.settings.answer_altered_verify_with_494:
+        if omitted or verify is Verify.ALTERED or self._edge.settings.answer_altered_verify_with_494:
             raise mediasec.altered(server)
         registration.agreement = replace(registration.agreement, state=AgreementState.ALTERED)
         await self._edge.bindings.save(registration)
