@@ -129,6 +129,14 @@ class DigestPhone:
         self.authorization = f"Authorization: {self.credentials(challenge, answer_as or self.impi, uri)}"
         return self.exchange(self.message("REGISTER", uri, header, self.authorization, impu=impu))
 
+    def invite(self, uri: str) -> bytes:
+        """An INVITE that offers plain PCMU."""
+        body = (
+            f"v=0\r\no=- 1 1 IN IP4 {self.ip}\r\ns=-\r\nc=IN IP4 {self.ip}\r\nt=0 0\r\n"
+            f"m=audio {self.number} RTP/AVP 0\r\n"
+        )
+        return self.message("INVITE", uri, body=body)
+
     @staticmethod
     def challenge(response: SipResponse) -> DigestChallenge:
         chosen = choose_challenge(response.headers.get_all("WWW-Authenticate"), ("SHA-256", "MD5"))
