@@ -1,4 +1,4 @@
-"""Build hook: compile the contracts in ``protos/`` before the packages are collected."""
+"""Build hook: compile the contracts in ``protos/``; put the default lab description beside the lab's code."""
 
 import runpy
 from pathlib import Path
@@ -10,12 +10,14 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithContracts(build_py):
-    """Generate the gRPC message code, then build as usual."""
+    """Generate the gRPC message code, build as usual, add what lies outside the packages."""
 
     def run(self) -> None:
-        """Run ``protos/generate.py``, then the standard step."""
+        """Run ``protos/generate.py``, the standard step, and copy ``config/lab.yaml`` (not for an editable install)."""
         runpy.run_path(str(ROOT / "protos" / "generate.py"))["generate"](ROOT)
         super().run()
+        if not self.editable_mode:
+            self.copy_file(str(ROOT / "config" / "lab.yaml"), str(Path(self.build_lib) / "lab" / "lab.yaml"))
 
 
 setup(cmdclass={"build_py": BuildWithContracts})

@@ -43,9 +43,10 @@ class Started:
 
 
 def default_config() -> Path:
-    """Return the lab description used without ``--config``: ``config/lab.yaml`` here, else the checkout's."""
-    here = Path("config/lab.yaml")
-    return here if here.exists() else Path(__file__).resolve().parent.parent / "config" / "lab.yaml"
+    """Return the lab description used without ``--config``: ``config/lab.yaml`` here, in the checkout, in the package."""
+    package = Path(__file__).resolve().parent
+    candidates = (Path("config/lab.yaml"), package.parent / "config" / "lab.yaml", package / "lab.yaml")
+    return next((path for path in candidates if path.exists()), candidates[-1])
 
 
 def is_running(folder: StateFolder) -> bool:
