@@ -43,7 +43,7 @@ class Started:
 
 
 def default_config() -> Path:
-    """Return the lab description used without ``--config``: ``config/lab.yaml`` here, in the checkout, in the package."""
+    """Return the lab description used without ``--config``: that of this folder, of the checkout, of the package."""
     package = Path(__file__).resolve().parent
     candidates = (Path("config/lab.yaml"), package.parent / "config" / "lab.yaml", package / "lab.yaml")
     return next((path for path in candidates if path.exists()), candidates[-1])
