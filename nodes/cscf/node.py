@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 from typing import cast
 
 from keying.secret import Secret
+from nodes import siptls
 from nodes.cscf.call_procedure import CallProcedure
 from nodes.cscf.challenge import Challenge
 from nodes.cscf.challenges import OpenChallenges
@@ -15,7 +16,6 @@ from nodes.cscf.config import CscfSettings
 from nodes.cscf.hss import Flag, HssClient
 from nodes.cscf.location import LocationService
 from nodes.cscf.mw_shell import MwShell, Procedures
-from nodes.cscf.mw_tls import client_tls, identity_of, server_tls
 from nodes.cscf.neighbours import MW, HomeNetworks
 from nodes.cscf.reg_event_server import RegEventServer
 from nodes.cscf.register_procedure import RegisterProcedure
@@ -72,9 +72,9 @@ class Cscf(NetworkFunction):
             cast("Reactor", self.clock), timers=timers, observer=self._tracer, server_name=self.environment.node.fqdn
         )
         self._stack.request_hooks.append(lambda request, _hop, _role: self._trace_outgoing(request))
-        tls = server_tls(self.identity) if transport == "TLS" else None
+        tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
         if tls is not None:
-            self._stack.set_client_tls(MW, client_tls(self.identity))
+            self._stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity))
         listener = await self._stack.listen(transport, settings.mw.host, settings.mw.port, role=MW, tls=tls)
         self._own = OwnNames(
             frozenset({settings.mw.host.lower(), self.environment.node.fqdn.lower()}), listener.address[1], transport
@@ -173,7 +173,7 @@ class Cscf(NetworkFunction):
         if flow.transport != "TLS":
             return peer_of_address(flow.remote[0], self.settings.trusted_peers)
         certificate = self._stack.peer_certificate(flow)
-        peer = None if certificate is None else identity_of(certificate, self.identity)
+        peer = None if certificate is None else siptls.peer_of(certificate, self.identity)
         if peer is None:
             return UNTRUSTED
         return peer_of_certificate(peer.nf_types, peer.instance_id, self.settings.trusted_nf_types)

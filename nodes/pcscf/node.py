@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from keying.secret import Secret
-from nodes.pcscf import tls
+from nodes import siptls
 from nodes.pcscf.bindings import Bindings, Registration
 from nodes.pcscf.config import PcscfSettings
 from nodes.pcscf.control_link import ControlLink
@@ -43,6 +43,8 @@ from signalling.sip.timers import TimerConfig
 from signalling.sip.transport import Reactor
 from signalling.sip.uri import UriError, parse_sip_uri
 
+CORE_TYPES: Final = frozenset({"SCSCF", "ICSCF", "PCSCF", "IMS_AS", "ECSCF"})
+"""NF types believed on Mw: they make up the trust domain (RFC 3325 3)."""
 KEY_OCTETS: Final = 20
 SWEEP_S: Final = 1.0
 _KEY_PLACE: Final = b"pcscf flow tokens"
@@ -106,17 +108,17 @@ class Pcscf(NetworkFunction):
         """Open Mw, then Gm, then take requests."""
         settings, stack = self.settings, self.edge.stack
         addresses: list[tuple[str, int]] = []
-        stack.set_client_tls(MW, tls.client(self.identity.ca_path, self.identity))
+        stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity))
         access = _timers(TimerConfig.access(), settings.t1_access_s)
         for index, spot in enumerate(settings.mw):
-            context = tls.mw_server(self.identity) if spot.transport == "TLS" else None
+            context = siptls.server(self.identity, mutual=True) if spot.transport == "TLS" else None
             listener = await stack.listen(spot.transport, spot.host, spot.port, role=MW, tls=context)
             addresses.append(listener.address)
             if index == 0:
                 self.edge.mw = OwnUri(spot.transport, *listener.address)
         self.gm: list[OwnUri] = []
         for spot in settings.gm:
-            context = tls.gm_server(self.identity) if spot.transport == "TLS" else None
+            context = siptls.server(self.identity, mutual=False) if spot.transport == "TLS" else None
             listener = await stack.listen(spot.transport, spot.host, spot.port, role=GM, tls=context, timers=access)
             self.gm.append(OwnUri(spot.transport, *listener.address))
             addresses.append(listener.address)
@@ -340,7 +342,8 @@ class Pcscf(NetworkFunction):
             trusted = self.settings.trusted_core_addresses
             return not self.edge.mw_encrypted and (not trusted or flow.remote[0] in trusted)
         certificate = self.edge.stack.peer_certificate(flow)
-        return certificate is not None and tls.is_core_peer(certificate, self.identity)
+        peer = None if certificate is None else siptls.peer_of(certificate, self.identity)
+        return peer is not None and bool(set(peer.nf_types) & CORE_TYPES)
 
     def _trace_outgoing(self, request: SipRequest, hop: Hop, role: str) -> None:
         """Trace what is sent; a UE that does not take part in tracing gets no `traceparent`."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from opentelemetry.context import Context
 
+from nodes import siptls
 from nodes.siptrace import SipTracer
 from nodes.ue.config import UeSettings
-from nodes.ue.tls import client_tls
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import ClientTxn, Flow, Hop, SipStack, TransactionFailure
 from signalling.sip.timers import TimerConfig
@@ -44,7 +44,7 @@ class Gm:
         self.settings = settings
         self.tracer = tracer
         self.stack = SipStack(reactor, timers=timers, observer=tracer, server_name=settings.user_agent)
-        self.stack.set_client_tls(ROLE, client_tls(ca_path))
+        self.stack.set_client_tls(ROLE, siptls.client(ca_path))
         self.contact_port = 0
         self._role = ROLE
         self._protected: Hop | None = None

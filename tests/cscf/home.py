@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keying.secret import Secret
-from nodes.cscf.mw_tls import client_tls, server_tls
+from nodes import siptls
 from nodes.cscf.node import Cscf
 from nodes.hss.node import Hss
 from nodes.hss.provision import AkaCredentials, FilterCriterion, PublicIdentity, Subscriber, Trigger, build_provisioning
@@ -92,9 +92,9 @@ class MwPeer:
         self._numbers = itertools.count(1)
 
     async def open(self, identity: NodeIdentity | None, port: int = 0) -> None:
-        tls = server_tls(identity) if identity is not None else None
+        tls = siptls.server(identity, mutual=True) if identity is not None else None
         if identity is not None:
-            self.stack.set_client_tls("mw", client_tls(identity))
+            self.stack.set_client_tls("mw", siptls.client(identity.ca_path, identity))
         self.stack.handler = self
         listener = await self.stack.listen(self.transport, self.host, port, role="mw", tls=tls)
         self.port = listener.address[1]

@@ -12,10 +12,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from keying.sdes import generate
+from nodes import siptls
 from nodes.pcscf.iq import crypto_to_proto
 from nodes.pcscf.node import Pcscf
-from nodes.pcscf.tls import client as tls_client
-from nodes.pcscf.tls import mw_server
 from protos import iq_pb2
 from sba import runtime
 from sba.errors import ProblemError
@@ -248,7 +247,7 @@ class Ue(Party):
     async def open(self) -> Ue:
         listener = await self.stack.listen("UDP" if self.transport == "UDP" else "TCP", HOST, 0, role="ue")
         self.address = listener.address
-        self.stack.set_client_tls("ue", tls_client(self.edge.pki / "ca.crt"))
+        self.stack.set_client_tls("ue", siptls.client(self.edge.pki / "ca.crt"))
         return self
 
     @property
@@ -367,8 +366,8 @@ class EdgeFixture:
         identity = NodeIdentity(self.lab.add("cscf", "cscf-1", nf_types=("SCSCF", "ICSCF")))
         tls = None
         if transport == "TLS":
-            tls = mw_server(identity)
-            self.core.stack.set_client_tls("mw", tls_client(identity.ca_path, identity))
+            tls = siptls.server(identity, mutual=True)
+            self.core.stack.set_client_tls("mw", siptls.client(identity.ca_path, identity))
         listener = await self.core.stack.listen(transport, HOST, 0, role="mw", tls=tls)
         self.core.address = listener.address
         self.core.auto["REGISTER"] = self.registrar

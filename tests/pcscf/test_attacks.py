@@ -9,8 +9,8 @@ import io
 import pytest
 
 from keying.secret import Secret
+from nodes import siptls
 from nodes.pcscf.flowtoken import FlowAddress, FlowTokens, ForgedTokenError
-from nodes.pcscf.tls import client as tls_client
 from sba.identity import NodeIdentity
 from sba.testing import async_test
 from signalling.sip.dialog import Dialog
@@ -159,7 +159,7 @@ async def test_a_node_outside_the_trust_domain_is_not_believed_on_mw(tmp_path):
         intruder = Party("intruder", "mw", it.timers)
         it.parties.append(intruder)
         await intruder.stack.listen("TCP", "127.0.0.1", 0, role="mw")
-        intruder.stack.set_client_tls("mw", tls_client(identity.ca_path, identity))
+        intruder.stack.set_client_tls("mw", siptls.client(identity.ca_path, identity))
         answer = await intruder.send(it.call_to(bob, audio(50000)), it.mw_hop()).final()
         assert answer.status == 403
         assert bob.requests.empty()

@@ -1,0 +1,122 @@
+"""TLS of SIP connections: who is believed, and what a certificate has to show (TS 33.210, TS 33.310, TS 33.203 O).
+
+One lab CA, TLS 1.2 with forward secrecy and AEAD or TLS 1.3, no renegotiation, no compression. A server is checked
+against the name or address that was dialled (RFC 6125 6.4); the check is part of the handshake, so nothing is ever
+sent to another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, cast
+
+from cryptography import x509
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from sba.errors import IdentityError
+from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal, read_identity
+from signalling.sip.transport import ContextFactory
+
+CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+"""TLS 1.2 cipher suites (TS 33.210 6.2, assumed); those of TLS 1.3 are all acceptable."""
+_NO_RENEGOTIATION: Final = 0x40000000
+"""SSL_OP_NO_RENEGOTIATION of OpenSSL, which not every binding names."""
+
+_Check = Callable[[SSL.Connection, X509, int, int, int], bool]
+
+
+def _context(ca_path: Path, identity: NodeIdentity | None, check: _Check | None) -> SSL.Context:
+    """Settings both ends share. `identity`: the certificate shown; `check`: what the peer's has to pass."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(CIPHERS)
+    context.set_options(_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    if identity is not None:
+        context.use_privatekey_file(str(identity.key_path))
+        context.use_certificate_chain_file(str(identity.certificate_path))
+    if check is not None:
+        context.load_verify_locations(str(ca_path))
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, check)
+    return context
+
+
+def _by_the_ca(_connection: SSL.Connection, _certificate: X509, _error: int, _depth: int, verified: int) -> bool:
+    return bool(verified)
+
+
+def shows_name(certificate: x509.Certificate, name: str) -> bool:
+    """A subject alternative name of the certificate is the host name or address `name` (RFC 6125 6.4).
+
+    No wildcards, no common name. What the other entries say does not matter.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    if is_ip_literal(name):
+        return name in {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    return name.lower() in {shown.lower() for shown in names.get_values_for_type(x509.DNSName)}
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Server:
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802 - Twisted's name
+        connection = SSL.Connection(self._context, None)
+        connection.set_app_data(protocol)
+        return connection
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Client:
+    """The client end of connections to one name or address."""
+
+    def __init__(self, ca_path: Path, identity: NodeIdentity | None, name: str) -> None:
+        self._name = name
+        self._context = _context(ca_path, identity, self._checked)
+
+    def _checked(self, _connection: SSL.Connection, certificate: X509, _error: int, depth: int, verified: int) -> bool:
+        return bool(verified) and (depth > 0 or shows_name(certificate.to_cryptography(), self._name))
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802 - Twisted's name
+        connection = SSL.Connection(self._context, None)
+        connection.set_app_data(protocol)
+        if not is_ip_literal(self._name):
+            connection.set_tlsext_host_name(self._name.encode("ascii"))
+        return connection
+
+
+def server(identity: NodeIdentity, *, mutual: bool) -> ContextFactory:
+    """A listener. `mutual`: nobody without a certificate of the lab CA gets through the handshake (Mw);
+    otherwise the client is not asked for one (Gm, TLS-1)."""
+    return cast("ContextFactory", _Server(_context(identity.ca_path, identity, _by_the_ca if mutual else None)))
+
+
+def client(ca_path: Path, identity: NodeIdentity | None = None) -> Callable[[str], ContextFactory]:
+    """Outgoing connections by the name or address dialled; `identity` is shown when the server asks."""
+    made: dict[str, _Client] = {}
+
+    def for_name(name: str) -> ContextFactory:
+        if name not in made:
+            made[name] = _Client(ca_path, identity, name)
+        return cast("ContextFactory", made[name])
+
+    return for_name
+
+
+def peer_of(certificate: bytes, identity: NodeIdentity) -> PeerIdentity | None:
+    """The NF identity in a peer's certificate (DER) that the handshake verified; None when none or revoked."""
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        peer = read_identity(parsed)
+    except (ValueError, IdentityError):
+        return None
+    identity.revoked.refresh()
+    return None if parsed.serial_number in identity.revoked else peer
