@@ -17,6 +17,8 @@ from signalling.sip.stack import ClientTxn, Flow, Hop, SipStack, TransactionFail
 from signalling.sip.timers import TimerConfig
 from signalling.sip.transport import Reactor
 
+LEAST_KEEP_ALIVE_S = 1.0
+"""Interval of keep-alives that the UE does not go below, whatever it is advised."""
 ROLE = "gm"
 SERVER_ROLE = "gm-s"
 MAX_ASSOCIATIONS = 64
@@ -34,6 +36,22 @@ class Answered:
     flow: Flow | None
 
 
+def _offer_keep_alive(request: SipRequest, _hop: Hop, _role: str) -> None:
+    """Say in the Via of a REGISTER that this UE is willing to send keep-alives (RFC 6223 4.2, TR-5)."""
+    if request.method == "REGISTER":
+        via = request.top_via
+        request.headers.remove_first_value("Via")
+        request.headers.prepend("Via", f"{via};keep")
+
+
+def advised_interval(response: SipResponse) -> float | None:
+    """Seconds between keep-alives from the `keep` value of the own Via; 0: none advised, None: not wanted (TR-5)."""
+    value = response.top_via.params.get("keep")
+    if value is None or not value.isascii() or not value.isdigit() or len(value) > 6:
+        return None
+    return max(LEAST_KEEP_ALIVE_S, float(value)) if int(value) else 0.0
+
+
 class Gm:
     """Ports and paths. Without a protected association requests go to the configured P-CSCF address."""
 
@@ -45,6 +63,7 @@ class Gm:
         self.tracer = tracer
         self.stack = SipStack(reactor, timers=timers, observer=tracer, server_name=settings.user_agent)
         self.stack.set_client_tls(ROLE, siptls.client(ca_path))
+        self.stack.request_hooks.append(_offer_keep_alive)
         self.contact_port = 0
         self._role = ROLE
         self._protected: Hop | None = None

@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from nodes.ue.card import Card, ChallengeAnswer, ChallengeFault
 from nodes.ue.config import RegisterOptions, UeSettings
-from nodes.ue.gm import Answered, Gm
+from nodes.ue.gm import Answered, Gm, advised_interval
 from nodes.ue.registration import INVALID_CHALLENGES, Event, Registration, State, refresh_delay
 from nodes.ue.requests import Identity, RegisterDialog, register_request
 from sba import runtime
@@ -27,7 +27,7 @@ from signalling.secagree import (
 from signalling.sip.connection import Clock, DelayedCall
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipResponse
-from signalling.sip.stack import Flow, TransactionFailure
+from signalling.sip.stack import Flow, Keepalive, TransactionFailure
 
 MAX_EXCHANGES = 8
 """REGISTER requests in one procedure; a network that wants more is refused."""
@@ -83,6 +83,7 @@ class Registrar:
         self._lock = asyncio.Lock()
         self._dialog = RegisterDialog.fresh(settings.ip)
         self._refresh: DelayedCall | None = None
+        self._keepalive: Keepalive | None = None
         self._recovery: asyncio.Future[None] | None = None
         self._ports = (0, 0)
         self._not_before = 0.0
@@ -294,6 +295,7 @@ class Registrar:
         if expires == 0:
             return
         self.flow = answered.flow
+        self._keep_alive(response)
         registration.client_list = client
         registration.server_list = server or self._server_list(response) or registration.server_list
         registration.service_route = tuple(response.headers.values("Service-Route"))
@@ -368,11 +370,24 @@ class Registrar:
         if self.registration.state is State.IDLE:
             self._recover()
 
+    def _keep_alive(self, response: SipResponse) -> None:
+        """Send keep-alives on the registered flow when the P-CSCF wants them; each 200 settles it anew (RFC 6223)."""
+        self._stop_keep_alive()
+        seconds, flow = advised_interval(response), self.flow
+        if seconds is not None and flow is not None:
+            self._keepalive = self._gm.stack.keep_alive(flow, lambda: self.flow_closed(flow), advised=seconds or None)
+
+    def _stop_keep_alive(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.stop()
+        self._keepalive = None
+
     def flow_closed(self, flow: Flow) -> None:
         """Take note that a connection is gone; register again when it was the registered one (DR-5)."""
         if self._closing or self.flow is None or flow.id != self.flow.id:
             return
         self.flow = None
+        self._stop_keep_alive()
         if self.registration.state is State.REG:
             self.registration.apply(Event.LOST)
             self._telemetry.log("ue.flow-lost", level="warning")
@@ -401,6 +416,7 @@ class Registrar:
         self._recovery = None
 
     def _end(self) -> None:
+        self._stop_keep_alive()
         if self._refresh is not None and self._refresh.active():
             self._refresh.cancel()
         self.registration.apply(Event.LOST)
@@ -411,6 +427,7 @@ class Registrar:
     def close(self) -> None:
         """Stop all clocks; the binding at the registrar stays."""
         self._closing = True
+        self._stop_keep_alive()
         self._stop_recovery()
         if self._refresh is not None and self._refresh.active():
             self._refresh.cancel()

@@ -77,6 +77,10 @@ class FakePcscf:
         """Break the connection to the UE as a dying node does."""
         self.stack._transport.connection(self.flow).abort()
 
+    def freeze(self):
+        """Read nothing more from the connection to the UE, as a node that hangs."""
+        self.stack._transport.connection(self.flow).transport.pauseProducing()
+
     def of(self, method):
         return [request for request in self.requests if request.method == method]
 
