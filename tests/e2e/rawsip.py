@@ -66,11 +66,12 @@ def statuses(answers: bytes) -> list[int]:
 class DigestPhone:
     """A UDP phone for a digest user, driven message by message."""
 
+    transport = "UDP"
+
     def __init__(self, pcscf: Address, ip: str, impu: str, impi: str, password: str) -> None:
         self.pcscf, self.impu, self.impi = pcscf, impu, impi
         self.domain = impu.partition("@")[2]
-        self.port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.port.bind((ip, 0))
+        self.port = self.open(ip)
         self.ip, self.number = self.port.getsockname()
         self._password = Secret(password.encode())
         self.cseq = 0
@@ -84,6 +85,21 @@ class DigestPhone:
     def __exit__(self, *_: object) -> None:
         self.port.close()
 
+    def open(self, ip: str) -> socket.socket:
+        """The socket it speaks through, bound to `ip`."""
+        port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        port.bind((ip, 0))
+        return port
+
+    def send(self, message: bytes) -> None:
+        """Send one message to the P-CSCF."""
+        self.port.sendto(message, self.pcscf)
+
+    def receive(self, wait_s: float) -> bytes:
+        """The next message; raises TimeoutError."""
+        self.port.settimeout(max(0.01, wait_s))
+        return self.port.recv(65_536)
+
     @property
     def contact(self) -> str:
         return f"sip:phone@{self.ip}:{self.number}"
@@ -94,7 +110,7 @@ class DigestPhone:
         to = own if method == "REGISTER" else uri
         lines = [
             f"{method} {uri} SIP/2.0",
-            f"Via: SIP/2.0/UDP {self.ip}:{self.number};rport;branch=z9hG4bK{uuid.uuid4().hex}",
+            f"Via: SIP/2.0/{self.transport} {self.ip}:{self.number};rport;branch=z9hG4bK{uuid.uuid4().hex}",
             "Max-Forwards: 70",
             f"From: <{own}>;tag={uuid.uuid4().hex[:8]}",
             f"To: <{to}>",
@@ -110,11 +126,10 @@ class DigestPhone:
     def exchange(self, message: bytes, wait_s: float = 5.0) -> SipResponse:
         """Send and return the final response; raises TimeoutError."""
         wanted = parse_message(message)
-        self.port.sendto(message, self.pcscf)
+        self.send(message)
         deadline = time.monotonic() + wait_s
         while True:
-            self.port.settimeout(max(0.01, deadline - time.monotonic()))
-            response = parse_message(self.port.recv(65_536))
+            response = parse_message(self.receive(deadline - time.monotonic()))
             if isinstance(response, SipResponse) and response.status >= 200 and response.cseq == wanted.cseq:
                 return response
 
