@@ -9,7 +9,9 @@ from typing import Final
 from nodes.pcscf.rejection import RejectionError
 from sba import runtime
 from signalling.sip.flow import Hop, TransactionFailure
+from signalling.sip.grammar import parse_digits
 from signalling.sip.message import SipRequest, SipResponse
+from signalling.sip.proxy import DEFAULT_MAX_FORWARDS, breadth_of
 from signalling.sip.stack import ClientTxn, ServerTxn, SipStack, make_response
 
 TIMER_C_S: Final = 185.0
@@ -22,10 +24,12 @@ Transform = Callable[[SipResponse], Awaitable[SipResponse | None]]
 def take_hop(request: SipRequest) -> None:
     """Count this hop (RFC 3261 16.3, 16.6 step 3). Raises RejectionError 483 when none is left."""
     text = request.headers.get("Max-Forwards")
-    left = int(text) if text is not None and text.strip().isdigit() else 70
+    counted = None if text is None else parse_digits(text, 255)
+    left = DEFAULT_MAX_FORWARDS if counted is None else counted
     if left == 0:
         raise RejectionError(483, "Too Many Hops")
     request.headers.set("Max-Forwards", str(left - 1))
+    request.headers.set("Max-Breadth", str(breadth_of(request)))
 
 
 class Forwarding:

@@ -26,6 +26,8 @@ For a final response None means 500 is taken in its place, unless it was a 2xx, 
 LoopHook = Callable[[SipRequest], bool]
 """Says whether a request has looped (482)."""
 DEFAULT_MAX_FORWARDS = 70
+MOST_BREADTH = 60
+"""Branches at once over all forks of a request: put in when missing, and the most believed (RFC 5393 5.3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,10 @@ class ProxyContext:
     def start(self, targets: Sequence[Target], base: SipRequest) -> None:
         """Send one branch per target."""
         self.branches = [Branch(self, target, index) for index, target in enumerate(targets)]
-        for branch in self.branches:
+        shares = split_breadth(breadth_of(base), len(targets))
+        for branch, share in zip(self.branches, shares, strict=True):
             request = branch.target.request or base.copy()
+            request.headers.set("Max-Breadth", str(share))
             if branch.target.uri is not None:
                 request.uri = branch.target.uri
             branch.start(request)
@@ -282,6 +286,19 @@ class ProxyContext:
         self._waiters.clear()
 
 
+def breadth_of(request: SipRequest) -> int:
+    """Return how many branches at once a request still may have: its Max-Breadth, at most 60 (RFC 5393 5.3.3)."""
+    text = request.headers.get("max-breadth")
+    value = MOST_BREADTH if text is None else parse_digits(text, MOST_BREADTH)
+    return MOST_BREADTH if value is None else value
+
+
+def split_breadth(breadth: int, branches: int) -> list[int]:
+    """Divide a breadth among branches as evenly as it goes; nothing is lost, nothing added."""
+    share, over = divmod(breadth, branches)
+    return [share + (index < over) for index in range(branches)]
+
+
 class ProxyCore:
     """Forwards requests of server transactions to targets and brings the responses back."""
 
@@ -303,7 +320,8 @@ class ProxyCore:
         """Forward ``request`` (that of ``txn`` when None) to all targets at once.
 
         ``record_route`` values are put on top, the first given ends up topmost. Max-Forwards is counted down here; at
-        0 the answer is 483, for a loop 482, without targets 480. An INVITE is answered 100 at once.
+        0 the answer is 483, for a loop 482, without targets 480, with more targets than Max-Breadth allows 440
+        (RFC 5393). An INVITE is answered 100 at once.
         """
         base = (request or txn.request).copy()
         context = ProxyContext(self.stack, txn, txn.request, role, on_response)
@@ -340,6 +358,8 @@ class ProxyCore:
             return make_response(request, 482)
         if not targets:
             return make_response(request, 480)
+        if len(targets) > breadth_of(request):
+            return make_response(request, 440)
         request.headers.set("Max-Forwards", str(left - 1))
         return None
 
@@ -360,4 +380,5 @@ class ProxyCore:
         """Forward the ACK of a 2xx without state, Max-Forwards counted down; dropped at 0 (RFC 3261 16.11)."""
         ack = request.copy()
         if self._refusal(ack, [hop]) is None:
+            ack.headers.set("Max-Breadth", str(breadth_of(ack)))
             self.stack.send_ack(ack, hop, role)

@@ -48,8 +48,8 @@ class Forker:
             )
         )
 
-    def send(self, method="INVITE", **kwargs):
-        request = SipRequest(method, "sip:bob@ims.test", headers(method, **kwargs))
+    def send(self, method="INVITE", extra=(), **kwargs):
+        request = SipRequest(method, "sip:bob@ims.test", [*headers(method, **kwargs), *extra])
         return self.caller.send(
             request, self.hop, role="mw", on_response=self.answers.append, on_failure=self.answers.append
         )
@@ -198,6 +198,32 @@ async def test_hook_sees_the_responses_of_a_branch_in_order_and_may_change_them(
     assert forker.statuses()[:3] == [100, 183, 200]
     assert order.count(("in", 200)) == 1
     assert forker.answers[-1].headers.get("x-seen") == "yes"
+    await forker.close()
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.clause("RFC 5393", "5.3.3")
+@pytest.mark.parametrize(
+    ("asked", "shares"), [(None, [30, 30]), ("7", [4, 3]), ("2", [1, 1]), ("1000", [30, 30]), ("many", [30, 30])]
+)
+@on_the_loop
+async def test_branches_of_a_fork_share_the_breadth_of_their_request(asked, shares):
+    forker = await Forker(say(180), say(200)).open()
+    forker.send(extra=[("Max-Breadth", asked)] if asked else ())
+    await until(lambda: 200 in forker.statuses())
+    assert [int(user.requests[0].request.headers.get("max-breadth")) for user in forker.users] == shares
+    await forker.close()
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.clause("RFC 5393", "5.3.3", "6.2")
+@pytest.mark.parametrize("asked", ["1", "0"])
+@on_the_loop
+async def test_a_fork_wider_than_its_breadth_is_refused_and_nothing_is_sent(asked):
+    forker = await Forker(say(200), say(200)).open()
+    forker.send(extra=[("Max-Breadth", asked)])
+    await until(lambda: 440 in forker.statuses())
+    assert not any(user.requests for user in forker.users)
     await forker.close()
 
 
