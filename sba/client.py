@@ -83,6 +83,7 @@ class SbiClient:
         self._credentials: grpc.ChannelCredentials | None = None
         self._certificate_stamp: tuple[int, int] | None = None
         self._certificate_checked = float("-inf")
+        self._revoked = identity.revoked.serial_numbers
         self._retired: list[asyncio.Task[None]] = []
         self._spans: dict[tuple[Target, str], RpcSpans] = {}
         self._scopes: dict[tuple[str, str], str] = {}
@@ -111,6 +112,7 @@ class SbiClient:
         id) pins the producer. Only methods marked idempotent are repeated after they may have reached a
         producer. Raises :class:`RemoteProblem`.
         """
+        self._follow_certificates()
         contract = method_contract(method)
         deadline = self._clock() + timeout
         query = Query(contract.nf_type, contract.service_name, home_domain or "", access_network or "", instance or "")
@@ -167,6 +169,7 @@ class SbiClient:
 
         Not repeated: the caller decides what a broken stream means. Raises :class:`RemoteProblem`.
         """
+        self._follow_certificates()
         contract = method_contract(method)
         query = Query(contract.nf_type, contract.service_name, home_domain or "", access_network or "", instance or "")
         targets = await self._targets(contract, query, timeout or _STREAM_SETUP_S)
@@ -301,8 +304,6 @@ class SbiClient:
             ) from error
 
     def _stub(self, contract: MethodContract, target: Target) -> Any:
-        if self._clock() - self._certificate_checked > _ROTATE_CHECK_S:
-            self._follow_certificate()
         stub = self._calls.get((target, contract.path))
         if stub is None:
             channel = self._channel(target)
@@ -337,17 +338,31 @@ class SbiClient:
             self._channels[target] = channel
         return channel
 
-    def _follow_certificate(self) -> None:
-        """Open new channels once the node's certificate was reissued; old ones end by themselves (P.1.2-10)."""
+    def _follow_certificates(self) -> None:
+        """Open new channels once the node's certificate was reissued; old ones end by themselves (P.1.2-10).
+
+        Once certificates were revoked, ask the NRF anew as well: it does not name their holders any more.
+        """
+        if self._clock() - self._certificate_checked <= _ROTATE_CHECK_S:
+            return
         self._certificate_checked = self._clock()
         stamp = self._identity.stamp()
-        if self._certificate_stamp is not None and stamp != self._certificate_stamp:
-            old = list(self._channels.values())
-            self._channels.clear()
-            self._calls.clear()
-            self._credentials = None
-            self._retired.append(asyncio.ensure_future(_retire(old)))
+        self._identity.revoked.refresh()
+        revoked = self._identity.revoked.serial_numbers
+        if revoked != self._revoked:
+            self._revoked = revoked
+            self.discovery.forget()
+            self._reopen()
+        elif self._certificate_stamp is not None and stamp != self._certificate_stamp:
+            self._reopen()
         self._certificate_stamp = stamp
+
+    def _reopen(self) -> None:
+        old = list(self._channels.values())
+        self._channels.clear()
+        self._calls.clear()
+        self._credentials = None
+        self._retired.append(asyncio.ensure_future(_retire(old)))
 
     # Tokens and discovery, over the same client.
 

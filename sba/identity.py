@@ -79,6 +79,11 @@ class RevocationList:
     def __contains__(self, serial_number: object) -> bool:
         return serial_number in self._serials
 
+    @property
+    def serial_numbers(self) -> frozenset[int]:
+        """What is revoked, as last read."""
+        return self._serials
+
     def refresh(self) -> bool:
         """Read the file if it changed and tell whether it did; a list not signed by the CA is not taken."""
         try:

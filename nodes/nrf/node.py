@@ -33,6 +33,7 @@ class Nrf(NetworkFunction):
             clock=time.monotonic,
             silence=settings.missed_heartbeats,
             forget_s=settings.forget_after_s,
+            is_revoked=self._is_revoked,
         )
         await self.registry.load()
         keys = await self.store.key_value("signing_keys")
@@ -68,7 +69,7 @@ class Nrf(NetworkFunction):
     async def register(self) -> int:
         """Put the NRF's own profile into its registry."""
         self._announced = self.profile()
-        await self.registry.put(self._announced)
+        await self.registry.put(self._announced, self.identity.own.serial_number)
         self.registered.set()
         return int(self.settings.heartbeat_s)
 
@@ -84,6 +85,10 @@ class Nrf(NetworkFunction):
     async def fetch_key_set(self) -> str:
         """Return the keys without a call to itself."""
         return self.signing_keys.jwks()
+
+    def _is_revoked(self, serial_number: int) -> bool:
+        self.identity.revoked.refresh()  # discovery is rare, and its answer is believed for long
+        return serial_number in self.identity.revoked
 
     async def _tidy(self) -> None:
         for instance_id in await self.registry.expire():

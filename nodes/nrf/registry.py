@@ -23,6 +23,8 @@ class Entry:
     profile: NfProfile
     heard: float
     silent: bool = False
+    serial_number: int = 0
+    """Of the certificate under which the NF was last heard of."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +46,8 @@ class Registry:
     """Profiles by NF instance id, kept in the store so that a restarted NRF knows them.
 
     ``silence`` is how many heartbeat intervals may pass without a sign of life, ``forget_s`` when a silent NF is
-    removed altogether.
+    removed altogether. An NF whose certificate ``is_revoked`` (by serial number) is not discovered any more, until it
+    comes back under another.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Registry:
         silence: float = 3.0,
         forget_s: float = 3600.0,
         chance: random.Random | None = None,
+        is_revoked: Callable[[int], bool] = lambda _serial_number: False,
     ) -> None:
         self._table = table
+        self._is_revoked = is_revoked
         self._clock = clock
         self._silence = silence
         self._forget_s = forget_s
@@ -68,7 +73,7 @@ class Registry:
         """Read what an earlier process stored; every profile gets a full silence period from now."""
         for instance_id, value in await self._table.items():
             profile = NfProfile.FromString(base64.b64decode(value["profile"]))
-            self._entries[instance_id] = Entry(profile, self._clock())
+            self._entries[instance_id] = Entry(profile, self._clock(), serial_number=int(value.get("serial", "0"), 16))
 
     def get(self, instance_id: str) -> NfProfile | None:
         """Return a registered profile."""
@@ -80,19 +85,25 @@ class Registry:
         found = [e.profile for e in self._entries.values() if not nf_type or nf_type in e.profile.nf_types]
         return sorted(found, key=lambda profile: profile.instance_name)
 
-    async def put(self, profile: NfProfile) -> None:
-        """Register or replace a profile."""
+    async def put(self, profile: NfProfile, serial_number: int = 0) -> None:
+        """Register or replace a profile that came under a certificate with this serial number."""
         before = self._entries.get(profile.nf_instance_id)
-        self._entries[profile.nf_instance_id] = Entry(profile, self._clock())
-        value = base64.b64encode(profile.SerializeToString()).decode("ascii")
-        await self._table.put(profile.nf_instance_id, {"profile": value})
+        entry = self._entries[profile.nf_instance_id] = Entry(profile, self._clock(), serial_number=serial_number)
+        await self._keep(entry)
         if before is None:
             self._tell(Kind.NF_REGISTERED, profile)
         elif before.profile != profile or before.silent:
             self._tell(Kind.NF_PROFILE_CHANGED, profile)
 
-    async def beat(self, instance_id: str, status: nrf_nfm_pb2.NfStatus, load: int) -> NfProfile | None:
-        """Note a sign of life; None when the NF is not registered."""
+    async def _keep(self, entry: Entry) -> None:
+        value = base64.b64encode(entry.profile.SerializeToString()).decode("ascii")
+        stored = {"profile": value, "serial": f"{entry.serial_number:x}"}
+        await self._table.put(entry.profile.nf_instance_id, stored)
+
+    async def beat(
+        self, instance_id: str, status: nrf_nfm_pb2.NfStatus, load: int, serial_number: int | None = None
+    ) -> NfProfile | None:
+        """Note a sign of life, and under which certificate (None: as before); None when the NF is not registered."""
         entry = self._entries.get(instance_id)
         if entry is None:
             return None
@@ -104,6 +115,9 @@ class Registry:
             entry.profile.status = status
         if changed:
             self._tell(Kind.NF_PROFILE_CHANGED, entry.profile)
+        if serial_number is not None and serial_number != entry.serial_number:
+            entry.serial_number = serial_number
+            await self._keep(entry)
         return entry.profile
 
     async def remove(self, instance_id: str) -> bool:
@@ -133,7 +147,11 @@ class Registry:
 
         Order: priority, then free capacity with some chance in it, so that consumers spread.
         """
-        fitting = [e.profile for e in self._entries.values() if not e.silent and _fits(e.profile, request)]
+        fitting = [
+            entry.profile
+            for entry in self._entries.values()
+            if not entry.silent and _fits(entry.profile, request) and not self._is_revoked(entry.serial_number)
+        ]
 
         def rank(profile: NfProfile) -> tuple[int, float]:
             free = max(profile.capacity, 1) * max(100 - profile.load, 1)

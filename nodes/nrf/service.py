@@ -55,7 +55,7 @@ class NfManagement:
             profile.heartbeat_s = self._settings.heartbeat_s
         if not profile.status:
             profile.status = nrf_nfm_pb2.REGISTERED
-        await self._registry.put(profile)
+        await self._registry.put(profile, context.peer.serial_number)
         self._telemetry.log("nf-registered", instance=profile.instance_name, nf_types=tuple(profile.nf_types))
         return nrf_nfm_pb2.NfRegisterResponse(profile=profile)
 
@@ -64,7 +64,9 @@ class NfManagement:
     ) -> nrf_nfm_pb2.NfUpdateResponse:
         """Take a heartbeat with status and load."""
         _own(request.nf_instance_id, context)
-        profile = await self._registry.beat(request.nf_instance_id, request.status, request.load)
+        own = context.peer.instance_id == request.nf_instance_id
+        serial_number = context.peer.serial_number if own else None
+        profile = await self._registry.beat(request.nf_instance_id, request.status, request.load, serial_number)
         if profile is None:
             raise ProblemError(404, "RESOURCE_CONTEXT_NOT_FOUND")
         return nrf_nfm_pb2.NfUpdateResponse(heartbeat_s=profile.heartbeat_s)

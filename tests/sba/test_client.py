@@ -221,6 +221,26 @@ async def test_a_reissued_certificate_is_taken_up_without_restart(tmp_path):
         assert gateway.handled[-1][1].peer.serial_number != old
 
 
+@pytest.mark.attack("T6")
+@pytest.mark.clause(ANNEX_P, "P.1.2-10")
+@async_test
+async def test_a_producer_whose_certificate_was_revoked_is_not_called_until_it_has_another(tmp_path):
+    async with lab_with_gateway(tmp_path) as (lab, gateway):
+        client = await lab.client("PCSCF")
+        await client.call(HEARTBEAT, beat())
+        lab.ca.revoke("agw-1")
+        client._certificate_checked = float("-inf")
+        with pytest.raises(RemoteProblem) as refused:
+            await client.call(HEARTBEAT, beat())
+        assert refused.value.code is grpc.StatusCode.UNAVAILABLE
+        assert len(gateway.handled) == 1
+        lab.ca.reissue("agw-1")
+        gateway.sbi._certificate_checked = float("-inf")
+        await gateway.beat()
+        answer = await client.call(HEARTBEAT, beat())
+        assert answer.epoch == "agw-1"
+
+
 @pytest.mark.attack("T9")
 @async_test
 async def test_the_nrf_dies_and_returns(tmp_path):
