@@ -36,11 +36,16 @@ class Standing:
 
 
 def credentials_of(request: SipRequest) -> Credentials | None:
-    """The Digest credentials of a REGISTER, None without. Raises GrammarError when malformed."""
-    value = request.headers.get("Authorization")
-    if value is None or not value.strip():
+    """The Digest credentials of a REGISTER, None without. Raises GrammarError when malformed or given more than once.
+
+    A registration has one realm: a second Authorization could only carry past this node what the first hides (T7).
+    """
+    values = request.headers.get_all("Authorization")
+    if len(values) > 1:
+        raise GrammarError("Authorization given more than once")
+    if not values or not values[0].strip():
         return None
-    return parse_credentials(value)
+    return parse_credentials(values[0])
 
 
 def choose_scheme(
@@ -78,17 +83,15 @@ def integrity_flag(scheme: Scheme, standing: Standing, *, response: bool) -> str
 
 
 def vouch(request: SipRequest, flag: str | None) -> None:
-    """Write `integrity-protected`, or only delete what the UE wrote (PC-1). Leaves a malformed header to the S-CSCF."""
-    try:
-        credentials = credentials_of(request)
-    except GrammarError:
-        credentials = None
+    """Write `integrity-protected`, or only delete what the UE wrote (PC-1). Raises GrammarError for a malformed header.
+
+    The header is written anew in any case: what this node did not read does not reach the S-CSCF.
+    """
+    credentials = credentials_of(request)
     if credentials is None:
+        request.headers.remove("Authorization")
         return
-    had = [name for name in credentials.params if name.lower() == INTEGRITY]
-    if not had and flag is None:
-        return
-    for name in had:
+    for name in [name for name in credentials.params if name.lower() == INTEGRITY]:
         del credentials.params[name]
     if flag is not None:
         credentials.params[INTEGRITY] = flag

@@ -66,6 +66,21 @@ async def test_an_unknown_preferred_identity_is_refused_where_policy_says_so(tmp
 
 
 @pytest.mark.attack("T7")
+@pytest.mark.clause("TS 33.203", "PC-1")
+@pytest.mark.parametrize("flag", ["yes", "tls-yes", "auth-done"])
+@pytest.mark.parametrize("first", ["", 'Digest username="x",realm="elsewhere",uri="sip:ims.test",nonce="",response=""'])
+@async_test
+async def test_integrity_flag_hidden_in_a_second_authorization_never_reaches_the_core(tmp_path, first, flag):
+    async with edge(tmp_path) as it:
+        mallory = await it.ue("mallory", "UDP")
+        request = mallory.register()
+        theirs = request.headers.get("Authorization").replace("mallory", "alice") + f',integrity-protected="{flag}"'
+        request.headers.set_values("Authorization", [first, theirs])
+        assert (await mallory.send(request, mallory.hop).final()).status == 400
+        assert it.registered == []
+
+
+@pytest.mark.attack("T7")
 @pytest.mark.clause("TS 24.229", "HOP-2")
 @async_test
 async def test_a_route_past_the_s_cscf_is_replaced_by_the_service_route(tmp_path):
