@@ -72,7 +72,10 @@ class Sink(TypingProtocol):
         """A well-formed message came."""
 
     def fault_arrived(self, fault: SipParseError, data: bytes, flow: Flow) -> None:
-        """A malformed message came; when it is fatal the connection is closed after this call."""
+        """A malformed message came; when it is fatal the connection is closed once nothing more is owed to it."""
+
+    def owes(self, flow: Flow) -> bool:
+        """Say whether a request that came over a connection waits for its final response."""
 
     def octets_dropped(self, reason: str, data: bytes, flow: Flow | None) -> None:
         """Octets were discarded."""
@@ -122,6 +125,8 @@ class StreamConnection(Protocol):
         self._pong_lost: Callable[[], None] | None = None
         self.is_open = False
         self.is_closed = False
+        self.is_ending = False
+        """True when only answers in work keep it open."""
         self.flow = Flow("TLS" if tls else "TCP", ("", 0), ("", 0), "", role)
 
     @property
@@ -191,7 +196,15 @@ class StreamConnection(Protocol):
         else:
             self._owner.sink.fault_arrived(event.error, event.data, self.flow)
             if event.error.fatal:
-                self.close()
+                self._end()
+
+    def _end(self) -> None:
+        """Close: what follows cannot be read. Requests that came before are answered first."""
+        if self._owner.sink.owes(self.flow):
+            self.is_ending = True
+            self._arm("answers", self._owner.limits.answer_deadline, "no answer before the close")
+        else:
+            self.close()
 
     def write(self, data: bytes) -> None:
         """Write octets; a peer that leaves too many unread is cut off."""

@@ -46,6 +46,8 @@ class StackLimits:
     """From an accepted connection to its first complete message or keep-alive; covers the TLS handshake."""
     idle_deadline: float = 3600.0
     """A connection without a single octet received for this long is closed."""
+    answer_deadline: float = 4.0
+    """From the fault that ends a stream to its close, for the answers to what came before the fault."""
     connect_deadline: float = 8.0
     """From the attempt to an open connection, TLS handshake included."""
     unsent_octets: int = 1024 * 1024

@@ -99,6 +99,7 @@ class SipStack:
         self._clients: dict[tuple[str, str], ClientTxn] = {}
         self._servers: dict[ServerKey, ServerTxn] = {}
         self._alike: Counter[MergeKey] = Counter()
+        self._owed: Counter[str] = Counter()
         self._answered: dict[DialogKey, ServerTxn] = {}
         self._context = contextvars.copy_context()
         self._stopped = False
@@ -164,6 +165,7 @@ class SipStack:
             server.close()
         self._servers.clear()
         self._alike.clear()
+        self._owed.clear()
         for client in list(self._clients.values()):
             client.fail("transport", "the stack stopped")
         pending = self._transport.stop()
@@ -309,6 +311,8 @@ class SipStack:
         self._servers[key] = txn
         self._alike[txn.merge_key] += 1
         self._admission.opened(flow)
+        if flow.reliable:
+            self._owed[flow.id] += 1
         self.observer.message_received(data, request, flow, txn.key)
         txn.begin()
         if request.method == "CANCEL":
@@ -368,6 +372,7 @@ class SipStack:
         """Count a final response; find the transaction again by the ACK of a 2xx."""
         if first:
             self._admission.answered(txn.flow)
+            self._settled(txn.flow)
         if txn.request.method == "INVITE" and response.status < 300:
             self._answered[_dialog_key(txn.request, response.to_tag)] = txn
 
@@ -378,9 +383,27 @@ class SipStack:
             if not self._alike[txn.merge_key]:
                 del self._alike[txn.merge_key]
         self._admission.closed(txn.flow, pending=txn.pending)
+        if txn.pending:
+            self._settled(txn.flow)
         if txn.request.method == "INVITE":
             for key in [key for key in self._answer_keys(txn) if self._answered.get(key) is txn]:
                 del self._answered[key]
+
+    def owes(self, flow: Flow) -> bool:
+        """Say whether a request that came over a connection waits for its final response."""
+        return self._owed[flow.id] > 0
+
+    def _settled(self, flow: Flow) -> None:
+        """Count a final response; it is written after this call, so a connection that ends closes after that."""
+        if not flow.reliable:
+            return
+        self._owed[flow.id] -= 1
+        if self._owed[flow.id] > 0:
+            return
+        del self._owed[flow.id]
+        connection = self._transport.connection(flow)
+        if connection is not None and connection.is_ending:
+            self.clock.callLater(0, connection.close)
 
     def _answer_keys(self, txn: ServerTxn) -> Sequence[DialogKey]:
         return [_dialog_key(txn.request, tag) for tag in txn.success_tags]

@@ -67,7 +67,7 @@ USERS = [
 
 def distinct(data, name):
     """Several messages of the RFCs share a branch and a sent-by: to one server they would be retransmissions."""
-    if name == "dblreq":  # a datagram: octets after its Content-Length of 0 never reach the registrar
+    if name == "dblreq":  # a datagram; on a stream its second half is a request too, answered before or after the first
         data = data[: data.index(b"\r\n\r\n") + 4]
     return re.sub(rb"branch=z9hG4bK[^;\s,]+", b"branch=z9hG4bK" + name.encode(), data, count=1)
 

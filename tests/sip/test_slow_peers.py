@@ -56,6 +56,9 @@ class Owner:
     def fault_arrived(self, fault, data, flow):
         self.dropped.append(str(fault))
 
+    def owes(self, flow):
+        return False
+
     def octets_dropped(self, reason, data, flow):
         self.dropped.append(reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import random
 import socket
@@ -12,9 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
+from twisted.internet import reactor
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
+from signalling.sip.limits import StackLimits
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import Hop, TransactionFailure, make_response
 from signalling.sip.stun import binding_request, mapped_address
@@ -356,6 +359,32 @@ async def test_bad_content_length_on_tcp_is_400_and_the_end(length):
     data, _ = await exchange("TCP", pair.listener.address, request)
     assert data.split()[1] in (b"400", b"413")
     assert pair.bob.requests == []
+    await until(lambda: pair.bob.closed)
+    await pair.close()
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("RFC 4475", "3.1.1.8")
+@on_the_loop
+async def test_request_before_a_fatal_fault_is_answered_late_and_then_the_stream_ends():
+    pair = await Pair().open("TCP")
+    pair.bob.answer = lambda txn: reactor.callLater(0.05, txn.respond, make_response(txn.request, 200))
+    good = raw("127.0.0.1;branch=z9hG4bKx", extra="Content-Length: 0\r\n")
+    data, _ = await exchange("TCP", pair.listener.address, good + b"#\r\n\r\n")
+    assert data.startswith(b"SIP/2.0 200 ")
+    await until(lambda: pair.bob.closed)
+    await pair.close()
+
+
+@pytest.mark.attack("T7")
+@on_the_loop
+async def test_stream_that_ended_closes_even_when_an_answer_never_comes():
+    pair = await Pair(limits=StackLimits(answer_deadline=0.05)).open("TCP")
+    pair.bob.answer = lambda txn: None
+    good = raw("127.0.0.1;branch=z9hG4bKx", extra="Content-Length: 0\r\n")
+    with contextlib.suppress(ConnectionResetError):
+        data, _ = await exchange("TCP", pair.listener.address, good + b"#\r\n\r\n")
+        assert data == b""
     await until(lambda: pair.bob.closed)
     await pair.close()
 
