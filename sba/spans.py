@@ -40,22 +40,28 @@ MOST_EVENTS = 128
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _HAS_REMOTE, _IS_REMOTE = 0x100, 0x200
+_INT64 = 1 << 63
 _SCOPE = InstrumentationScope("imslab")
 _NO_ATTRIBUTES: Mapping[str, AttributeValue] = {}
 
 
+def wire_text(text: str) -> str:
+    """Return text that UTF-8 can carry: octets of a peer that were none show as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _wire_value(value: object) -> AnyValue:
     if isinstance(value, str):
-        return AnyValue(string_value=value)
+        return AnyValue(string_value=wire_text(value))
     if isinstance(value, bool):
         return AnyValue(bool_value=value)
-    if isinstance(value, int):
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
         return AnyValue(int_value=value)
     if isinstance(value, float):
         return AnyValue(double_value=value)
     if isinstance(value, (list, tuple)):
         return AnyValue(array_value=ArrayValue(values=[_wire_value(item) for item in value]))
-    return AnyValue(string_value=str(value))
+    return AnyValue(string_value=wire_text(str(value)))
 
 
 def wire_attributes(attributes: Mapping[str, object]) -> list[KeyValue]:
@@ -245,7 +251,7 @@ class LightSpan(Span):
         span = WireSpan(
             trace_id=self.context.trace_id.to_bytes(16, "big"),
             span_id=self.context.span_id.to_bytes(8, "big"),
-            name=self.name,
+            name=wire_text(self.name),
             kind=WireSpan.SpanKind.ValueType(self.kind.value + 1),
             start_time_unix_nano=self.start_time,
             end_time_unix_nano=self.end_time or 0,
@@ -258,7 +264,7 @@ class LightSpan(Span):
             span.attributes.extend(wire_attributes(self.extra))
         if self.status.status_code is not StatusCode.UNSET:
             span.status.code = WireStatus.StatusCode.ValueType(self.status.status_code.value)
-            span.status.message = self.status.description or ""
+            span.status.message = wire_text(self.status.description or "")
         for event in self.events:
             attributes = wire_attributes(event.attributes or {})
             span.events.add(name=event.name, time_unix_nano=event.timestamp, attributes=attributes)

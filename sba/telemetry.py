@@ -24,7 +24,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, T
 from opentelemetry.util.types import AttributeValue
 
 from sba.config import NodeEnvironment, Otlp
-from sba.spans import RpcSpans, SpanSource
+from sba.spans import RpcSpans, SpanSource, wire_text
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import LoggerProvider
@@ -190,7 +190,9 @@ def _printable(name: str, value: object) -> object:
         return "<masked>"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} octets>"
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, str):
+        return wire_text(value)
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
         return {str(key): _printable(str(key), item) for key, item in value.items()}

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
 )
 from twisted.internet.protocol import ClientFactory, DatagramProtocol, Factory
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from signalling.sip import stun
@@ -80,8 +80,16 @@ class _Datagrams(TypingProtocol):
         """Send a datagram."""
 
 
+class _TlsFactory(TLSMemoryBIOFactory):
+    """Lets the inner factory refuse a connection, as Twisted's own does for TCP but not for TLS."""
+
+    def buildProtocol(self, addr: object) -> TLSMemoryBIOProtocol | None:  # type: ignore[override]  # noqa: N802 - Twisted's name; it answers None to refuse
+        inner = self.wrappedFactory.buildProtocol(addr)
+        return None if inner is None else self.protocol(self, inner)
+
+
 def _tls_factory(settings: ContextFactory, inner: object, *, client: bool) -> TLSMemoryBIOFactory:
-    factory = TLSMemoryBIOFactory(settings, client, cast("IProtocolFactory", inner))
+    factory = _TlsFactory(settings, client, cast("IProtocolFactory", inner))
     factory.noisy = False
     return factory
 

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.trace import Status, StatusCode
 
 from sba.telemetry import Telemetry, activate, format_traceparent, parse_traceparent, remote_context
 from sba.testing import LabFixture, async_test, free_port
@@ -85,6 +86,30 @@ async def test_spans_logs_and_metrics_reach_the_collector_over_mutual_tls(tmp_pa
         assert {a.key for a in served.attributes} >= {"rpc.system", "rpc.service", "rpc.method"}
         assert any(record.body.string_value == "node-ready" for record in collector.logs)
     assert "rpc.server.calls" in collector.metrics, "metrics are flushed when a node stops"
+    await collector.server.stop(0)
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_octets_of_a_peer_that_are_no_text_cost_no_span_and_no_log(tmp_path):
+    port = free_port()
+    otlp = {"endpoint": f"https://127.0.0.1:{port}", "tls_name": "lab.ims.test", "interval_ms": 100}
+    collector = Collector()
+    lab = LabFixture(tmp_path, otlp=otlp)
+    await collector.start(lab, port)
+    async with lab:
+        gateway = await lab.start("imsagw", "agw-1", cls=Gateway)
+        foreign = b"call-\xff\xfe".decode("utf-8", "surrogateescape")
+        span = gateway.telemetry.tracer.start_span(f"sip {foreign}", attributes={"sip.call_id": foreign, "n": 10**30})
+        span.add_event("sip.message", {"text": foreign})
+        span.set_status(Status(StatusCode.ERROR, foreign))
+        span.end()
+        gateway.telemetry.log("request.refused", call_id=foreign)
+        await until(lambda: any(span.name.startswith("sip ") for _, span in collector.spans))
+        await until(lambda: any(record.body.string_value == "request.refused" for record in collector.logs))
+    [sent] = [span for _, span in collector.spans if span.name.startswith("sip ")]
+    told = {one.key: one.value.string_value for one in sent.attributes}
+    assert (told["sip.call_id"], told["n"]) == ("call-\\udcff\\udcfe", str(10**30))
     await collector.server.stop(0)
 
 

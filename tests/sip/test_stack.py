@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.logger import globalLogPublisher
 from zope.interface import implementer
 
 from signalling.sip.limits import StackLimits
@@ -127,6 +128,24 @@ async def test_tls_shows_the_peer_certificate_and_carries_a_call(tmp_path):
     assert pair.callee.peer_certificate(txn.flow) == alice.certificate.public_bytes(serialization.Encoding.DER)
     back = await pair.callee.request(options(), Hop.over(txn.flow), role="gm")
     assert back.status == 200
+    await pair.close()
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize("transport", ["TCP", "TLS"])
+@on_the_loop
+async def test_connection_over_the_limit_of_its_source_is_closed_at_once_without_a_fault(tmp_path, transport):
+    bob = Identity(tmp_path, "bob")
+    faults = []
+    globalLogPublisher.addObserver(note := lambda event: faults.append(event) if event.get("log_failure") else None)
+    pair = await Pair(limits=StackLimits(connections_per_source=1)).open()
+    listener = await pair.callee.listen(transport, "127.0.0.1", 0, role="gm", tls=bob.settings(bob))
+    with socket.create_connection(listener.address), socket.create_connection(listener.address) as second:
+        second.settimeout(0)
+        loop = asyncio.get_running_loop()
+        assert await asyncio.wait_for(loop.sock_recv(second, 1), 2) == b""
+    globalLogPublisher.removeObserver(note)
+    assert faults == []
     await pair.close()
 
 
