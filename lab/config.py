@@ -146,6 +146,8 @@ class LabConfig(_Entry):
     plmn: Plmn = Plmn()
     mw_transport: Literal["tls", "tcp"] = "tls"
     key_export: Literal["never", "per-call"] = "per-call"
+    digest_algorithms: Annotated[list[Literal["SHA-256", "MD5"]], Field(min_length=1)] = ["MD5"]
+    """What digest users are challenged with, best first; clients that do not know RFC 8760 want MD5 alone."""
     trace_sampling: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
     nrf: Name = "nrf"
     home_domains: Annotated[list[HomeDomain], Field(min_length=1)]

@@ -143,6 +143,7 @@ def _nodes(config: LabConfig, layout: Layout, folder: StateFolder) -> Iterable[R
                 "home_domains": served,
                 "mw": mw,
                 "mw_transport": config.mw_transport,
+                "digest_algorithms": list(config.digest_algorithms),
                 "trusted_peers": trusted if config.mw_transport == "tcp" else [],
             },
         )

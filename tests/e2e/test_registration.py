@@ -13,6 +13,7 @@ import pytest
 from lab.state import StateFolder
 from lab.tracestore import TraceStore
 from sba.store import Sealer
+from signalling.aka.digest import DigestChallenge
 from tests.e2e.lab import Lab, running
 from tests.e2e.live import behaving
 from tests.e2e.rawsip import DigestPhone
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
 def _more_users(description: dict[str, Any]) -> None:
     """frank's digest client is a UE of the lab; erin uses AKA with ipsec-3gpp over UDP; dave stays a foreign client."""
+    description["digest_algorithms"] = ["SHA-256", "MD5"]
     more = {"domain": "ims.test", "access": "access-a", "announces": ["sdes-srtp"]}
     description["users"] += [
         {"name": "erin", "impi": "001010000000009@ims.test", "profile": "aka-udp", **more},
@@ -89,6 +91,14 @@ def test_registering_again_keeps_the_registration_and_is_not_challenged_more_tha
     assert answer["registered"]
     assert rounds(home, answer, user) in (["REGISTER", "200"], ["REGISTER", "401", "REGISTER", "200"])
     assert ue(home, user)["expires_in_s"] > 599_000
+
+
+@pytest.mark.clause("RFC 8760", "2.1")
+def test_digest_users_are_challenged_with_every_algorithm_of_the_lab_best_first(home: Lab) -> None:
+    with foreign(home) as phone:
+        refused = phone.exchange(phone.message("REGISTER", "sip:ims.test", "Expires: 600"))
+    challenges = refused.headers.get_all("WWW-Authenticate")
+    assert [DigestChallenge.parse(value).algorithm for value in challenges] == ["SHA-256", "MD5"]
 
 
 @contextlib.contextmanager
