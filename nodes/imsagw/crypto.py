@@ -6,7 +6,7 @@ from keying.sdes import CryptoAttribute, InlineKey, generate
 from keying.secret import Secret
 from keying.suites import SUITES
 from media.relay import KeySet, MasterKey
-from nodes.imsagw.errors import iq_error
+from nodes.imsagw.errors import KEY, SUITE, iq_error
 from protos.iq_pb2 import CryptoAttr
 
 _HARMLESS = ("WSH=", "FEC_ORDER=FEC_SRTP", "-")
@@ -16,16 +16,18 @@ def read_crypto(message: CryptoAttr, stream: int) -> CryptoAttribute:
     """Read the peer's key. Raises ProblemError IQ_449 for a suite, IQ_X01 for a key length, IQ_445 for a parameter."""
     suite = SUITES.get(message.suite)
     if suite is None:
-        raise iq_error("449", f"suite {message.suite[:40]!r} is not known", stream=stream)
+        raise iq_error("449", f"suite {message.suite[:40]!r} is not known", stream=stream, param=SUITE)
     if len(message.key_salt) != suite.key_salt_length:
-        raise iq_error("X01", f"{suite.name} takes a key and salt of {suite.key_salt_length} octets", stream=stream)
+        raise iq_error(
+            "X01", f"{suite.name} takes a key and salt of {suite.key_salt_length} octets", stream=stream, param=KEY
+        )
     if message.mki_length > 128 or message.mki >> (8 * message.mki_length):
-        raise iq_error("449", "the MKI does not fit its length", stream=stream)
+        raise iq_error("449", "the MKI does not fit its length", stream=stream, param=KEY)
     if message.lifetime > suite.max_srtp_packets:
-        raise iq_error("449", "the lifetime exceeds the suite's", stream=stream)
+        raise iq_error("449", "the lifetime exceeds the suite's", stream=stream, param=KEY)
     for parameter in message.session_params:
         if not parameter.upper().startswith(_HARMLESS):
-            raise iq_error("445", f"session parameter {parameter[:40]!r} is not supported", stream=stream)
+            raise iq_error("445", f"session parameter {parameter[:40]!r} is not supported", stream=stream, param=KEY)
     key = InlineKey(
         Secret(message.key_salt),
         message.lifetime or None,
@@ -54,7 +56,7 @@ def make_lines(suites: Sequence[str], tag: int, carried: Iterable[str], stream: 
     known = frozenset(carried)
     usable = [name for name in suites if name in known] if suites else [*known][:1]
     if not usable:
-        raise iq_error("449", "none of the suites is carried", stream=stream)
+        raise iq_error("449", "none of the suites is carried", stream=stream, param=SUITE)
     first = tag or 1
     return tuple(generate(name, first + offset) for offset, name in enumerate(usable))
 

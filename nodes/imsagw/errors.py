@@ -24,10 +24,17 @@ _CODES: Mapping[str, tuple[int, grpc.StatusCode]] = MappingProxyType(
 )
 
 
-def iq_error(code: str, text: str, *, stream: int = 0) -> ProblemError:
-    """Make the error of an H.248-style `code`; `text` names what is wrong, never a key."""
+SUITE = "crypto_suite"
+KEY = "crypto_key"
+"""Names of invalid parameters by which the IMS-ALG tells its user why a stream cannot be protected."""
+
+
+def iq_error(code: str, text: str, *, stream: int = 0, param: str = "") -> ProblemError:
+    """Make the error of an H.248-style `code`; `text` names what is wrong, never a key; `param` where it is."""
     status, grpc_status = _CODES[code]
     params = [("stream_id", str(stream))] if stream else []
+    if param:
+        params.append((param, text))
     return ProblemError(status, f"IQ_{code}", text, invalid_params=params, code=grpc_status)
 
 

@@ -9,7 +9,7 @@ from media.relay import Address, InactivityDirection, Latching, Mode, Protection
 from nodes.imsagw.config import ImsAgwSettings
 from nodes.imsagw.context import StreamRecord
 from nodes.imsagw.crypto import key_set, make_lines, read_crypto
-from nodes.imsagw.errors import iq_error
+from nodes.imsagw.errors import SUITE, iq_error
 from protos import iq_pb2
 
 PROTECTIONS = {
@@ -103,7 +103,7 @@ def _protection(spec: iq_pb2.StreamSpec, transport: iq_pb2.Transport, settings: 
     if protection is None:
         raise iq_error("445", f"transport {transport} is not supported", stream=spec.stream_id)
     if protection is Protection.SRTP and settings.srtp == "off":
-        raise iq_error("445", "SRTP is switched off", stream=spec.stream_id)
+        raise iq_error("445", "SRTP is switched off", stream=spec.stream_id, param=SUITE)
     if protection is not Protection.SRTP and (spec.sdes_remote or spec.HasField("sdes_local_request")):
         raise iq_error("449", "SDES keys belong to an RTP/SAVP(F) stream", stream=spec.stream_id)
     return protection
@@ -124,7 +124,7 @@ def _keys(
     if spec.sdes_remote:
         receiving = read_crypto(spec.sdes_remote[0], spec.stream_id)
         if receiving.suite.name not in settings.suites:
-            raise iq_error("449", f"suite {receiving.suite.name} is not carried", stream=spec.stream_id)
+            raise iq_error("449", f"suite {receiving.suite.name} is not carried", stream=spec.stream_id, param=SUITE)
     if spec.HasField("sdes_local_request"):
         offered = _offer(spec, offered, sending, settings.suites)
     if spec.sdes_local_selected:

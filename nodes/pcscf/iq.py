@@ -44,7 +44,8 @@ _STATUS: Final[Mapping[grpc.StatusCode, int]] = {
 _TRY_ELSEWHERE: Final = frozenset({
     grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
 })  # fmt: skip
-_UNSUPPORTED_SUITE: Final = "suite"
+_TOKENS: Final = {"crypto_suite": "no-common-suite", "crypto_key": "bad-key"}
+"""Parameter the IMS-AGW names as invalid -> why the session is refused (SEC-1)."""
 
 
 class IqError(Exception):
@@ -336,8 +337,8 @@ def crypto_from_proto(line: iq_pb2.CryptoAttr) -> CryptoAttribute:
 def _error(problem: RemoteProblem) -> IqError:
     status = _STATUS.get(problem.code, 500)
     named = problem.cause or problem.code.name
-    detail = problem.problem.detail if problem.problem is not None else ""
-    token = "no-common-suite" if status == 488 and _UNSUPPORTED_SUITE in detail.lower() else ""
+    invalid = problem.problem.invalid_params if problem.problem is not None else ()
+    token = next((_TOKENS[one.param] for one in invalid if one.param in _TOKENS), "") if status == 488 else ""
     gone = problem.code is grpc.StatusCode.NOT_FOUND
     return IqError(Refusal(status, token, f"Iq: {named}"), gone=gone)
 

@@ -199,6 +199,21 @@ def test_phone_that_requires_protection_refuses_to_be_called_or_to_call_in_the_p
     assert refused["legs"] == []
 
 
+@pytest.mark.clause("ims-signalling", "SEC-1")
+@pytest.mark.clause("TS 33.328", "7.2.1-8")
+def test_suite_the_gateway_does_not_carry_is_refused_by_name(own_folder: Any) -> None:
+    with running(own_folder) as poor:
+        described = json.loads((poor.state / "lab.json").read_text())
+        described["nodes"]["imsagw-a"]["settings"]["suites"] = ["AES_CM_128_HMAC_SHA1_80"]
+        (poor.state / "lab.json").write_text(json.dumps(described))
+        poor.wait_back("imsagw-a", poor.kill("imsagw-a"))
+        secure = ("alice", "bob", "--security", "e2ae-sdes", "--seconds", "0.6", "--suite")
+        refused = poor.call(*secure, "AEAD_AES_256_GCM", status=1)
+        assert (refused["result"], refused["sip_status"]) == ("refused", 488)
+        assert 'pcscf-a "media-sec:no-common-suite"' in refused["reason"]
+        assert poor.call(*secure, "AES_CM_128_HMAC_SHA1_80")["result"] == "established"
+
+
 @pytest.mark.attack("T1")
 @pytest.mark.clause("TS 33.328", "7.2.1-6")
 def test_network_and_subscriber_policy_required_refuse_who_has_no_agreement(own_folder: Any) -> None:

@@ -330,6 +330,27 @@ async def test_the_gateways_refusal_becomes_the_right_sip_code(tmp_path, problem
         assert not len(it.node.edge.sessions)
 
 
+@pytest.mark.clause("ims-signalling", "SEC-1")
+@pytest.mark.parametrize(
+    ("param", "warning"),
+    [
+        ("crypto_suite", '399 pcscf-a "media-sec:no-common-suite"'),
+        ("crypto_key", '399 pcscf-a "media-sec:bad-key"'),
+        ("stream_id", None),
+    ],
+)
+@async_test
+async def test_warning_says_what_the_gateway_could_not_protect(tmp_path, param, warning):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        it.iq.fail["Reserve"] = ProblemError(
+            400, "IQ_449", "none of the suites is carried", invalid_params=[("stream_id", "1"), (param, "why")]
+        )
+        answer = await alice.send(alice.invite("sip:bob@ims.test", SECURE), alice.hop).final()
+        assert (answer.status, answer.headers.get("Warning")) == (488, warning)
+
+
 @pytest.mark.clause("TS 24.229", "PS-12")
 @async_test
 async def test_a_gateway_that_fails_at_the_answer_ends_the_call_on_the_far_side(tmp_path):
