@@ -294,6 +294,10 @@ class NetworkFunction(MultiService):
                 self.telemetry.log("nrf-unreachable", level="warning", cause=str(problem))
                 wait = pause
                 pause = min(pause * 2, _RETRY_MOST_S)
+            except Exception as fault:  # noqa: BLE001 - without its heartbeat a node that works is lost to all others
+                self.telemetry.log("registration-fault", level="error", fault=f"{type(fault).__name__}: {fault}")
+                wait = pause
+                pause = min(pause * 2, _RETRY_MOST_S)
             self._profile_changed.clear()
             try:
                 async with asyncio.timeout(wait):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 
 import grpc
@@ -17,7 +18,18 @@ from sba import runtime
 from sba.access import RateLimit
 from sba.errors import ConfigurationError, ContractError, RemoteProblem
 from sba.testing import LabFixture, async_test
-from tests.sba.gateway import HEARTBEAT, Gateway, Iq, beat, channel_to, forge, lab_with_gateway, present, raw_call
+from tests.sba.gateway import (
+    HEARTBEAT,
+    Gateway,
+    Iq,
+    beat,
+    channel_to,
+    forge,
+    lab_with_gateway,
+    present,
+    raw_call,
+    until,
+)
 
 ANNEX_P = "TS 33.328 Annex P"
 
@@ -132,6 +144,33 @@ async def test_a_node_is_discovered_only_once_its_ports_are_open(tmp_path):
         request = nrf_disc_pb2.DiscoveryRequest(target_nf_type="IMS_AGW", requester_nf_type="PCSCF")
         assert seen == [[]]
         assert len(lab.nodes["nrf"].registry.discover(request)) == 1
+
+
+@async_test
+async def test_node_whose_registration_meets_a_fault_goes_on_and_is_registered_again(tmp_path):
+    async with LabFixture(tmp_path) as lab:
+        gateway = await lab.start("imsagw", "agw-1", cls=Gateway)
+        stream = io.StringIO()
+        gateway.telemetry._stream = stream
+        beaten = asyncio.Event()
+        beat = gateway.beat
+
+        async def noted():
+            interval = await beat()
+            beaten.set()
+            return interval
+
+        def broken():
+            raise OSError("no load to be had")
+
+        gateway.beat, gateway.load = noted, broken
+        gateway._profile_changed.set()
+        await until(lambda: stream.getvalue().count("registration-fault") >= 2)
+        del gateway.load
+        beaten.clear()
+        await asyncio.wait_for(beaten.wait(), 5)
+        faults = [json.loads(line) for line in stream.getvalue().splitlines() if "registration-fault" in line]
+        assert {(one["level"], one["fault"]) for one in faults} == {("error", "OSError: no load to be had")}
 
 
 @async_test
