@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import sqlite3
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 SEALING_KEY_OCTETS = 32
 _NONCE_OCTETS = 12
 _BUSY_MS = 5000
+_CHECKPOINT_WRITES = 500
+"""Writes after which the write-ahead log is copied into the database, off the event loop."""
+_PRIMARY_CODE = 0xFF
+"""Low octet of an extended SQLite result code."""
 
 JsonObject = dict[str, Any]
 """A value as ``json`` reads it."""
@@ -127,9 +132,10 @@ class Store:
 
 
 class KeyValueTable:
-    """JSON objects by key in a table of their own.
+    """JSON objects by key in a table of their own; ``put`` and ``delete`` return when the write is committed.
 
-    Writes of one turn of the event loop share a transaction; ``put`` and ``delete`` return when it is committed.
+    A SQLite file takes a write at once. Where it has to wait, for another writer of the file or for a database server,
+    the writes of one turn of the event loop share a transaction.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -150,13 +156,11 @@ class KeyValueTable:
 
     async def put(self, key: str, value: Mapping[str, Any]) -> None:
         """Store an object, replacing an older one."""
-        self._pending[key] = json.dumps(value, separators=(",", ":"))
-        await self._committed()
+        await self._keep(key, json.dumps(value, separators=(",", ":")))
 
     async def delete(self, key: str) -> None:
         """Remove an object; no error when there is none."""
-        self._pending[key] = None
-        await self._committed()
+        await self._keep(key, None)
 
     async def get(self, key: str) -> JsonObject | None:
         """Return the object stored under a key."""
@@ -180,6 +184,14 @@ class KeyValueTable:
         """Wait until every write asked for so far is committed."""
         while self._commit is not None and not self._commit.done():
             await asyncio.shield(self._commit)
+
+    async def _keep(self, key: str, text: str | None) -> None:
+        writer = self._store.writer
+        in_order = not self._pending and (self._commit is None or self._commit.done())
+        if writer is not None and in_order and writer.write_at_once(self.table.name, key, text):
+            return
+        self._pending[key] = text
+        await self._committed()
 
     async def _committed(self) -> None:
         if self._commit is None or self._commit.done() or not self._pending_is_open():
@@ -219,41 +231,83 @@ class KeyValueTable:
 
 
 class SqliteWriter:
-    """Small writes to a SQLite file: one connection on one thread, one hop a transaction.
+    """Small writes to a SQLite file, at once on the caller's thread or, when they would have to wait, on its own.
 
-    A pooled asynchronous transaction costs ten times as much, which a node that notes every step of every call feels.
+    In WAL mode a commit is one append to a file in the page cache, which outlives the process: some ten microseconds,
+    where the way to another thread and back costs fifty times as much. What may wait for the disk is the
+    checkpoint, so that is left to the thread.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._connection: sqlite3.Connection | None = None
+        self._patient: sqlite3.Connection | None = None
+        self._quick: sqlite3.Connection | None = None
+        self._since_checkpoint = 0
+
+    def write_at_once(self, table: str, key: str, text: str | None) -> bool:
+        """Put or, without ``text``, delete one row and commit; False when another writer has the file just now."""
+        if self._quick is None:
+            self._quick = _connect(self._path, timeout=0.0)
+        gone = [key] if text is None else []
+        puts = [] if text is None else [(key, text)]
+        try:
+            _write(self._quick, table, puts, gone)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY_CODE in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return False
+            raise
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= _CHECKPOINT_WRITES:
+            self._since_checkpoint = 0
+            self._thread.submit(self._checkpoint)
+        return True
 
     async def write(self, table: str, puts: list[tuple[str, str]], gone: list[str]) -> None:
-        """Put and delete in one transaction; raises ``sqlite3.Error``."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, table, puts, gone)
+        """Put and delete in one transaction, waiting for other writers; raises ``sqlite3.Error``."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write_patiently, table, puts, gone)
 
-    def _write(self, table: str, puts: list[tuple[str, str]], gone: list[str]) -> None:
-        if self._connection is None:
-            self._connection = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000)
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-        with self._connection as connection:
-            if puts:
-                upsert = f'INSERT INTO "{table}" (key, value) VALUES (?, ?)'  # noqa: S608 - a name from code
-                connection.executemany(f"{upsert} ON CONFLICT (key) DO UPDATE SET value = excluded.value", puts)
-            if gone:
-                remove = f'DELETE FROM "{table}" WHERE key = ?'  # noqa: S608 - a name from code
-                connection.executemany(remove, [(key,) for key in gone])
+    def _write_patiently(self, table: str, puts: list[tuple[str, str]], gone: list[str]) -> None:
+        _write(self._on_thread(), table, puts, gone)
+
+    def _checkpoint(self) -> None:
+        with contextlib.suppress(sqlite3.OperationalError):  # somebody reads; the next one takes it along
+            self._on_thread().execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _on_thread(self) -> sqlite3.Connection:
+        if self._patient is None:
+            self._patient = _connect(self._path, timeout=_BUSY_MS / 1000)
+        return self._patient
 
     async def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connections and end the thread."""
+        if self._quick is not None:
+            self._quick.close()
+            self._quick = None
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._patient is not None:
+            self._patient.close()
+            self._patient = None
+
+
+def _connect(path: str, *, timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=timeout)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    return connection
+
+
+def _write(connection: sqlite3.Connection, table: str, puts: list[tuple[str, str]], gone: list[str]) -> None:
+    with connection:
+        if puts:
+            upsert = f'INSERT INTO "{table}" (key, value) VALUES (?, ?)'  # noqa: S608 - a name from code
+            connection.executemany(f"{upsert} ON CONFLICT (key) DO UPDATE SET value = excluded.value", puts)
+        if gone:
+            remove = f'DELETE FROM "{table}" WHERE key = ?'  # noqa: S608 - a name from code
+            connection.executemany(remove, [(key,) for key in gone])
 
 
 def _object(text: str) -> JsonObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -62,6 +62,10 @@ class Address:
     rtcp_port: int = 0
     rtcp_ip: str = ""
 
+    def to_dict(self) -> dict[str, object]:
+        """A JSON form for the store."""
+        return {"ip": self.ip, "port": self.port, "rtcp_port": self.rtcp_port, "rtcp_ip": self.rtcp_ip}
+
 
 @dataclass(frozen=True, slots=True)
 class LocalStream:
@@ -95,6 +99,9 @@ class AlgPolicy:
         return MediaPolicy.PREFERRED if self.emergency and self.e2ae is MediaPolicy.REQUIRED else self.e2ae
 
 
+_STATE_ADDRESSES = ("ue_address", "far_address", "access_local", "core_local")
+
+
 @dataclass(frozen=True, slots=True)
 class StreamState:
     """A stream after a complete offer/answer exchange. Holds no key, only digests, so it may be stored."""
@@ -119,13 +126,17 @@ class StreamState:
 
     def to_dict(self) -> dict[str, object]:
         """A JSON form for the store."""
-        return asdict(self)
+        values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        for name in _STATE_ADDRESSES:
+            address = values[name]
+            values[name] = address.to_dict() if isinstance(address, Address) else None
+        return values
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, object]) -> StreamState:
         """The inverse of `to_dict`. Raises TypeError, ValueError or KeyError for foreign data."""
         fields = dict(stored)
-        for name in ("ue_address", "far_address", "access_local", "core_local"):
+        for name in _STATE_ADDRESSES:
             value = fields.get(name)
             fields[name] = Address(**value) if isinstance(value, dict) else None
         fields["treatment"] = Treatment(str(fields["treatment"]))
