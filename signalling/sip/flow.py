@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
 from signalling.sip.model import SipMessage, SipRequest, SipResponse
@@ -32,6 +33,20 @@ class Flow:
     def reliable(self) -> bool:
         """True for TCP and TLS."""
         return self.transport in STREAM_TRANSPORTS
+
+    def is_answered_by(self, back: Flow, *, exact: bool) -> bool:
+        """Say whether the answer to a request sent over this flow may come over ``back``.
+
+        A connection answers for itself alone: when it is lost, its client transactions end with it. A datagram may
+        come from another port than the request went to, but not from another host and not to another port or role of
+        ours: RFC 3261 18.1.2 asks for less, yet whoever is downstream has read the branch and could answer in the
+        next hop's place. ``exact``: from the very address the request went to.
+        """
+        if self.reliable or back.reliable:
+            return self.id == back.id
+        if (self.role, self.local) != (back.role, back.local):
+            return False
+        return self.remote == back.remote if exact else same_host(self.remote[0], back.remote[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +138,16 @@ class SilentObserver:
 
     def retransmission(self, direction: str, data: bytes, message: SipMessage, flow: Flow, txn_key: str) -> None:
         """Do nothing."""
+
+
+def same_host(one: str, other: str) -> bool:
+    """Say whether two IP addresses are the same, however they are written."""
+    if one == other:
+        return True
+    try:
+        return ip_address(one) == ip_address(other)
+    except ValueError:
+        return False
 
 
 def response_destination(response: SipResponse, transport: str) -> Address:

@@ -29,7 +29,7 @@ from signalling.sip.flow import (
     response_destination,
 )
 from signalling.sip.grammar import GrammarError, format_host
-from signalling.sip.headers import BRANCH_COOKIE, Via
+from signalling.sip.headers import BRANCH_COOKIE, NameAddr, Via
 from signalling.sip.keepalive import Keepalive
 from signalling.sip.limits import StackLimits
 from signalling.sip.model import SipParseError, SipRequest, SipResponse
@@ -283,6 +283,10 @@ class SipStack:
         if txn is None or response.top_via.sent_by != txn.request.top_via.sent_by:
             self.observer.message_dropped("response without transaction", data, flow)
             return
+        exact = txn.role in self._limits.trusted_roles
+        if txn.flow is None or not txn.flow.is_answered_by(flow, exact=exact):
+            self.observer.message_dropped("response from elsewhere", data, flow)
+            return
         if txn.state in (State.COMPLETED, State.TERMINATED):
             self.observer.retransmission("received", data, response, flow, txn.key)
         else:
@@ -294,6 +298,11 @@ class SipStack:
         key = server_key(request)
         if request.method == "ACK":
             self._ack_arrived(request, data, flow, key)
+            return
+        if request.method == "CANCEL" and self._is_foreign_cancel(request, flow, key):
+            self.observer.message_dropped("CANCEL of another request", data, flow)
+            if self._admission.may_answer(flow):
+                self.send_response_stateless(make_response(request, 481), flow)
             return
         txn = self._servers.get(key)
         if txn is not None:
@@ -330,9 +339,18 @@ class SipStack:
         self._log_failure(failure)
         txn.respond(make_response(txn.request, 500))
 
+    def _is_foreign_cancel(self, cancel: SipRequest, flow: Flow, key: ServerKey) -> bool:
+        """Say whether a CANCEL finds an INVITE by its Via alone and is not from who sent that.
+
+        It leaves no transaction behind, so that the CANCEL of the caller is still new.
+        """
+        invite = self._servers.get(_cancelled_key(key))
+        if invite is None:
+            return False
+        return (flow.id, flow.role) != (invite.flow.id, invite.flow.role) or not cancels(cancel, invite.request)
+
     def _cancel_arrived(self, cancel: ServerTxn) -> None:
-        key = (*cancel.server_key[:-1], "INVITE")
-        invite = self._servers.get(key)
+        invite = self._servers.get(_cancelled_key(cancel.server_key))
         if invite is None:
             cancel.respond(make_response(cancel.request, 481))
             return
@@ -525,6 +543,31 @@ def server_key(request: SipRequest) -> ServerKey:
         return branch, format_host(host), str(port), method
     number = request.cseq[0]
     return request.uri, request.call_id, request.from_tag or "", str(number), str(via), method
+
+
+def _cancelled_key(key: ServerKey) -> ServerKey:
+    return (*key[:-1], "INVITE")
+
+
+def cancels(cancel: SipRequest, invite: SipRequest) -> bool:
+    """Say whether a CANCEL repeats Request-URI, Call-ID, CSeq number, From and To of the INVITE (RFC 3261 9.1).
+
+    A stranger who has seen the branch alone does not cancel.
+    """
+    try:
+        return (
+            cancel.uri == invite.uri
+            and cancel.call_id == invite.call_id
+            and cancel.cseq[0] == invite.cseq[0]
+            and _same_party(cancel.from_, invite.from_)
+            and _same_party(cancel.to, invite.to)
+        )
+    except GrammarError:
+        return False
+
+
+def _same_party(one: NameAddr, other: NameAddr) -> bool:
+    return one.params.get("tag") == other.params.get("tag") and str(one.uri) == str(other.uri)
 
 
 def _dialog_key(request: SipRequest, to_tag: str | None) -> DialogKey:
