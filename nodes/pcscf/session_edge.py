@@ -7,7 +7,7 @@ from typing import Final
 
 from nodes.pcscf import mediasec
 from nodes.pcscf.bindings import Registration
-from nodes.pcscf.bodies import OFFER_METHODS, check_body, has_sdp
+from nodes.pcscf.bodies import OFFER_METHODS, check_answer_body, check_body, drop_body, has_sdp
 from nodes.pcscf.dialogs import EdgeDialog, dialog_of
 from nodes.pcscf.edge import MW, Edge
 from nodes.pcscf.flowtoken import FlowAddress
@@ -50,10 +50,12 @@ class SessionEdge:
         request = txn.request.copy()
         take_hop(request)
         arrived = await self._ue.accept(request, txn.flow)
+        check_body(request)
         if request.to_tag is None:
             if request.method == "INVITE":
                 await self._invite(txn, request, Side.ACCESS, arrived.registration, arrived.address, arrived.emergency)
             else:
+                _check_standalone(request)
                 await self._standalone_from_ue(txn, request, arrived.registration, arrived.emergency)
             return
         found = self._by_token(arrived.tokens)
@@ -69,6 +71,7 @@ class SessionEdge:
         """A request that came over Mw. Raises RejectionError."""
         request = txn.request.copy()
         take_hop(request)
+        check_body(request)
         taken = self._ue.take_routes(request)
         if request.to_tag is not None:
             found = self._by_token(taken)
@@ -84,6 +87,7 @@ class SessionEdge:
             await self._invite(txn, request, Side.CORE, registration, registration.flow, emergency=False)
             return
         if request.to_tag is None:
+            _check_standalone(request)
             self._record_route(request, registration, STANDALONE, registration.id, Side.CORE)
         clean_towards_ue(request)
         hop, role = self._edge.towards_ue(registration)
@@ -111,13 +115,11 @@ class SessionEdge:
         if dialog is None or (sender is Side.ACCESS and not self._ue.on_own_flow(found, flow)):
             return
         async with found.lock:
-            exchange = found.media.exchange
-            if exchange is not None and exchange.open and exchange.decision.offered_by is not sender:
-                try:
-                    ack.body = await self._answer(found, ack.body, sender, dialog.tags[dialog.caller.other], final=True)
-                except AnswerFaultError:
-                    await self._releaser.release(found, MEDIA_SECURITY)
-                    return
+            try:
+                await self._ack_media(found, ack, sender, dialog.tags[dialog.caller.other])
+            except AnswerFaultError:
+                await self._releaser.release(found, MEDIA_SECURITY)
+                return
             found.media.forget_keys()
         if sender is Side.ACCESS:
             mediasec.strip(ack)
@@ -130,6 +132,16 @@ class SessionEdge:
         self._edge.stack.send_ack(ack, hop, role)
         await self._edge.sessions.save(found)
 
+    async def _ack_media(self, session: Session, ack: SipRequest, sender: Side, tag: str) -> None:
+        """The answer an ACK owes; a body that nobody waits for does not go on (RFC 3264 4, T1)."""
+        exchange = session.media.exchange
+        if exchange is None or not exchange.open or exchange.decision.offered_by is sender:
+            drop_body(ack)
+            return
+        if ack.body and not has_sdp(ack):
+            raise AnswerFaultError(Refusal(488, text="a body that is no session description"))
+        ack.body = await self._answer(session, ack.body, sender, tag, final=True)
+
     # -- INVITE -------------------------------------------------------------------------------------------------------
 
     async def _invite(
@@ -141,7 +153,6 @@ class SessionEdge:
         address: FlowAddress,
         emergency: bool,
     ) -> None:
-        check_body(request)
         session = self._new_session(request, caller, registration, address, txn.flow, emergency=emergency)
         forwarding = Forwarding(
             self._edge.stack, txn, transform=lambda response: self._invite_response(session, request, response)
@@ -235,6 +246,7 @@ class SessionEdge:
             self._ue.clean_response(response, callee, self._edge.bindings.get(session.registration))
             tag = response.to_tag or ""
             if response.status >= 300:
+                check_answer_body(response)
                 return response
             dialog = self._learn_dialog(session, request, response, tag)
             final = response.status >= 200
@@ -266,6 +278,7 @@ class SessionEdge:
         self, session: Session, response: SipResponse, sender: Side, tag: str, carrier: str, *, final: bool
     ) -> None:
         """The session description of a provisional or successful response: an answer, a repetition, or an offer."""
+        check_answer_body(response)
         media = session.media
         if not has_sdp(response):
             if final and media.exchange is not None and media.exchange.carrier == carrier:
@@ -322,7 +335,6 @@ class SessionEdge:
         dialog = session.dialog_for(request, sender)
         if dialog is None:
             raise RejectionError(481, "Call/Transaction Does Not Exist")
-        check_body(request)
         carrier = _carrier(request)
         tag = dialog.tags[dialog.caller.other]
         async with session.lock:
@@ -390,7 +402,11 @@ class SessionEdge:
         async with session.lock:
             answerer = sender.other
             self._ue.clean_response(response, answerer, self._edge.bindings.get(session.registration))
-            if session.ended or response.status >= 300:
+            if session.ended and response.status < 300:
+                drop_body(response)
+                return response
+            if response.status >= 300:
+                check_answer_body(response)
                 return response
             dialog.response_seen(response, answerer)
             tag = dialog.tags[dialog.caller.other]
@@ -442,6 +458,7 @@ class SessionEdge:
         async def transform(response: SipResponse) -> SipResponse:
             if from_ue:
                 clean_towards_ue(response)
+            check_answer_body(response)
             return response
 
         forwarding = Forwarding(self._edge.stack, txn, transform=transform)
@@ -456,6 +473,12 @@ class SessionEdge:
             if kind == STANDALONE:
                 return self._edge.bindings.get(identifier)
         return None
+
+
+def _check_standalone(request: SipRequest) -> None:
+    """Offers and answers travel inside sessions only, where the ALG sees them (RFC 3261 13, RFC 3311 5.1)."""
+    if request.method in OFFER_METHODS:
+        raise RejectionError(481, "Call/Transaction Does Not Exist")
 
 
 def _carrier(request: SipRequest) -> str:

@@ -47,6 +47,7 @@ __all__ = [
     "parse_challenge",
     "parse_credentials",
     "parse_cseq",
+    "parse_media_type",
     "parse_name_addr",
     "parse_params",
     "parse_rack",
@@ -73,6 +74,7 @@ _ADDRESSES: Memory[NameAddr] = Memory()
 """Addresses whose SIP URI has no password."""
 _VIAS: Memory[Via] = Memory()
 _CSEQ = re.compile(r"([0-9]+)[ \t]+(\S+)\Z")
+_MEDIA_TYPE = re.compile(r"([^\s/;]+)[ \t]*/[ \t]*([^\s/;]+)[ \t]*(?:;.*)?\Z", re.DOTALL)
 _RACK = re.compile(r"([0-9]+)[ \t]+([0-9]+)[ \t]+(\S+)\Z")
 
 
@@ -237,6 +239,17 @@ def _parse_via(text: str) -> Via:
 
 def _stray() -> dict[str, str | None]:
     raise GrammarError("stray semicolon")
+
+
+def parse_media_type(text: str) -> str:
+    """Return the media type of a Content-Type as ``type/subtype`` in lower case, empty when it is none.
+
+    Blanks may stand round the slash (SLASH of RFC 3261 25.1); parameters are left out.
+    """
+    match = _MEDIA_TYPE.match(text.strip(" \t"))
+    if match is None or not all(is_token(part) for part in match.groups()):
+        return ""
+    return "/".join(match.groups()).lower()
 
 
 def parse_cseq(text: str) -> tuple[int, str]:

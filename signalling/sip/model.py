@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from signalling.sip.fields import Headers
 from signalling.sip.grammar import GrammarError
-from signalling.sip.headers import NameAddr, Via, parse_cseq, parse_name_addr, parse_via
+from signalling.sip.headers import NameAddr, Via, parse_cseq, parse_media_type, parse_name_addr, parse_via
 from signalling.sip.reasons import REASONS
 
 VERSION = "SIP/2.0"
@@ -124,9 +124,14 @@ class SipMessage:
 
     @property
     def content_type(self) -> str | None:
-        """The media type of the body in lower case, without parameters."""
-        text = self.headers.get("content-type")
-        return None if text is None else text.partition(";")[0].strip(" \t").lower()
+        """The media type of the body in lower case, without parameters and the blanks allowed round its slash.
+
+        None without Content-Type; empty when it is no media type, or when there is more than one (RFC 3261 20.15).
+        """
+        lines = self.headers.get_all("content-type")
+        if not lines:
+            return None
+        return parse_media_type(lines[0]) if len(lines) == 1 else ""
 
     def supports(self, option: str) -> bool:
         """Say whether an option tag stands in Supported or Require."""
