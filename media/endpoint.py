@@ -114,6 +114,8 @@ class RtpEndpoint:
         self._unpace: Callable[[], None] | None = None
         self._rtp: UdpPort | None = None
         self._rtcp: UdpPort | None = None
+        self._former: tuple[UdpPort | None, UdpPort | None] | None = None
+        """Ports spoken from while an offer to move is out."""
         self.on_event = on_event
         self.session = RtpSession(settings, source=source, clock=reactor.seconds)
 
@@ -130,17 +132,28 @@ class RtpEndpoint:
         return self.local
 
     def move(self, port: int = 0) -> Address:
-        """Take new ports on the same host, as an offer with a new port does; the old ones close. Returns the address.
+        """Take new ports on the same host for an offer. Returns their address.
 
-        A moved endpoint needs a new sending key: call :meth:`secure_sending` (RFC 4568 7.1.4).
+        Until :meth:`end_move` both are listened to and the former ones are spoken from (RFC 3264 8.3.1). An endpoint
+        that has moved needs a new sending key: call :meth:`secure_sending` (RFC 4568 7.1.4).
         """
         host = self.local[0]
+        self.end_move(back=True)
         former = (self._rtp, self._rtcp)
         self._rtp, self._rtcp = self._bind(host, port)
-        for old in former:
-            if old is not None:
-                old.stopListening()
+        self._former = former
         return self.local
+
+    def end_move(self, *, back: bool = False) -> None:
+        """Close the former ports: the offer was accepted; or with `back` the new ones: it was refused."""
+        if self._former is None:
+            return
+        unused, self._former = self._former, None
+        if back:
+            unused, (self._rtp, self._rtcp) = (self._rtp, self._rtcp), unused
+        for port in unused:
+            if port is not None:
+                port.stopListening()
 
     def _bind(self, host: str, port: int) -> tuple[UdpPort, UdpPort | None]:
         bound = _bind_one(host, port) if self.session.settings.rtcp_mux else _bind_pair(host, port)
@@ -222,7 +235,8 @@ class RtpEndpoint:
         self.stop()
         if self._rtp is not None:
             self._send(self.session.bye(reason))
-        ports = [port for port in (self._rtp, self._rtcp) if port is not None]
+        ports = [port for port in (self._rtp, self._rtcp, *(self._former or ())) if port is not None]
+        self._former = None
         self._rtp = self._rtcp = None
         closing = gatherResults([maybeDeferred(port.stopListening) for port in ports])
         return closing.addCallback(lambda _: None)
@@ -248,7 +262,8 @@ class RtpEndpoint:
 
     def _send(self, due: list[Outgoing]) -> None:
         for outgoing in due:
-            port = self._rtcp if outgoing.rtcp and self._rtcp is not None else self._rtp
+            rtp, rtcp = self._former or (self._rtp, self._rtcp)
+            port = rtcp if outgoing.rtcp and rtcp is not None else rtp
             if port is None:
                 continue
             try:

@@ -326,6 +326,7 @@ class Call:
                 response = await self.send(method, *contact, body=body)
             except BaseException:
                 self.offers.rejected_offer()
+                self.media.withdraw_offer()
                 raise
             finally:
                 self.offers.end_own_invite()

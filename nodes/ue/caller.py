@@ -49,6 +49,9 @@ class Caller:
         self._invite = SipRequest("INVITE", target)
         self._txn: ClientTxn | None = None
         self._winner = ""
+        self._given_up = False
+        self._dropped: set[str] = set()
+        """Tags of dialogs that were answered and hung up at once."""
         self._refused: OfferRefused | None = None
         call.setup = self
         call.cancel = self.give_up
@@ -108,7 +111,8 @@ class Caller:
         return SipRequest("INVITE", self.target, headers, body)
 
     def give_up(self) -> None:
-        """Cancel; the call ends with the final response (RFC 3261 9.1)."""
+        """Cancel; the call ends with the final response, also when that is a 2xx that crossed (RFC 3261 9.1)."""
+        self._given_up = True
         if self._txn is not None:
             self._txn.cancel()
         else:
@@ -117,7 +121,7 @@ class Caller:
     # responses
 
     def _responded(self, response: SipResponse) -> None:
-        if self._winner and response.status >= 200:
+        if (self._winner or self.call.state == "ended") and response.status >= 200:
             self._late(response)
         else:
             self._arrived.put_nowait(response)
@@ -234,9 +238,10 @@ class Caller:
 
     def _success(self, response: SipResponse) -> None:
         branch = self._branch(response)
-        if branch is None:
-            return
         call = self.call
+        if branch is None:
+            call.finish("failed", 500, "the answer forms no dialog")
+            return
         self._winner = response.to_tag or ""
         branch.dialog.take_response(self._invite, response)
         call.dialog, call.offers = branch.dialog, branch.offers
@@ -250,11 +255,14 @@ class Caller:
         except OfferAnswerError as error:
             refused = OfferRefused(500, error.reason)
         self._send_ack(branch, response, answer)
+        call.cancel = None
         if refused is not None:
             call.decide("failed", reason=refused.reason, token=refused.token)
             self.agent.spawn(self._end_refused(refused))
             return
-        call.cancel = None
+        if self._given_up:
+            self.agent.spawn(self._end_given_up())
+            return
         call.establish(response.status)
         self.established.set()
 
@@ -282,22 +290,36 @@ class Caller:
 
     async def _end_refused(self, refused: OfferRefused) -> None:
         """ACK was sent; leave at once, the negotiation has failed (SDES-11, UO-3, SEC-2)."""
-        call = self.call
+        await self._leave(("Reason", 'SIP;cause=488;text="media security"'))
+        self.call.finish("refused", refused.status, refused.warning or refused.reason)
+
+    async def _end_given_up(self) -> None:
+        """ACK was sent to a 2xx that crossed the CANCEL; hang up, nobody waits for it (RFC 3261 9.1, 15)."""
+        await self._leave()
+        self.call.finish("refused", 487, "given up")
+
+    async def _leave(self, *more: tuple[str, str]) -> None:
         try:
-            await call.send("BYE", ("Reason", 'SIP;cause=488;text="media security"'))
+            await self.call.send("BYE", *more)
         except TransactionFailure as failure:
             self.agent.telemetry.log("ue.bye-failed", level="warning", cause=str(failure))
-        call.finish("refused", refused.status, refused.warning or refused.reason)
 
     def _late(self, response: SipResponse) -> None:
-        """Take a 2xx that came again, or of another fork, which is hung up at once (RFC 3261 13.2.2.4)."""
+        """Take a 2xx that came again, or that nobody waits for, which is hung up at once (RFC 3261 13.2.2.4).
+
+        That is one of another fork, or of a call that ended by itself before it was answered.
+        """
         if response.status >= 300:
             return
         branch = self._branch(response)
         if branch is None:
             return
+        tag = response.to_tag or ""
+        if not self._winner and branch.dialog is self.call.dialog and tag not in self._dropped:
+            branch.dialog = Dialog.from_uac(self._invite, response)  # the early one ended with the call
         self._send_ack(branch, response)
-        if response.to_tag != self._winner and branch.dialog is not self.call.dialog:
+        if tag != self._winner and tag not in self._dropped:
+            self._dropped.add(tag)
             self.agent.spawn(self._drop_fork(branch, response))
 
     async def _drop_fork(self, branch: Branch, response: SipResponse) -> None:

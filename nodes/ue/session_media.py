@@ -175,6 +175,7 @@ class SessionMedia:
         self._draft = None
         for stream in list(self.streams):
             stream.offered = ()
+            stream.end_move(back=True)
             if stream.remote is None and self.established:
                 stream.close()
                 self.streams.remove(stream)
@@ -214,7 +215,7 @@ class SessionMedia:
             raise OfferRefused(488, "no common codec in the answer")
         stream.apply_keys(keys, change)
         stream.apply_remote(answer, media, answered_direction(answer.direction_of(media), stream.direction))
-        stream.moved = False
+        stream.end_move()
         stream.offered = ()
 
     def reopen(self) -> None:
@@ -295,7 +296,7 @@ class SessionMedia:
         stream.mode = taken.keys.security
         stream.apply_keys(taken.keys, taken.change)
         stream.apply_remote(offer, taken.offer, direction)
-        stream.moved = False
+        stream.end_move()
         return media
 
     def _settle(self, offer: SessionDescription, accepted: dict[int, _Accepted]) -> None:

@@ -224,10 +224,16 @@ class Stream:
             self.endpoint.start()
 
     def move(self) -> None:
-        """Take new ports; the next offer tells them with a new key."""
+        """Take new ports; the next offer tells them with a new key. The former ones serve until it is answered."""
         if self.endpoint is not None:
             self.endpoint.move()
         self.moved = True
+
+    def end_move(self, *, back: bool = False) -> None:
+        """Leave the former ports; or, with `back`, stay there: the offer came to nothing (RFC 3261 14.1)."""
+        if self.endpoint is not None:
+            self.endpoint.end_move(back=back)
+        self.moved = False
 
     def close(self) -> None:
         """Give the ports back; figures stay."""

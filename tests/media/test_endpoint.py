@@ -162,6 +162,7 @@ async def test_an_endpoint_that_moves_takes_a_new_port_and_a_new_key_and_is_hear
     await until(lambda: bob.statistics().packets_in >= 10)
     second = alice.move()
     assert second != first
+    alice.end_move()
     moved = generate(SUITE, 1)
     bob.secure_receiving(moved)
     alice.secure_sending(moved)

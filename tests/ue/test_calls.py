@@ -193,6 +193,79 @@ async def test_cancel_after_ringing(tmp_path):
         assert site.pcscf.of("CANCEL")
 
 
+class Crossing(FarEnd):
+    """Bob answers at the moment the CANCEL comes: his 200 passes it on the way."""
+
+    def __init__(self, site, **more):
+        super().__init__(site, status=0, **more)
+        site.pcscf.cancel_received = self.cancelled
+
+    def cancelled(self, txn, cancel):
+        self.site.pcscf.requests.append(cancel)
+        final = self.response(txn, 200, self.change(far_end().answer(txn.request.body)))
+        self.dialog = Dialog.from_uas(txn.request, final)
+        txn.respond(final)
+
+
+@pytest.mark.clause("RFC 3261", "9.1", "13.2.2.4", "15")
+@pytest.mark.parametrize("answer", ["usable", "unusable"])
+@pytest.mark.parametrize("provisional", [180, 183])
+def test_an_answer_that_crosses_the_cancel_is_acknowledged_and_hung_up(tmp_path, answer, provisional):
+    @async_test
+    async def run():
+        async with Site(tmp_path) as site:
+            await site.ue.register()
+            change = (lambda body: body) if answer == "usable" else (lambda body: b"v=0\r\nnonsense")
+            Crossing(site, provisional=provisional, change=change)
+            events = await place(site, cancel_after_s="0.05")
+            states = [event.state for event in events]
+            assert "established" not in states
+            assert states[-1] == "ended"
+            assert (events[-1].result, events[-1].sip_status) == ("refused", 487 if answer == "usable" else 400)
+            await until(lambda: site.pcscf.acks and site.pcscf.of("BYE"))
+            (bye,), (ack, *_) = site.pcscf.of("BYE"), site.pcscf.acks
+            assert "b2" in bye.headers.get("To")
+            assert "b2" in ack.headers.get("To")
+            assert ack.cseq == (1, "ACK")
+            assert site.ue.agent.calls == {}
+
+    return run()
+
+
+@pytest.mark.clause("RFC 3261", "13.2.2.4")
+@async_test
+async def test_an_answer_after_the_call_ended_by_itself_is_acknowledged_and_hung_up_once(tmp_path):
+    async with Site(tmp_path) as site:
+        await site.ue.register()
+        far = FarEnd(site, status=0)
+        calling = asyncio.ensure_future(place(site))
+        await until(lambda: site.ue.agent.calls and far.site.pcscf.of("INVITE"))
+        (call,) = site.ue.agent.calls.values()
+        await until(lambda: call.state == "ringing")
+        call.vanish()
+        await calling
+        answer = far.response(far.txn, 200, far_end().answer(far.txn.request.body))
+        far.txn.respond(answer)
+        await until(lambda: site.pcscf.of("BYE"))
+        far.txn.send_success_again(answer)
+        await until(lambda: len(site.pcscf.acks) >= 2)
+        assert len(site.pcscf.of("BYE")) == 1
+
+
+@pytest.mark.clause("RFC 3261", "12.1.2")
+@async_test
+async def test_an_answer_that_forms_no_dialog_ends_the_call(tmp_path):
+    async with Site(tmp_path) as site:
+        await site.ue.register()
+
+        def routed_nowhere(txn):
+            txn.respond(make_response(txn.request, 200, to_tag="b2", headers=[("Record-Route", "<nonsense")]))
+
+        site.pcscf.on_invite = routed_nowhere
+        events = await asyncio.wait_for(place(site), 3)
+        assert (events[-1].state, events[-1].result, events[-1].sip_status) == ("ended", "failed", 500)
+
+
 @pytest.mark.parametrize("status", [404, 486, 488, 503, 603])
 def test_a_refusal_is_told_as_it_is(tmp_path, status):
     @async_test
@@ -419,6 +492,65 @@ async def test_a_refused_reoffer_leaves_the_call_as_it_was(tmp_path):
         assert call.state == "established"
         await call.hang_up()
         await calling
+
+
+@pytest.mark.clause("RFC 3261", "14.1")
+@pytest.mark.clause("RFC 3264", "8.3.1")
+@pytest.mark.clause("TS 33.328", "7.4-2")
+@pytest.mark.parametrize("outcome", [488, 500, 200])
+def test_sound_goes_on_while_a_move_is_offered_and_on_the_old_port_under_the_old_key_when_it_is_refused(
+    tmp_path, outcome
+):
+    @async_test
+    async def run():
+        from twisted.internet import reactor
+
+        from media.session import RtpEndpoint, SessionSettings, spoken_by
+
+        async with Site(tmp_path) as site:
+            await site.ue.register()
+            endpoint = RtpEndpoint(reactor, SessionSettings(), source=spoken_by("bob"))
+            endpoint.open(IP)
+            far = FarEnd(site)
+            far.media = SessionMedia(IP, CONTEXT, lambda index: Stream(index, IP, endpoint))
+            calling = asyncio.ensure_future(place(site, seconds=10, security="e2ae-sdes", media="on"))
+            await until(lambda: site.pcscf.acks)
+            endpoint.start()
+            (call,) = site.ue.agent.calls.values()
+            stream = call.media.streams[0]
+
+            async def heard_on():
+                before = stream.statistics().packets_in, endpoint.statistics().packets_in
+                await until(lambda: stream.statistics().packets_in > before[0] + 5)
+                await until(lambda: endpoint.statistics().packets_in > before[1] + 5)
+
+            await heard_on()
+            port, keys, answer, held = stream.local, stream.keys, far.invited, []
+            site.pcscf.on_invite = held.append
+            moving = asyncio.ensure_future(modify(site, call, "move-port"))
+            await until(lambda: held)
+            offered = parse_sdp(held[0].request.body).media[0]
+            assert offered.port != port[1]
+            await heard_on()
+            if outcome == 200:
+                answer(held[0])
+            else:
+                held[0].respond(make_response(held[0].request, outcome))
+            assert (await moving).sip_status == outcome
+            moved = outcome == 200
+            assert (stream.local[1] == offered.port, stream.local == port) == (moved, not moved)
+            assert (stream.keys == keys) is not moved
+            await heard_on()
+            drops = {cause: count for cause, count in endpoint.session.drops.items() if count}
+            assert drops == {}, "every packet was understood"
+            site.pcscf.on_invite = answer
+            assert (await modify(site, call, "rekey")).sip_status == 200, "the next offer is sound again"
+            await heard_on()
+            await call.hang_up()
+            await calling
+            endpoint.close()
+
+    return run()
 
 
 @pytest.mark.clause("RFC 3261", "14.2")
