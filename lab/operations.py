@@ -12,6 +12,7 @@ from lab.control import ControlError, ControlServer, Json, Params, Progress
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
 from lab.resolve import OPERATOR
+from lab.senders import Senders
 from lab.tracestore import TraceStore
 from sba.errors import RemoteProblem
 
@@ -30,7 +31,10 @@ class Operations:
         self.store = TraceStore(folder.traces)
         self.operator = Operator(folder.lab_json, lab.nodes)
         self._desk = CallDesk(self.operator, self.store, lab)
-        self._receiver = OtlpReceiver(self.store)
+        self._receiver = OtlpReceiver(
+            self.store,
+            Senders(lab.nodes.values(), self.operator.identity.revoked, supervisor.tell),
+        )
         self._control = ControlServer(
             folder.socket,
             {

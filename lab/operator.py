@@ -41,9 +41,9 @@ class Operator:
 
     def __init__(self, lab_json: Path, producers: Mapping[str, NodeRow]) -> None:
         self._environment = NodeEnvironment.load(lab_json, OPERATOR)
-        self._identity = NodeIdentity(self._environment)
-        self.telemetry = Telemetry.for_node(self._environment, self._identity)
-        self._sbi = SbiClient(self._environment, self._identity, self.telemetry)
+        self.identity = NodeIdentity(self._environment)
+        self.telemetry = Telemetry.for_node(self._environment, self.identity)
+        self._sbi = SbiClient(self._environment, self.identity, self.telemetry)
         self._producers = producers
         self._health: dict[str, grpc.aio.Channel] = {}
 
@@ -66,7 +66,7 @@ class Operator:
         if channel is None:
             channel = self._health[instance] = grpc.aio.secure_channel(
                 f"{producer.host}:{producer.port}",
-                self._identity.channel_credentials(),
+                self.identity.channel_credentials(),
                 options=(
                     ("grpc.ssl_target_name_override", producer.fqdn),
                     ("grpc.default_authority", producer.fqdn),

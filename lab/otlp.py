@@ -1,14 +1,17 @@
 """The supervisor's OTLP receiver: traces, metrics and logs over gRPC with mutual TLS, into the trace store.
 
-Only certificates of the lab CA are let in. A batch larger than ``MAX_BATCH`` or a full queue is refused with
-RESOURCE_EXHAUSTED, which an OTLP exporter treats as "drop and go on"; nothing here can grow without bound.
+Only nodes of the lab are let in, and each speaks for itself alone: the node of every item is the one of the sender's
+certificate, and data that names another is refused as a whole. A batch larger than ``MAX_MESSAGE_OCTETS`` or a full
+queue is refused with RESOURCE_EXHAUSTED, which an OTLP exporter treats as "drop and go on"; nothing here can grow
+without bound.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -17,7 +20,9 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
+from opentelemetry.proto.resource.v1 import resource_pb2
 
+from lab.senders import Sender, SenderRefusedError, Senders
 from lab.spans import AttributeValue, Span, SpanEvent
 from lab.tracestore import LogRecord, MetricPoint, TraceStore
 
@@ -26,6 +31,7 @@ MAX_MESSAGE_OCTETS = 16 << 20
 MAX_PENDING = 64
 """Export requests being written at one time; more are refused."""
 
+_T = TypeVar("_T")
 _KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
 _STATUSES = {1: "OK", 2: "ERROR"}
 
@@ -52,19 +58,22 @@ def attributes_of(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, AttributeVa
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
-def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> Iterator[Span]:
-    """Yield the spans of an export request; the node is ``service.name`` of the resource."""
+def claimed_name(resource: resource_pb2.Resource) -> str:
+    """Return ``service.name`` of a resource: who its sender says to be."""
+    return str(attributes_of(resource.attributes).get("service.name", ""))
+
+
+def spans_of(request: trace_service_pb2.ExportTraceServiceRequest, sender: Sender) -> Iterator[Span]:
+    """Yield the spans of an export request of ``sender``."""
     for resource_spans in request.resource_spans:
-        resource = attributes_of(resource_spans.resource.attributes)
-        node, nf_type = str(resource.get("service.name", "")), str(resource.get("imslab.nf_type", ""))
         for scope in resource_spans.scope_spans:
             for span in scope.spans:
                 yield Span(
                     trace_id=span.trace_id.hex(),
                     span_id=span.span_id.hex(),
                     parent_id=span.parent_span_id.hex(),
-                    node=node,
-                    nf_type=nf_type,
+                    node=sender.node,
+                    nf_type=sender.nf_type,
                     name=span.name,
                     kind=_KINDS.get(span.kind, ""),
                     start_ns=span.start_time_unix_nano,
@@ -80,15 +89,14 @@ def spans_of(request: trace_service_pb2.ExportTraceServiceRequest) -> Iterator[S
                 )
 
 
-def records_of(request: logs_service_pb2.ExportLogsServiceRequest) -> Iterator[LogRecord]:
-    """Yield the log records of an export request."""
+def records_of(request: logs_service_pb2.ExportLogsServiceRequest, sender: Sender) -> Iterator[LogRecord]:
+    """Yield the log records of an export request of ``sender``."""
     for resource_logs in request.resource_logs:
-        node = str(attributes_of(resource_logs.resource.attributes).get("service.name", ""))
         for scope in resource_logs.scope_logs:
             for record in scope.log_records:
                 yield LogRecord(
                     record.time_unix_nano or record.observed_time_unix_nano,
-                    node,
+                    sender.node,
                     record.severity_text,
                     record.trace_id.hex(),
                     str(_value(record.body)),
@@ -107,14 +115,13 @@ def _points(metric: metrics_pb2.Metric) -> Iterator[tuple[dict[str, AttributeVal
             yield attributes_of(bucket.attributes), bucket.time_unix_nano, bucket.sum / max(1, bucket.count)
 
 
-def metrics_of(request: metrics_service_pb2.ExportMetricsServiceRequest) -> Iterator[MetricPoint]:
-    """Yield the metric points of an export request; a histogram is kept as its mean."""
+def metrics_of(request: metrics_service_pb2.ExportMetricsServiceRequest, sender: Sender) -> Iterator[MetricPoint]:
+    """Yield the metric points of an export request of ``sender``; a histogram is kept as its mean."""
     for resource_metrics in request.resource_metrics:
-        node = str(attributes_of(resource_metrics.resource.attributes).get("service.name", ""))
         for scope in resource_metrics.scope_metrics:
             for metric in scope.metrics:
                 for attributes, time_ns, value in _points(metric):
-                    yield MetricPoint(node, metric.name, attributes, time_ns, value, metric.unit)
+                    yield MetricPoint(sender.node, metric.name, attributes, time_ns, value, metric.unit)
 
 
 @dataclass(frozen=True)
@@ -129,31 +136,28 @@ class ReceiverCredentials:
 class OtlpReceiver:
     """The three OTLP collector services on one gRPC port. ``port`` is the kernel's choice when 0 was asked."""
 
-    def __init__(self, store: TraceStore) -> None:
+    def __init__(self, store: TraceStore, senders: Senders) -> None:
         self._store = store
+        self._senders = senders
         self._server: grpc.aio.Server | None = None
         self._pending = 0
         self.port = 0
 
-    async def start(self, host: str, port: int, credentials: ReceiverCredentials | None) -> int:
-        """Serve on ``host``:``port``; returns the port. Without credentials (tests) the port is plain text.
+    async def start(self, host: str, port: int, credentials: ReceiverCredentials) -> int:
+        """Serve on ``host``:``port``; returns the port.
 
         Raises ``RuntimeError`` when the port cannot be bound.
         """
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_OCTETS)])
         server.add_generic_rpc_handlers(tuple(self._handlers()))
-        address = f"{host}:{port}"
-        if credentials is None:
-            self.port = server.add_insecure_port(address)
-        else:
-            self.port = server.add_secure_port(
-                address,
-                grpc.ssl_server_credentials(
-                    [(credentials.key, credentials.certificate)],
-                    root_certificates=credentials.ca,
-                    require_client_auth=True,
-                ),
-            )
+        self.port = server.add_secure_port(
+            f"{host}:{port}",
+            grpc.ssl_server_credentials(
+                [(credentials.key, credentials.certificate)],
+                root_certificates=credentials.ca,
+                require_client_auth=True,
+            ),
+        )
         await server.start()
         self._server = server
         return self.port
@@ -164,12 +168,26 @@ class OtlpReceiver:
             await self._server.stop(1.0)
             self._server = None
 
-    async def _keep(self, context: grpc.aio.ServicerContext, write: object, items: object) -> None:
+    async def _sender(self, context: grpc.aio.ServicerContext, resources: Iterable[resource_pb2.Resource]) -> Sender:
+        """Return who is at the other end; ends the call when he is nobody here or gives data out as another's."""
+        try:
+            sender = self._senders.of(context.auth_context().get("x509_pem_cert", [b""])[0])
+        except SenderRefusedError as refused:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(refused))
+        try:
+            for resource in resources:
+                self._senders.check_claim(sender, claimed_name(resource))
+        except SenderRefusedError as refused:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
+        return sender
+
+    async def _keep(
+        self, context: grpc.aio.ServicerContext, write: Callable[[Iterator[_T]], object], items: Iterator[_T]
+    ) -> None:
         if self._pending >= MAX_PENDING:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the trace store is busy")
         self._pending += 1
         try:
-            assert callable(write)
             await asyncio.to_thread(write, items)
         finally:
             self._pending -= 1
@@ -178,19 +196,22 @@ class OtlpReceiver:
         async def traces(
             request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
         ) -> trace_service_pb2.ExportTraceServiceResponse:
-            await self._keep(context, self._store.add_spans, spans_of(request))
+            sender = await self._sender(context, (item.resource for item in request.resource_spans))
+            await self._keep(context, self._store.add_spans, spans_of(request, sender))
             return trace_service_pb2.ExportTraceServiceResponse()
 
         async def records(
             request: logs_service_pb2.ExportLogsServiceRequest, context: grpc.aio.ServicerContext
         ) -> logs_service_pb2.ExportLogsServiceResponse:
-            await self._keep(context, self._store.add_records, records_of(request))
+            sender = await self._sender(context, (item.resource for item in request.resource_logs))
+            await self._keep(context, self._store.add_records, records_of(request, sender))
             return logs_service_pb2.ExportLogsServiceResponse()
 
         async def metrics(
             request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
         ) -> metrics_service_pb2.ExportMetricsServiceResponse:
-            await self._keep(context, self._store.add_metrics, metrics_of(request))
+            sender = await self._sender(context, (item.resource for item in request.resource_metrics))
+            await self._keep(context, self._store.add_metrics, metrics_of(request, sender))
             return metrics_service_pb2.ExportMetricsServiceResponse()
 
         for module, signal, handler, message in (

@@ -82,8 +82,12 @@ class Supervisor:
         ues = [name for name in others if self.lab.nodes[name].kind in _LAST]
         return [ues, [name for name in others if name not in ues], first]
 
+    def tell(self, line: str) -> None:
+        """Write a line to the supervisor's log."""
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
     def _changed(self, node: NodeProcess) -> None:
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {node.instance} {node.state.value} {node.reason}\n")
+        self.tell(f"{node.instance} {node.state.value} {node.reason}")
         for queue in self._watchers:
             queue.put_nowait(node)
 

@@ -9,33 +9,50 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind
 
+from lab.labfile import NodeRow
 from lab.otlp import OtlpReceiver, ReceiverCredentials, metrics_of, records_of
+from lab.senders import Sender, Senders
 from lab.tracestore import TraceStore
+from sba.identity import RevocationList
 from sba.pki import LabCa
 
 PEER = "7d0a2a4e-5a52-4f2b-9d1c-0b1de3a3c001"
 OWN = "7d0a2a4e-5a52-4f2b-9d1c-0b1de3a3c002"
+GUEST = "7d0a2a4e-5a52-4f2b-9d1c-0b1de3a3c003"
+ALICE = Sender("alice", "UE")
+
+
+def row(name: str, kind: str, instance_id: str) -> NodeRow:
+    return NodeRow(name, kind, instance_id, f"{name}.ims.test", "127.0.0.1", 1, "")
 
 
 class Receiving:
     def __init__(self, folder: Path) -> None:
         self.store = TraceStore(folder / "traces.sqlite")
         self.pki = folder / "pki"
-        authority = LabCa.create(self.pki)
+        self.authority = authority = LabCa.create(self.pki)
         authority.issue("lab", ["LAB"], OWN, dns=["lab.ims.test"], ips=["127.0.0.1"])
         authority.issue("alice", ["UE"], PEER, dns=["alice.ims.test"])
+        authority.issue("guest", ["PCSCF"], GUEST, dns=["guest.ims.test"])
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        self.receiver = OtlpReceiver(self.store)
+        revoked = RevocationList(
+            self.pki / "ca.crl", x509.load_pem_x509_certificate((self.pki / "ca.crt").read_bytes())
+        )
+        self.told: list[str] = []
+        senders = Senders([row("lab", "lab", OWN), row("alice", "ue", PEER)], revoked, self.told.append)
+        self.receiver = OtlpReceiver(self.store, senders)
         own = ReceiverCredentials(*((self.pki / name).read_bytes() for name in ("lab.key", "lab.crt", "ca.crt")))
         starting = asyncio.run_coroutine_threadsafe(self.receiver.start("127.0.0.1", 0, own), self.loop)
         self.port = starting.result(10)
@@ -97,6 +114,71 @@ def test_a_sender_without_a_certificate_of_the_lab_is_not_let_in(receiving: Rece
     assert receiving.store.counts()["span"] == 0
 
 
+def report(name: str) -> dict[str, bytes]:
+    """The three kinds of telemetry of a resource called ``name``, by the service that takes each."""
+    spans = trace_service_pb2.ExportTraceServiceRequest()
+    resource_spans = spans.resource_spans.add()
+    span = resource_spans.scope_spans.add().spans.add(trace_id=bytes(16), span_id=bytes(8), name="FORGED")
+    span.start_time_unix_nano, span.end_time_unix_nano = 1, 2
+    logs = logs_service_pb2.ExportLogsServiceRequest()
+    resource_logs = logs.resource_logs.add()
+    resource_logs.scope_logs.add().log_records.add(time_unix_nano=7)
+    metrics = metrics_service_pb2.ExportMetricsServiceRequest()
+    resource_metrics = metrics.resource_metrics.add()
+    resource_metrics.scope_metrics.add().metrics.add(name="packets").sum.data_points.add(as_int=5)
+    for one in (resource_spans, resource_logs, resource_metrics):
+        one.resource.attributes.add(key="service.name").value.string_value = name
+    return {
+        "trace.v1.TraceService": spans.SerializeToString(),
+        "logs.v1.LogsService": logs.SerializeToString(),
+        "metrics.v1.MetricsService": metrics.SerializeToString(),
+    }
+
+
+def answers(receiving: Receiving, certificate: str, name: str) -> set[grpc.StatusCode]:
+    """How the receiver takes the telemetry of ``name`` from the holder of a certificate."""
+    found = set()
+    with grpc.secure_channel(f"127.0.0.1:{receiving.port}", receiving.credentials(certificate)) as channel:
+        for service, content in report(name).items():
+            call = channel.unary_unary(f"/opentelemetry.proto.collector.{service}/Export")
+            try:
+                call(content, timeout=3)
+            except grpc.RpcError as refused:
+                found.add(refused.code())
+            else:
+                found.add(grpc.StatusCode.OK)
+    return found
+
+
+@pytest.mark.attack("T6")
+def test_a_node_cannot_send_telemetry_in_the_name_of_another(receiving: Receiving) -> None:
+    assert answers(receiving, "alice", "imsagw-a") == {grpc.StatusCode.PERMISSION_DENIED}
+    assert answers(receiving, "alice", "") == {grpc.StatusCode.PERMISSION_DENIED}
+    assert set(receiving.store.counts().values()) == {0}
+    assert receiving.told == ["telemetry refused: alice sent it under the name of another node 'imsagw-a'"]
+    assert answers(receiving, "alice", "alice") == {grpc.StatusCode.OK}
+    assert set(receiving.store.counts().values()) == {1}
+
+
+@pytest.mark.attack("T6")
+def test_a_certificate_of_the_lab_that_is_no_node_of_it_sends_nothing(receiving: Receiving) -> None:
+    assert answers(receiving, "guest", "alice") == {grpc.StatusCode.UNAUTHENTICATED}
+    assert set(receiving.store.counts().values()) == {0}
+
+
+@pytest.mark.attack("T6")
+def test_a_revoked_sender_is_refused_on_the_connection_it_has(receiving: Receiving) -> None:
+    with grpc.secure_channel(f"127.0.0.1:{receiving.port}", receiving.credentials("alice")) as channel:
+        export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        content = report("alice")["trace.v1.TraceService"]
+        export(content, timeout=3)
+        receiving.authority.revoke("alice")
+        with pytest.raises(grpc.RpcError) as refused:
+            export(content, timeout=3)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert receiving.store.counts()["span"] == 1
+
+
 def test_octets_that_are_no_otlp_are_refused(receiving: Receiving) -> None:
     with grpc.secure_channel(f"127.0.0.1:{receiving.port}", receiving.credentials("alice")) as channel:
         export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
@@ -108,17 +190,21 @@ def test_octets_that_are_no_otlp_are_refused(receiving: Receiving) -> None:
 def test_log_records_and_metrics_are_read() -> None:
     logs = logs_service_pb2.ExportLogsServiceRequest()
     resource_logs = logs.resource_logs.add()
-    resource_logs.resource.attributes.add(key="service.name").value.string_value = "hss"
+    resource_logs.resource.attributes.add(key="service.name").value.string_value = "alice"
     record = resource_logs.scope_logs.add().log_records.add(time_unix_nano=7, severity_text="INFO")
     record.body.string_value = "node-ready"
-    (read,) = records_of(logs)
-    assert (read.node, read.body, read.time_ns, read.severity) == ("hss", "node-ready", 7, "INFO")
+    (read,) = records_of(logs, ALICE)
+    assert (read.node, read.body, read.time_ns, read.severity) == ("alice", "node-ready", 7, "INFO")
 
     metrics = metrics_service_pb2.ExportMetricsServiceRequest()
     resource_metrics = metrics.resource_metrics.add()
-    resource_metrics.resource.attributes.add(key="service.name").value.string_value = "imsagw-a"
+    resource_metrics.resource.attributes.add(key="service.name").value.string_value = "alice"
     scope = resource_metrics.scope_metrics.add()
     scope.metrics.add(name="packets").sum.data_points.add(as_int=5)
     scope.metrics.add(name="load").gauge.data_points.add(as_double=0.5)
     scope.metrics.add(name="delay").histogram.data_points.add(count=4, sum=2.0)
-    assert {point.name: point.value for point in metrics_of(metrics)} == {"packets": 5.0, "load": 0.5, "delay": 0.5}
+    assert {point.name: point.value for point in metrics_of(metrics, ALICE)} == {
+        "packets": 5.0,
+        "load": 0.5,
+        "delay": 0.5,
+    }

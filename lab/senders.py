@@ -1,0 +1,75 @@
+"""Who sends telemetry: the node named by the certificate of the connection, whatever the data says of itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from lab.labfile import NodeRow
+from sba.errors import IdentityError
+from sba.identity import PeerIdentities, RevocationList
+
+TELL_AGAIN_S = 60.0
+"""Seconds in which one sender is complained of once for the same thing."""
+_SHOWN = 64
+"""Most characters of a claimed name that are printed."""
+
+
+class SenderRefusedError(Exception):
+    """The telemetry is not taken; the text says why."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A node of the lab, as its certificate has it."""
+
+    node: str
+    nf_type: str
+
+
+class Senders:
+    """Finds the node behind a certificate of the lab CA; refusals are told to ``journal``, each kind once a minute."""
+
+    def __init__(
+        self,
+        nodes: Iterable[NodeRow],
+        revoked: RevocationList,
+        journal: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._names: Mapping[str, str] = {row.instance_id.lower(): row.instance for row in nodes}
+        self._revoked = revoked
+        self._journal = journal
+        self._clock = clock
+        self._identities = PeerIdentities()
+        self._told: dict[tuple[str, str], float] = {}
+
+    def of(self, pem: bytes) -> Sender:
+        """Return the sender of a verified certificate (PEM).
+
+        Raises ``SenderRefusedError`` when it is revoked or of no node of this lab.
+        """
+        try:
+            peer = self._identities.of(pem)
+        except IdentityError as error:
+            raise self._refused("", "a certificate of no NF", str(error)) from error
+        self._revoked.refresh()
+        node = self._names.get(peer.instance_id, "")
+        if peer.serial_number in self._revoked:
+            raise self._refused(node or peer.instance_id, "a revoked certificate")
+        if not node:
+            raise self._refused(peer.instance_id, "an NF that is not of this lab")
+        return Sender(node, peer.nf_type)
+
+    def check_claim(self, sender: Sender, claimed: str) -> None:
+        """Compare the name in the data with the certificate's; raises ``SenderRefusedError`` when they differ."""
+        if claimed != sender.node:
+            raise self._refused(sender.node, "the name of another node", ascii(claimed[:_SHOWN]))
+
+    def _refused(self, who: str, why: str, detail: str = "") -> SenderRefusedError:
+        now = self._clock()
+        if self._told.get((who, why), now - TELL_AGAIN_S) <= now - TELL_AGAIN_S:
+            self._told[who, why] = now
+            self._journal(f"telemetry refused: {who or 'somebody'} sent it under {why} {detail}".rstrip())
+        return SenderRefusedError(why)
