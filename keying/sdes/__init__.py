@@ -34,6 +34,7 @@ from keying.sdes.negotiation import (
     evaluate_offer,
     generate,
     key_change,
+    keys_in,
     verify_answer,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "evaluate_offer",
     "generate",
     "key_change",
+    "keys_in",
     "parse_crypto",
     "redact",
     "verify_answer",

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
+from typing import Final
 
 from keying.sdes.attribute import CryptoAttribute, InlineKey, parse_crypto
 from keying.sdes.errors import (
@@ -22,6 +24,9 @@ from keying.sdes.errors import (
 from keying.secret import Secret
 from keying.suites import SUITES, CryptoSuite, find_suite
 
+MAX_LINES: Final = 32
+"""Lines read per media description."""
+
 
 @dataclass(frozen=True, slots=True)
 class SdesPolicy:
@@ -37,7 +42,7 @@ class SdesPolicy:
     """Accept FEC_KEY and FEC_ORDER=SRTP_FEC."""
     max_keys_per_line: int = 1
     """Master keys accepted on one line; more than one is legal with an MKI each (RFC 4568 6.1)."""
-    max_lines: int = 32
+    max_lines: int = MAX_LINES
     """Lines looked at per media description; those behind are refused unread."""
 
 
@@ -180,6 +185,17 @@ def verify_answer(
     check_policy(answer, policy)
     _check_fresh(answer, [*(key for line in offered for key in line.all_keys), *other_keys])
     return answer
+
+
+def keys_in(values: Iterable[str], *, max_lines: int = MAX_LINES) -> list[Secret]:
+    """The master keys of every readable line of one media description, usable or not; no line may share one."""
+    keys: list[Secret] = []
+    for value in islice(values, max_lines):
+        try:
+            keys.extend(parse_crypto(value).all_keys)
+        except SdesError:
+            continue
+    return keys
 
 
 def check_unique_keys(streams: Sequence[Sequence[CryptoAttribute]]) -> None:

@@ -1,10 +1,12 @@
 """Contexts, terminations and streams of the gateway (the H.248 model of TS 23.334)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from opentelemetry.trace import Span
 
-from keying.sdes import CryptoAttribute
+from keying.sdes import CryptoAttribute, KeyReuse
 from media.relay import LocalAddress, Side, SideConfig
 from protos import iq_pb2
 
@@ -46,12 +48,26 @@ class Context:
     emergency: bool
     created: float
     terminations: dict[str, Termination] = field(default_factory=dict)
+    keys: dict[bytes, tuple[int, bool]] = field(default_factory=dict, repr=False)
+    """Digest of every key of the call -> its stream and whether it is the peer's."""
     packets_seen: int = 0
     active_at: float = 0.0
 
     def termination(self, side: Side) -> Termination | None:
         """Return the termination of one side."""
         return next((each for each in self.terminations.values() if each.side is side), None)
+
+    def take_keys(self, stream_id: int, lines: Iterable[CryptoAttribute], *, of_peer: bool) -> None:
+        """Note the keys of one end of a stream. Raises KeyReuse for one of another stream or of the other end.
+
+        RFC 4568 6.1: a key is unique among all streams of a session. Keys used before on the same end are the relay's
+        to judge.
+        """
+        for line in lines:
+            for key in line.all_keys:
+                digest = sha256(key.reveal()).digest()
+                if self.keys.setdefault(digest, (stream_id, of_peer)) != (stream_id, of_peer):
+                    raise KeyReuse("a master key is used in more than one place")
 
     def relay_id(self, stream_id: int) -> str:
         """Name of a stream at the relay."""

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from keying.sdes import KeyReuse
 from media.relay import LocalAddress, Protection, Relay, RelayError, RelayStatistics, Side, SideConfig, StreamConfig
 from nodes.imsagw.answers import SIDES
 from nodes.imsagw.associations import Associations
@@ -175,7 +176,21 @@ class MediaGateway:
                 changes.append(_Change(termination, stream.stream_id, wanted))
         if not changes:
             raise iq_error("442", "no stream is named")
+        for change in changes:
+            self._take_keys(context, change)
         return changes
+
+    @staticmethod
+    def _take_keys(context: Context, change: _Change) -> None:
+        request = change.request
+        if request is None:
+            return
+        try:
+            context.take_keys(change.stream_id, request.offered, of_peer=False)
+            if request.receiving is not None:
+                context.take_keys(change.stream_id, (request.receiving,), of_peer=True)
+        except KeyReuse as error:
+            raise iq_error("449", str(error), stream=change.stream_id) from error
 
     @staticmethod
     def _named(context: Context, spec: iq_pb2.TerminationSpec) -> Termination:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from keying.sdes import CryptoAttribute, SdesError, verify_answer
+from keying.sdes import CryptoAttribute, SdesError, keys_in, verify_answer
+from keying.secret import Secret
 from nodes.pcscf.ims_alg import BAD_KEY, DOWNGRADE, PROFILE, media_address
 from nodes.pcscf.media_plan import (
     AlgPolicy,
@@ -44,16 +45,17 @@ def answer_from_access(
 ) -> AnswerDecision:
     """Judge the UE's answer; `offered` are the lines the IMS-AGW's keys were offered in, by stream index.
 
-    A violation ends the session: profile changed, key missing, tag or suite not offered, own key sent back (7.3.1-4).
+    A violation ends the session: profile changed, key missing, tag or suite not offered, own key sent back, one key on
+    two streams (7.3.1-4, RFC 4568 6.1).
     """
     try:
         _check_lines(sdp, plans)
-        return AnswerDecision(
-            tuple(
-                _access_stream(sdp, media, plan, offered.get(plan.index, ()), policy)
-                for media, plan in zip(sdp.media, plans, strict=True)
-            )
-        )
+        seen = [key for lines in offered.values() for line in lines for key in line.all_keys]
+        streams: list[StreamAnswer] = []
+        for media, plan in zip(sdp.media, plans, strict=True):
+            streams.append(_access_stream(sdp, media, plan, offered.get(plan.index, ()), tuple(seen), policy))
+            seen.extend(keys_in(media.crypto))
+        return AnswerDecision(tuple(streams))
     except _ViolationError as fault:
         return AnswerDecision(violation=fault.refusal)
 
@@ -91,6 +93,7 @@ def _access_stream(
     media: MediaDescription,
     plan: StreamPlan,
     offered: tuple[CryptoAttribute, ...],
+    other_keys: Sequence[Secret],
     policy: AlgPolicy,
 ) -> StreamAnswer:
     if media.port == 0 or not plan.active:
@@ -100,7 +103,7 @@ def _access_stream(
     address = media_address(sdp, media)
     if address is None:
         raise _ViolationError(500, "", "the answer has no connection address")
-    crypto = _access_key(media, plan, offered, policy)
+    crypto = _access_key(media, plan, offered, other_keys, policy)
     return StreamAnswer(
         plan,
         active=True,
@@ -112,11 +115,15 @@ def _access_stream(
 
 
 def _access_key(
-    media: MediaDescription, plan: StreamPlan, offered: tuple[CryptoAttribute, ...], policy: AlgPolicy
+    media: MediaDescription,
+    plan: StreamPlan,
+    offered: tuple[CryptoAttribute, ...],
+    other_keys: Sequence[Secret],
+    policy: AlgPolicy,
 ) -> CryptoAttribute | None:
     if plan.treatment is not Treatment.E2AE_SDES:
         return None
     try:
-        return verify_answer(offered, media.crypto, policy.sdes)
+        return verify_answer(offered, media.crypto, policy.sdes, other_keys=other_keys)
     except SdesError as error:
         raise _ViolationError(488, error.media_sec_token or BAD_KEY, str(error)) from error

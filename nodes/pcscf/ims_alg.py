@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from keying.sdes import CryptoAttribute, NoAcceptableCrypto, SdesError, evaluate_offer
+from keying.sdes import CryptoAttribute, NoAcceptableCrypto, SdesError, evaluate_offer, keys_in
 from keying.secret import Secret
 from nodes.pcscf.config import MediaPolicy, UnannouncedPolicy
 from nodes.pcscf.media_plan import (
@@ -87,10 +87,8 @@ def offer_from_access(
     try:
         _same_or_more_lines(sdp, history)
         for index, media in enumerate(sdp.media):
-            plan = _from_access(sdp, media, index, policy, history.get(index), seen)
-            if plan.chosen is not None:
-                seen.extend(plan.chosen.all_keys)
-            plans.append(plan)
+            plans.append(_from_access(sdp, media, index, policy, history.get(index), tuple(seen)))
+            seen.extend(keys_in(media.crypto))
         _something_left(plans)
     except _RefuseOfferError as refused:
         return AlgDecision(Side.ACCESS, tuple(plans), refused.refusal)

@@ -126,9 +126,16 @@ def secure_offer(media: MediaDescription, mode: str, lines: Sequence[CryptoAttri
 
 
 def judge_answer(
-    mode: str, lines: Sequence[CryptoAttribute], answer: MediaDescription, context: SecurityContext
+    mode: str,
+    lines: Sequence[CryptoAttribute],
+    answer: MediaDescription,
+    context: SecurityContext,
+    *,
+    other_keys: Iterable[Secret] = (),
 ) -> StreamKeys:
     """Judge the security of an accepted stream of an answer (UO-3, FLOW-5 step 8).
+
+    `other_keys` are those of the offer's and the answer's other streams; none may come again (RFC 4568 6.1).
 
     Raises MediaSecurityRefused: the negotiation has failed and the call must end.
     """
@@ -141,7 +148,7 @@ def judge_answer(
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "protected media was answered in the plain")
         return StreamKeys()
     try:
-        receive = verify_answer(lines, answer.crypto, context.policy)
+        receive = verify_answer(lines, answer.crypto, context.policy, other_keys=other_keys)
     except SdesError as error:
         raise MediaSecurityRefused(error.media_sec_token, str(error)) from None
     send = next(line for line in lines if line.tag == receive.tag)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keying.sdes import KeyChange, SdesError, parse_crypto
+from keying.sdes import KeyChange, keys_in
 from keying.secret import Secret
 from nodes.ue.media_security import (
     MediaSecurityRefused,
@@ -190,22 +190,26 @@ class SessionMedia:
         except SdpError as error:
             if not self.ignore_failure:
                 raise OfferRefused(488, str(error), "media-sec:profile-refused", "profile-refused") from None
-        for stream, media in zip(self.streams, answer.media, strict=False):
+        offered = [key for stream in self.streams for line in stream.offered for key in line.all_keys]
+        for index, (stream, media) in enumerate(zip(self.streams, answer.media, strict=False)):
             if stream.ended:
                 continue
             if media.port == 0:
                 stream.close()
                 continue
-            self._take_answered_stream(stream, answer, media)
+            answered = [key for other in answer.media[:index] for key in keys_in(other.crypto)]
+            self._take_answered_stream(stream, answer, media, [*offered, *answered])
         self.local, self._draft, self.remote = self._draft, None, answer
         if all(stream.ended for stream in self.streams):
             raise OfferRefused(488, "every stream was refused")
 
-    def _take_answered_stream(self, stream: Stream, answer: SessionDescription, media: MediaDescription) -> None:
+    def _take_answered_stream(
+        self, stream: Stream, answer: SessionDescription, media: MediaDescription, other_keys: Sequence[Secret]
+    ) -> None:
         remote = stream.remote_address(answer, media)
         moved = stream.remote is not None and remote != stream.remote
         try:
-            keys = judge_answer(stream.mode, stream.offered, media, self.context)
+            keys = judge_answer(stream.mode, stream.offered, media, self.context, other_keys=other_keys)
             change = check_remote_change(stream.keys, keys.receive, moved=moved)
         except MediaSecurityRefused as refused:
             if not self.ignore_failure:
@@ -253,6 +257,8 @@ class SessionMedia:
         refusal: OfferRefused | None = None
         seen: list[Secret] = []
         for index, media in enumerate(offer.media):
+            elsewhere = tuple(seen)
+            seen.extend(keys_in(media.crypto))
             if media.media != "audio" or media.port == 0:
                 continue
             known = self.streams[index] if index < len(self.streams) else None
@@ -261,7 +267,7 @@ class SessionMedia:
                 refusal = refusal or OfferRefused(488, "no common codec")
                 continue
             try:
-                judgement = judge_offer(media, self.context, other_keys=seen)
+                judgement = judge_offer(media, self.context, other_keys=elsewhere)
                 current = known.keys if known is not None else StreamKeys()
                 moved = known is not None and known.remote not in {None, known.remote_address(offer, media)}
                 change = check_remote_change(current, judgement.chosen, moved=moved)
@@ -270,7 +276,6 @@ class SessionMedia:
                 if known is not None and known.keys.protected:
                     raise refusal from None
                 continue
-            seen.extend(_keys_of(media))
             stream = known if known is not None else self._new_stream(index)
             keys = answer_keys(judgement, stream.keys, moved=stream.moved)
             accepted[index] = _Accepted(stream, media, judgement, change, codec, keys)
@@ -320,13 +325,3 @@ class SessionMedia:
         """Give every port back."""
         for stream in self.streams:
             stream.close()
-
-
-def _keys_of(media: MediaDescription) -> list[Secret]:
-    keys: list[Secret] = []
-    for value in media.crypto:
-        try:
-            keys.extend(parse_crypto(value).all_keys)
-        except SdesError:
-            continue
-    return keys

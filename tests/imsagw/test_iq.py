@@ -307,6 +307,27 @@ def test_bad_key_is_refused_and_never_quoted(tmp_path: Path, fault: str):
     return run()
 
 
+@pytest.mark.attack("T2")
+@pytest.mark.clause("RFC 4568", "6.1")
+@pytest.mark.parametrize("whose", ["phone", "gateway"])
+def test_a_key_of_one_stream_is_refused_on_another_of_the_call(tmp_path: Path, whose: str):
+    @async_test
+    async def run() -> None:
+        async with gateway(tmp_path) as (node, pcscf, _lab):
+            call = Call(pcscf)
+            await call.reserve()
+            key = write_crypto(call.phone_key) if whose == "phone" else call.local(ACCESS).sdes_local[0]
+            second = call.access(stream_id=2)
+            second.ClearField("sdes_remote")
+            second.sdes_remote.append(key)
+            await refused(call.configure(ACCESS, second), grpc.StatusCode.INVALID_ARGUMENT, "IQ_449")
+            assert node.gateway.streams_in_use == 1
+            await call.talk(0, 2, context_of(call.phone_key))
+            call.close()
+
+    return run()
+
+
 @on_gateway(streams_max=1)
 async def test_full_gateway_refuses_calls_but_not_emergency_calls(node, pcscf, lab, call):
     await call.reserve()

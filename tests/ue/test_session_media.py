@@ -252,3 +252,36 @@ def test_an_old_style_hold_is_understood():
     told(other)
     other.answer(one.next_offer(direction="sendonly").replace(b"c=IN IP4 127.0.0.1", b"c=IN IP4 0.0.0.0"))
     assert "set_remote" not in other.streams[0].endpoint.names()
+
+
+def two_secured():
+    """One end whose offer of two secured streams is out, and the answer an honest peer gave."""
+    one, other = agreed("e2ae-sdes")
+    return one, other.answer(one.next_offer(add=True))
+
+
+@pytest.mark.attack("T2")
+@pytest.mark.clause("RFC 4568", "6.1", "7.1.3")
+@pytest.mark.parametrize("shared", ["answer", "offer"])
+def test_an_answer_with_one_key_on_two_streams_is_refused(shared):
+    one, answer = two_secured()
+    body = parse_sdp(answer)
+    source = body.media[0] if shared == "answer" else one._draft.media[0]
+    tag = body.media[1].crypto[0].partition(" ")[0]
+    body.media[1].crypto = [tag + source.crypto[0][source.crypto[0].index(" ") :]]
+    with pytest.raises(OfferRefused, match="more than one place") as refused:
+        one.take_answer(body.to_bytes())
+    assert refused.value.status == 488
+
+
+@pytest.mark.attack("T2")
+@pytest.mark.clause("RFC 4568", "6.1")
+def test_an_offered_stream_with_the_key_of_a_refused_one_is_not_taken():
+    one, other = side(4000), side(5000)
+    body = parse_sdp(one.first_offer("e2e-sdes"))
+    shared = body.media[0].copy()
+    body.media[0].remove("rtpmap")
+    body.media[0].formats = ["99"]
+    body.media.append(shared)
+    with pytest.raises(OfferRefused):
+        other.answer(body.to_bytes())
