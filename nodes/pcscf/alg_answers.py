@@ -15,6 +15,7 @@ from nodes.pcscf.media_plan import (
     StreamPlan,
     Treatment,
 )
+from nodes.pcscf.protection import unprotected
 from signalling.sdp import MediaDescription, SessionDescription
 
 _MIRROR = {"sendonly": "recvonly", "recvonly": "sendonly"}
@@ -26,12 +27,12 @@ class _ViolationError(Exception):
         self.refusal = Refusal(status, token, text)
 
 
-def answer_from_core(sdp: SessionDescription, plans: Sequence[StreamPlan]) -> AnswerDecision:
+def answer_from_core(sdp: SessionDescription, plans: Sequence[StreamPlan], policy: AlgPolicy) -> AnswerDecision:
     """Judge the core's answer to an offer this node sent there. A violation ends the session, 500 to the UE (PS-6)."""
     try:
         _check_lines(sdp, plans)
         return AnswerDecision(
-            tuple(_core_stream(sdp, media, plan) for media, plan in zip(sdp.media, plans, strict=True))
+            tuple(_core_stream(sdp, media, plan, policy) for media, plan in zip(sdp.media, plans, strict=True))
         )
     except _ViolationError as fault:
         return AnswerDecision(violation=fault.refusal)
@@ -70,11 +71,12 @@ def _check_lines(sdp: SessionDescription, plans: Sequence[StreamPlan]) -> None:
             raise _ViolationError(500, "", "the answer accepts a line offered with port 0")
 
 
-def _core_stream(sdp: SessionDescription, media: MediaDescription, plan: StreamPlan) -> StreamAnswer:
+def _core_stream(sdp: SessionDescription, media: MediaDescription, plan: StreamPlan, policy: AlgPolicy) -> StreamAnswer:
     if media.port == 0 or not plan.active:
         return StreamAnswer(plan, active=False)
     if media.proto.upper() != plan.core_proto.upper():
         raise _ViolationError(500, PROFILE, f"the core answered {media.proto} to {plan.core_proto}")
+    _check_unchanged(sdp, media, plan, policy)
     address = media_address(sdp, media)
     if address is None:
         raise _ViolationError(500, "", "the answer has no connection address")
@@ -100,6 +102,7 @@ def _access_stream(
         return StreamAnswer(plan, active=False)
     if media.proto.upper() != plan.access_proto.upper():
         raise _ViolationError(488, DOWNGRADE, f"the UE answered {media.proto} to {plan.access_proto}")
+    _check_unchanged(sdp, media, plan, policy)
     address = media_address(sdp, media)
     if address is None:
         raise _ViolationError(500, "", "the answer has no connection address")
@@ -112,6 +115,15 @@ def _access_stream(
         mux=plan.mux_offered and media.rtcp_mux,
         ue_direction=sdp.direction_of(media),
     )
+
+
+def _check_unchanged(sdp: SessionDescription, media: MediaDescription, plan: StreamPlan, policy: AlgPolicy) -> None:
+    """What this node passes unchanged must be protected by the answerer too, not by the offerer alone (7.2.1-6)."""
+    if plan.treatment not in (Treatment.E2E, Treatment.RELAYED):
+        return
+    fault = unprotected(sdp, media, policy)
+    if fault:
+        raise _ViolationError(488, DOWNGRADE, f"answered {fault}")
 
 
 def _access_key(

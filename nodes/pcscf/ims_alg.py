@@ -29,6 +29,7 @@ from nodes.pcscf.media_plan import (
     Treatment,
     key_digest,
 )
+from nodes.pcscf.protection import unprotected
 from signalling.sdp import MediaDescription, SdpAttributeError, SdpError, SessionDescription
 
 NOT_ANNOUNCED = "e2ae-not-announced"
@@ -147,17 +148,28 @@ def _refused(plan: StreamPlan, token: str, reason: str) -> StreamPlan:
     return replace(plan, treatment=Treatment.REFUSED, token=token, reason=reason)
 
 
-def _other_media(plan: StreamPlan, media: MediaDescription) -> StreamPlan:
+def _other_media(plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy) -> StreamPlan:
     """What is not RTP: UDP is relayed untouched, TCP is not built (profile refused)."""
     if media.proto.upper() in UDP_PROFILES:
+        fault = unprotected(sdp, media, policy)
+        if fault:
+            return _refused(plan, DOWNGRADE, fault)
         return replace(plan, treatment=Treatment.RELAYED, reason="forwarded untouched")
     return _refused(plan, PROFILE, f"no relay for {media.proto}")
 
 
-def _e2e(plan: StreamPlan, policy: AlgPolicy, *, keys_in_clear: bool) -> StreamPlan:
-    """End-to-end protection passes unchanged (7.2.2, GE-7), if every signalling hop may carry its keys (SDES-22)."""
+def _e2e(
+    plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy, *, keys_in_clear: bool
+) -> StreamPlan:
+    """End-to-end protection passes unchanged (7.2.2, GE-7), if every signalling hop may carry its keys (SDES-22).
+
+    A protected profile that brings neither keys nor a fingerprint is a downgrade in disguise.
+    """
     if policy.emergency:
         return _refused(plan, PROFILE, "no end-to-end security on emergency calls (7.5-1)")
+    fault = unprotected(sdp, media, policy)
+    if fault:
+        return _refused(plan, DOWNGRADE, fault)
     if not policy.e2e_sdes and keys_in_clear:
         return _refused(plan, PROFILE, "end-to-end SDES is switched off here")
     if keys_in_clear and not (policy.gm_encrypted and policy.mw_encrypted) and not policy.e2e_on_clear_hop:
@@ -183,32 +195,37 @@ def _from_access(
         return _refused(plan, PROFILE, "no connection address")
     secure = media.proto in SECURE_TO_PLAIN
     if not secure and media.proto not in PLAIN_TO_SECURE:
-        return _not_sdes_from_access(plan, media, policy)
+        return _not_sdes_from_access(plan, sdp, media, policy)
     marker = e2ae_marker(media)
     protected = previous is not None and previous.treatment is Treatment.E2AE_SDES
     if protected and previous is not None:
-        return _protected_again(plan, media, marker, policy, previous, seen)
+        return _protected_again(plan, sdp, media, marker, policy, previous, seen)
     if marker == "requested":
-        return _requested(plan, media, policy, seen)
+        return _requested(plan, sdp, media, policy, seen)
     if secure:
-        return _e2e_from_access(plan, media, policy)
+        return _e2e_from_access(plan, sdp, media, policy)
     return _plain_from_access(plan, policy)
 
 
-def _not_sdes_from_access(plan: StreamPlan, media: MediaDescription, policy: AlgPolicy) -> StreamPlan:
+def _not_sdes_from_access(
+    plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy
+) -> StreamPlan:
     if e2ae_marker(media) == "requested":  # mechanisms of DTLS and TLS e2ae are not announced here
         if policy.emergency:
             return _refused(plan, NOT_ANNOUNCED, "mechanism not available on this emergency call")
         raise _refuse(NOT_ANNOUNCED, f"e2ae for {media.proto} was not announced")
     if media.proto in DTLS_PROFILES:
-        return _e2e(plan, policy, keys_in_clear=False)
-    return _other_media(plan, media)
+        return _e2e(plan, sdp, media, policy, keys_in_clear=False)
+    return _other_media(plan, sdp, media, policy)
 
 
-def _e2e_from_access(plan: StreamPlan, media: MediaDescription, policy: AlgPolicy) -> StreamPlan:
+def _e2e_from_access(
+    plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy
+) -> StreamPlan:
     if policy.emergency and media.crypto:
         return _emergency_fallback(plan, media, policy, ())
-    return _e2e(plan, policy, keys_in_clear=bool(media.crypto))
+    keys = bool(media.crypto or sdp.key_mgmt_of(media))
+    return _e2e(plan, sdp, media, policy, keys_in_clear=keys)
 
 
 def _plain_from_access(plan: StreamPlan, policy: AlgPolicy) -> StreamPlan:
@@ -217,7 +234,13 @@ def _plain_from_access(plan: StreamPlan, policy: AlgPolicy) -> StreamPlan:
     return plan
 
 
-def _requested(plan: StreamPlan, media: MediaDescription, policy: AlgPolicy, seen: Sequence[Secret]) -> StreamPlan:
+def _requested(
+    plan: StreamPlan,
+    sdp: SessionDescription,
+    media: MediaDescription,
+    policy: AlgPolicy,
+    seen: Sequence[Secret],
+) -> StreamPlan:
     """`a=3ge2ae:requested` on an RTP line that is not protected yet (FLOW-4 rows 1, 2, 4)."""
     secure = media.proto in SECURE_TO_PLAIN
     agreed = policy.agreed and policy.e2ae is not MediaPolicy.OFF
@@ -225,7 +248,7 @@ def _requested(plan: StreamPlan, media: MediaDescription, policy: AlgPolicy, see
         if policy.emergency:
             return _emergency_fallback(plan, media, policy, seen)
         if secure and policy.unannounced is UnannouncedPolicy.AS_E2E:
-            return _e2e(plan, policy, keys_in_clear=bool(media.crypto))
+            return _e2e(plan, sdp, media, policy, keys_in_clear=bool(media.crypto))
         raise _refuse(NOT_ANNOUNCED, "e2ae was requested without agreement at registration")
     if secure:
         return _take_key(plan, media, policy, seen)
@@ -277,6 +300,7 @@ def _take_key(
 
 def _protected_again(
     plan: StreamPlan,
+    sdp: SessionDescription,
     media: MediaDescription,
     marker: str | None,
     policy: AlgPolicy,
@@ -298,7 +322,9 @@ def _protected_again(
     if same_key and moved and not policy.emergency:
         raise _refuse(BAD_KEY, "address or port changed and the key did not (RFC 4568 7.1.4)")
     if marker is None and not same_key and media.proto in SECURE_TO_PLAIN:
-        return _e2e(plan, policy, keys_in_clear=True)  # a change of mode, with a key nobody has seen (7.4-8)
+        return _e2e(
+            plan, sdp, media, policy, keys_in_clear=True
+        )  # a change of mode, with a key nobody has seen (7.4-8)
     reason = "e2ae, unchanged" if same_key else ("e2ae, moved with a new key" if moved else "e2ae, re-keyed")
     return replace(taken, reason=reason)
 
@@ -324,11 +350,11 @@ def _from_core(
         return _refused(plan, PROFILE, "no connection address")
     if media.proto in SECURE_TO_PLAIN:
         keys = bool(media.crypto or sdp.key_mgmt_of(media))
-        return _e2e(plan, policy, keys_in_clear=keys)
+        return _e2e(plan, sdp, media, policy, keys_in_clear=keys)
     if media.proto in DTLS_PROFILES:
-        return _e2e(plan, policy, keys_in_clear=False)
+        return _e2e(plan, sdp, media, policy, keys_in_clear=False)
     if media.proto not in PLAIN_TO_SECURE:
-        return _other_media(plan, media)
+        return _other_media(plan, sdp, media, policy)
     return _plain_from_core(plan, policy, previous)
 
 

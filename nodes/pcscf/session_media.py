@@ -169,7 +169,7 @@ class SessionMedia:
 
     def _judge(self, sdp: SessionDescription, side: Side, offer: AlgDecision, policy: AlgPolicy) -> AnswerDecision:
         if side is Side.CORE:
-            return alg_answers.answer_from_core(sdp, offer.plans)
+            return alg_answers.answer_from_core(sdp, offer.plans, policy)
         offered = {index: local.crypto for (at, index), local in self._locals.items() if at is Side.ACCESS}
         return alg_answers.answer_from_access(sdp, offer.plans, offered, policy)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from keying.sdes import generate
-from nodes.pcscf.alg_answers import answer_from_access
+from nodes.pcscf.alg_answers import answer_from_access, answer_from_core
+from nodes.pcscf.config import MediaPolicy
 from nodes.pcscf.ims_alg import offer_from_access, offer_from_core
 from nodes.pcscf.media_plan import AlgPolicy, Treatment
 from signalling.sdp import parse_sdp
@@ -65,3 +68,102 @@ def test_a_key_of_an_end_to_end_stream_may_not_protect_another_stream():
     body = audio(40000, "RTP/SAVP", CRYPTO_1, extra=second(REQUESTED, CRYPTO_1))
     plans = offer_from_access(parse_sdp(body), AGREED).plans
     assert [plan.treatment for plan in plans] == [Treatment.E2E, Treatment.REFUSED]
+
+
+# protection that is only claimed (7.2.1-6) ----------------------------------------------------------------------------
+
+REQUIRED = replace(AGREED, e2ae=MediaPolicy.REQUIRED)
+FINGERPRINT = "fingerprint:sha-256 " + ":".join(["AB"] * 32)
+NULL_CRYPTO = f"{CRYPTO_1} UNENCRYPTED_SRTP UNAUTHENTICATED_SRTP"
+MIKEY = "key-mgmt:mikey AQAFgM0XflABAAAAAAAAAAAAAAsAyONQ6gAAAAAGAAEBAQ=="
+OFFERS = {"access": offer_from_access, "core": offer_from_core}
+
+
+def offered_by(side: str, proto: str, *attributes: str, policy: AlgPolicy, media: str = "audio"):
+    body = audio(40000, proto, *attributes).replace(b"m=audio", f"m={media}".encode())
+    return OFFERS[side](parse_sdp(body), policy)
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("TS 33.328", "7.2.1-6", "ID-6")
+@pytest.mark.parametrize("side", OFFERS)
+@pytest.mark.parametrize("media", ["audio", "video", "text", "image", "application"])
+@pytest.mark.parametrize(
+    ("proto", "attributes"),
+    [
+        ("UDP", ()),
+        ("UDP", (FINGERPRINT, CRYPTO_1)),
+        ("UDPTL", ()),
+        ("UDP/TLS/UDPTL", ()),
+        ("UDP/DTLS/SCTP", ()),
+        ("RTP/SAVP", ()),
+        ("RTP/SAVPF", (NULL_CRYPTO,)),
+        ("RTP/SAVP", ("crypto:1 AES_CM_128_HMAC_SHA1_80 inline:AAEC",)),
+        ("UDP/TLS/RTP/SAVP", ()),
+        ("UDP/TLS/RTP/SAVPF", (CRYPTO_1,)),
+        ("UDP/TLS/RTP/SAVP", ("fingerprint:sha-256 nonsense",)),
+    ],
+)
+def test_media_that_is_not_protected_is_refused_where_protection_is_required(side, media, proto, attributes):
+    refusal = offered_by(side, proto, *attributes, policy=REQUIRED, media=media).refusal
+    assert refusal is not None
+    assert (refusal.status, refusal.token) == (488, "downgrade-refused")
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.parametrize("side", OFFERS)
+@pytest.mark.parametrize("proto", ["RTP/SAVP", "RTP/SAVPF", "UDP/TLS/RTP/SAVP", "UDP/TLS/RTP/SAVPF"])
+def test_a_protected_profile_without_keys_is_refused_whatever_the_policy(side, proto):
+    refusal = offered_by(side, proto, policy=AGREED).refusal
+    assert refusal is not None
+    assert (refusal.status, refusal.token) == (488, "downgrade-refused")
+
+
+@pytest.mark.clause("TS 33.328", "7.2.2-2")
+@pytest.mark.parametrize("side", OFFERS)
+@pytest.mark.parametrize("policy", [AGREED, REQUIRED])
+@pytest.mark.parametrize(
+    ("proto", "attribute", "treatment"),
+    [
+        ("RTP/SAVP", CRYPTO_1, Treatment.E2E),
+        ("RTP/SAVP", MIKEY, Treatment.E2E),
+        ("RTP/SAVPF", FINGERPRINT, Treatment.E2E),
+        ("UDP/TLS/RTP/SAVP", FINGERPRINT, Treatment.E2E),
+        ("UDP/TLS/UDPTL", FINGERPRINT, Treatment.RELAYED),
+        ("UDP/DTLS/SCTP", FINGERPRINT, Treatment.RELAYED),
+    ],
+)
+def test_end_to_end_protection_passes_where_protection_is_required(side, policy, proto, attribute, treatment):
+    decision = offered_by(side, proto, attribute, policy=policy)
+    assert decision.refusal is None
+    assert decision.plans[0].treatment is treatment
+
+
+@pytest.mark.parametrize("side", OFFERS)
+@pytest.mark.parametrize("proto", ["UDP", "UDPTL", "UDP/DTLS/SCTP"])
+def test_other_media_is_relayed_where_protection_is_only_preferred(side, proto):
+    assert offered_by(side, proto, policy=AGREED, media="image").plans[0].treatment is Treatment.RELAYED
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("TS 33.328", "7.2.1-6")
+@pytest.mark.parametrize("side", OFFERS)
+@pytest.mark.parametrize(
+    ("proto", "offer", "answer", "policy"),
+    [
+        ("RTP/SAVP", CRYPTO_1, "ptime:20", AGREED),
+        ("RTP/SAVP", CRYPTO_1, "ptime:20", REQUIRED),
+        ("RTP/SAVP", CRYPTO_1, NULL_CRYPTO, REQUIRED),
+        ("UDP/TLS/RTP/SAVP", FINGERPRINT, "ptime:20", AGREED),
+        ("UDP/DTLS/SCTP", FINGERPRINT, "ptime:20", REQUIRED),
+    ],
+)
+def test_an_answer_that_drops_the_end_to_end_protection_ends_the_session(side, proto, offer, answer, policy):
+    decision = offered_by(side, proto, offer, policy=policy)
+    body = parse_sdp(audio(50000, proto, answer))
+    if side == "access":
+        judged = answer_from_core(body, decision.plans, policy)
+    else:
+        judged = answer_from_access(body, decision.plans, {}, policy)
+    assert judged.violation is not None
+    assert (judged.violation.status, judged.violation.token) == (488, "downgrade-refused")

@@ -44,7 +44,7 @@ def gateway(decision, suite: str = "AES_CM_128_HMAC_SHA1_80", tag: int = 1):
 def settled(offer, answer_sdp: bytes):
     """Streams after an offer of the UE and an answer of the core."""
     given = gateway(offer)
-    answer = answer_from_core(parse_sdp(answer_sdp), offer.plans)
+    answer = answer_from_core(parse_sdp(answer_sdp), offer.plans, AGREED)
     return streams_after(offer, answer, given), given
 
 
@@ -281,7 +281,7 @@ def test_marker_and_key_of_a_plain_core_offer_are_removed_not_believed():
 def test_the_answer_to_the_ue_has_one_line_with_the_accepted_tag_and_suite():
     offer = access(REQUESTED, CRYPTO_1.replace("crypto:1", "crypto:4"))
     given = gateway(offer)
-    answer = answer_from_core(parse_sdp(audio(50000)), offer.plans)
+    answer = answer_from_core(parse_sdp(audio(50000)), offer.plans, AGREED)
     out = parse_sdp(rewrite(parse_sdp(audio(50000)), answer_lines(offer, answer, given), OriginKeeper("a", "1"), "x"))
     line = out.media[0]
     assert (line.proto, line.port, line.e2ae) == ("RTP/SAVP", 30000, None)
@@ -291,7 +291,7 @@ def test_the_answer_to_the_ue_has_one_line_with_the_accepted_tag_and_suite():
 @pytest.mark.clause("TS 33.328", "7.2.1-7")
 def test_port_0_in_the_cores_answer_gives_the_resources_back():
     offer = access(REQUESTED, CRYPTO_1)
-    answer = answer_from_core(parse_sdp(audio(0)), offer.plans)
+    answer = answer_from_core(parse_sdp(audio(0)), offer.plans, AGREED)
     work = answer_work(offer, answer, gate_open=True)
     assert work.access[0].removed
     assert work.core[0].removed
@@ -301,13 +301,16 @@ def test_port_0_in_the_cores_answer_gives_the_resources_back():
 
 @pytest.mark.clause("TS 24.229", "PS-6")
 def test_a_secure_answer_of_the_core_to_a_plain_offer_is_a_violation():
-    answer = answer_from_core(parse_sdp(audio(50000, "RTP/SAVP", CRYPTO_1)), access(REQUESTED, CRYPTO_1).plans)
+    answer = answer_from_core(parse_sdp(audio(50000, "RTP/SAVP", CRYPTO_1)), access(REQUESTED, CRYPTO_1).plans, AGREED)
     assert answer.violation.status == 500
 
 
 def test_an_answer_with_other_lines_is_a_violation():
     extra = "m=video 2 RTP/AVP 9\r\n"
-    assert answer_from_core(parse_sdp(audio(5, extra=extra)), access(REQUESTED, CRYPTO_1).plans).violation is not None
+    assert (
+        answer_from_core(parse_sdp(audio(5, extra=extra)), access(REQUESTED, CRYPTO_1).plans, AGREED).violation
+        is not None
+    )
 
 
 def _ue_answer(decision, *attributes: str, proto: str = "RTP/SAVP", port: int = 41000):
@@ -385,7 +388,7 @@ def test_hold_keeps_the_key_and_tells_the_gateway_nothing_new():
     decision = access(REQUESTED, CRYPTO_1, "sendonly", previous=protected())
     assert decision.refusal is None
     assert not offer_work(decision)
-    answer = answer_from_core(parse_sdp(audio(50000, "RTP/AVP", "recvonly")), decision.plans)
+    answer = answer_from_core(parse_sdp(audio(50000, "RTP/AVP", "recvonly")), decision.plans, AGREED)
     near, far = (
         answer_work(decision, answer, gate_open=True).access[0],
         answer_work(decision, answer, gate_open=True).core[0],
@@ -397,7 +400,7 @@ def test_hold_keeps_the_key_and_tells_the_gateway_nothing_new():
 @pytest.mark.clause("TS 24.229", "PS-7")
 def test_a_new_key_on_the_same_port_is_given_to_the_gateway_alone():
     decision = access(REQUESTED, CRYPTO_2, previous=protected())
-    answer = answer_from_core(parse_sdp(audio(50000)), decision.plans)
+    answer = answer_from_core(parse_sdp(audio(50000)), decision.plans, AGREED)
     near = answer_work(decision, answer, gate_open=True).access[0]
     assert near.remote_crypto is not None
     assert (near.remote, near.moved) == (None, False)
@@ -407,7 +410,7 @@ def test_a_new_key_on_the_same_port_is_given_to_the_gateway_alone():
 def test_a_new_port_with_a_new_key_moves_the_termination():
     previous = protected()
     decision = offer_from_access(parse_sdp(audio(42000, "RTP/SAVP", REQUESTED, CRYPTO_2)), AGREED, previous)
-    answer = answer_from_core(parse_sdp(audio(50000)), decision.plans)
+    answer = answer_from_core(parse_sdp(audio(50000)), decision.plans, AGREED)
     near = answer_work(decision, answer, gate_open=True).access[0]
     assert (near.remote, near.moved) == (Address("127.0.0.1", 42000), True)
     assert near.remote_crypto is not None
