@@ -110,12 +110,12 @@ class PortPool:
 
     def release(self, address: Address) -> None:
         """Note that a port was closed just now."""
+        self._resting.pop(address, None)
         self._resting[address] = self._clock() + PORT_REST_S
 
     def open(self, ip: str, *, pair: bool, dscp: int) -> tuple[socket.socket, socket.socket | None]:
         """Bind a port, or an even port and the next one for RTCP (RFC 3550 11). Raises PortsExhaustedError."""
-        now = self._clock()
-        self._resting = {address: until for address, until in self._resting.items() if until > now}
+        self._end_rests()
         attempts = _ATTEMPTS if self._range is None else (self._range[1] - self._range[0]) // 2 + 1
         for _ in range(attempts):
             try:
@@ -139,6 +139,15 @@ class PortPool:
             except OverflowError:
                 rtp.close()
         raise PortsExhaustedError(f"no pair of UDP ports free on {ip}")
+
+    def _end_rests(self) -> None:
+        """Forget ports that rested long enough; the ones released first stand first."""
+        now = self._clock()
+        while self._resting:
+            address, until = next(iter(self._resting.items()))
+            if until > now:
+                return
+            del self._resting[address]
 
     def _candidate(self) -> int:
         if self._range is None:

@@ -81,7 +81,12 @@ class _Datagrams(TypingProtocol):
 
 
 class _TlsFactory(TLSMemoryBIOFactory):
-    """Lets the inner factory refuse a connection, as Twisted's own does for TCP but not for TLS."""
+    """Lets the inner factory refuse a connection, as Twisted's own does for TCP but not for TLS.
+
+    Messages are written whole, so nothing is gained by collecting small writes for a turn of the reactor.
+    """
+
+    protocol: type[TLSMemoryBIOProtocol] = TLSMemoryBIOProtocol
 
     def buildProtocol(self, addr: object) -> TLSMemoryBIOProtocol | None:  # type: ignore[override]  # noqa: N802 - Twisted's name; it answers None to refuse
         inner = self.wrappedFactory.buildProtocol(addr)
