@@ -82,6 +82,18 @@ class ControlLink:
         elif self._edge.iq.epochs.get(gateway, epoch) != epoch:
             await self._restarted(gateway, epoch)
         self._edge.iq.epochs[gateway] = epoch
+        await self._reclaim(gateway)
+
+    async def _reclaim(self, gateway: str) -> None:
+        """Give back what was reserved for calls that never heard of it."""
+        contexts = (session.media.context for session in self._edge.sessions)
+        kept = {context.context_id for context in contexts if context is not None and context.agw == gateway}
+        try:
+            count = await self._edge.iq.reclaim(gateway, kept)
+        except RemoteProblem:
+            return  # with the next heartbeat
+        if count:
+            self._log("iq.reclaimed", level="warning", gateway=gateway, contexts=count)
 
     async def _adopt(self, gateway: str, epoch: str) -> None:
         """After a start of this node: contexts of known sessions stay, orphans go, sessions without context end."""

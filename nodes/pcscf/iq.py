@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -44,6 +45,8 @@ _STATUS: Final[Mapping[grpc.StatusCode, int]] = {
 _TRY_ELSEWHERE: Final = frozenset({
     grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
 })  # fmt: skip
+_OUTCOME_UNKNOWN: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE})
+"""The request may have been carried out although no answer came."""
 _TOKENS: Final = {"crypto_suite": "no-common-suite", "crypto_key": "bad-key"}
 """Parameter the IMS-AGW names as invalid -> why the session is refused (SEC-1)."""
 
@@ -137,6 +140,9 @@ class IqClient:
         """IMS-AGW -> epoch last heard."""
         self.shunned: set[str] = set()
         """IMS-AGWs that get no new calls: silent, overloaded or going down."""
+        self._doubtful: dict[str, set[str]] = {}
+        """IMS-AGW -> calls for which it may hold a context that nobody heard of."""
+        self._reserving: Counter[str] = Counter()
 
     def tx_id(self) -> str:
         """A transaction id unique for this IMS-ALG (IQ-1)."""
@@ -163,15 +169,41 @@ class IqClient:
         if not gateways:
             raise IqError(Refusal(503, text="no IMS-AGW serves this access network"))
         failed: RemoteProblem | None = None
-        for gateway in gateways:
-            try:
-                return await self._reserve_at(gateway, work, call_id=call_id, emergency=emergency)
-            except RemoteProblem as problem:
-                failed = problem
-                if problem.code not in _TRY_ELSEWHERE:
-                    break
+        self._reserving[call_id] += 1
+        try:
+            for gateway in gateways:
+                try:
+                    return await self._reserve_at(gateway, work, call_id=call_id, emergency=emergency)
+                except RemoteProblem as problem:
+                    failed = problem
+                    if problem.code in _OUTCOME_UNKNOWN:
+                        self._doubtful.setdefault(gateway, set()).add(call_id)
+                    if problem.code not in _TRY_ELSEWHERE:
+                        break
+        finally:
+            self._reserving -= Counter([call_id])
         assert failed is not None
         raise _error(failed) from failed
+
+    async def reclaim(self, gateway: str, kept: Container[str]) -> int:
+        """Release what a gateway reserved without its answer arriving; returns how many contexts (IQ-2).
+
+        `kept` are the contexts of sessions; a call that reserves at this moment waits for the next time. Raises
+        RemoteProblem.
+        """
+        calls = {call_id for call_id in self._doubtful.get(gateway, ()) if not self._reserving[call_id]}
+        if not calls:
+            return 0
+        audit = await self.audit(gateway)
+        lost = [
+            one.context_id
+            for one in audit.contexts
+            if one.owner == self.alg_id and one.correlation in calls and one.context_id not in kept
+        ]
+        for context_id in lost:
+            await self.release(AgwContext(gateway, context_id, audit.epoch), normal=False)
+        self._doubtful[gateway] -= calls
+        return len(lost)
 
     async def _reserve_at(
         self, gateway: str, work: MediaWork, *, call_id: str, emergency: bool

@@ -52,8 +52,11 @@ class FakeIq:
         self.contexts: dict[str, dict[str, dict[int, iq_pb2.LocalInfo]]] = {}
         self.sides: dict[str, int] = {}
         self.owner: dict[str, str] = {}
+        self.correlation: dict[str, str] = {}
         self.keys: list[bytes] = []
         self.fail: dict[str, ProblemError] = {}
+        self.mute = 0
+        """So many reservations are carried out but never answered."""
         self.port = 20000
         self.notes: asyncio.Queue[iq_pb2.Notification] = asyncio.Queue()
 
@@ -67,8 +70,9 @@ class FakeIq:
 
     async def ReserveAndConfigure(self, request, context):
         self._enter("Reserve", request)
-        name = f"c{len(self.contexts) + 1}"
+        name = f"c{len(self.correlation) + 1}"
         self.contexts[name] = {}
+        self.correlation[name] = request.correlation
         self.owner[name] = context.peer.instance_id
         response = iq_pb2.ReserveResponse(context_id=name, epoch=self.epoch)
         for index, wanted in enumerate(request.terminations):
@@ -77,6 +81,9 @@ class FakeIq:
             self.sides[termination] = wanted.side
             info = response.terminations.add(termination_id=termination, side=wanted.side)
             info.streams.extend(self._streams(name, termination, wanted))
+        if self.mute:
+            self.mute -= 1
+            await asyncio.sleep(2)  # longer than anybody waits
         return response
 
     async def Configure(self, request, context):
@@ -130,7 +137,12 @@ class FakeIq:
         self._enter("Audit", request)
         return iq_pb2.AuditResponse(
             epoch=self.epoch,
-            contexts=[iq_pb2.ContextAudit(context_id=name, owner=self.owner.get(name, "")) for name in self.contexts],
+            contexts=[
+                iq_pb2.ContextAudit(
+                    context_id=name, owner=self.owner.get(name, ""), correlation=self.correlation.get(name, "")
+                )
+                for name in self.contexts
+            ],
         )
 
     async def Associate(self, request, context):

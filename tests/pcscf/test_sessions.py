@@ -12,7 +12,7 @@ from sba.testing import async_test
 from signalling.sdp import parse_sdp
 from signalling.sip.dialog import Dialog
 from signalling.sip.stack import make_response
-from tests.pcscf.edge import CRYPTO_1, CRYPTO_2, REQUESTED, EdgeFixture, Party, Ue, audio, edge, ok
+from tests.pcscf.edge import CRYPTO_1, CRYPTO_2, REQUESTED, EdgeFixture, FakeGateway, Party, Ue, audio, edge, ok
 
 SECURE = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1)
 
@@ -349,6 +349,54 @@ async def test_warning_says_what_the_gateway_could_not_protect(tmp_path, param, 
         )
         answer = await alice.send(alice.invite("sip:bob@ims.test", SECURE), alice.hop).final()
         assert (answer.status, answer.headers.get("Warning")) == (488, warning)
+
+
+async def two_gateways(it: EdgeFixture):
+    """The access network has a second IMS-AGW; returns both, the one asked first in front."""
+    later = {"access_network": "a", "priority": 100}
+    second = await it.lab.start("imsagw", "imsagw-a2", later, cls=FakeGateway)
+    await it.restart()  # which looks anew for its gateways
+    found = await it.node.edge.iq.gateways()
+    assert found == [node.identity.instance_id for node in (it.agw, second)]
+    return it.agw, second
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.clause("ims-signalling", "IQ-5")
+@async_test
+async def test_call_goes_over_the_second_gateway_while_the_first_is_dead_but_still_registered(tmp_path):
+    async with edge(tmp_path, iq_setup_deadline_s=0.5, iq_deadline_s=0.3) as it:
+        first, second = await two_gateways(it)
+        await first.server.stop()
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        await call_out(it, alice)
+        assert len(second.iq.contexts) == 1
+        [session] = it.node.edge.sessions
+        assert session.media.context.agw == second.identity.instance_id
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.clause("ims-signalling", "IQ-1", "IQ-2")
+@pytest.mark.parametrize("lost", [1, 2])
+@async_test
+async def test_reservation_whose_answer_is_lost_leaves_no_context_behind(tmp_path, lost):
+    async with edge(tmp_path, iq_setup_deadline_s=0.3, iq_deadline_s=0.3) as it:
+        first, second = await two_gateways(it)
+        first.iq.mute = lost
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        await call_out(it, alice)
+        assert [method for method, _ in first.iq.log if method in ("Reserve", "Audit")][-3:] == [
+            "Reserve", "Audit", "Reserve",
+        ]  # fmt: skip
+        assert len({request.tx_id for request in first.iq.requests("Reserve")}) == 1, "asked again, not anew"
+        serving = first if lost == 1 else second
+        [session] = it.node.edge.sessions
+        assert session.media.context.agw == serving.identity.instance_id
+        if lost == 2:
+            await eventually(lambda: not first.iq.contexts)
+        assert session.media.context.context_id in serving.iq.contexts
 
 
 @pytest.mark.clause("TS 24.229", "PS-12")
