@@ -104,9 +104,12 @@ def test_plain_rtp_thrown_at_a_protected_leg_is_dropped_and_counted(lab: Lab) ->
             for number in range(300):
                 forged = bytes([0x80, 0]) + number.to_bytes(2, "big") + bytes(8) + bytes(160) + bytes(10)
                 attacker.sendto(forged, target)
+                if number % 10 == 9:
+                    caller.join(0.02)  # no more at once than the kernel keeps for the gateway
+        assert caller.is_alive(), "all of them came while the call was on"
         caller.join()
     assert outcome["result"] == "established"
     assert outcome["audio"]["alice->bob"]["loss"] < 0.05
     assert outcome["audio"]["bob->alice"]["heard"]
     leg = next(leg for leg in outcome["legs"] if leg["node"] == "imsagw-a" and leg["side"] == "access")
-    assert sum(leg["drops"].values()) >= 250, leg
+    assert sum(leg["drops"].values()) >= 300, leg
