@@ -23,7 +23,7 @@ from opentelemetry.util.types import AnyValue
 
 from sba.config import Otlp
 from sba.identity import NodeIdentity
-from sba.spans import split, wire_attributes
+from sba.spans import fill_attributes, split
 from sba.telemetry import collector_target
 
 SCOPE = "imslab"
@@ -41,7 +41,7 @@ class SpanSender(SpanExporter):
         self._export = TraceServiceStub(channel).Export  # type: ignore[no-untyped-call]
         self._empty = ExportTraceServiceRequest()
         resource_spans = self._empty.resource_spans.add()
-        resource_spans.resource.attributes.extend(wire_attributes(resource.attributes))
+        fill_attributes(resource_spans.resource.attributes, resource.attributes)
         resource_spans.scope_spans.add().scope.name = SCOPE
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
