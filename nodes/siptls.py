@@ -2,7 +2,8 @@
 
 One lab CA, TLS 1.2 with forward secrecy and AEAD or TLS 1.3, no renegotiation, no compression. A server is checked
 against the name or address that was dialled (RFC 6125 6.4); the check is part of the handshake, so nothing is ever
-sent to another one.
+sent to another one. Between nodes a revoked certificate does not get through the handshake, and one that is revoked
+later loses its connections (TS 33.310).
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from zope.interface import implementer
 
 from sba.errors import IdentityError
 from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal, read_identity
+from signalling.sip.connection import DelayedCall
+from signalling.sip.flow import Flow
+from signalling.sip.stack import SipStack
 from signalling.sip.transport import ContextFactory
 
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 cipher suites (TS 33.210 6.2, assumed); those of TLS 1.3 are all acceptable."""
 _NO_RENEGOTIATION: Final = 0x40000000
 """SSL_OP_NO_RENEGOTIATION of OpenSSL, which not every binding names."""
+
+SWEEP_S: Final = 1.0
+"""Seconds between two looks at the revocation list."""
 
 _Check = Callable[[SSL.Connection, X509, int, int, int], bool]
 
@@ -45,8 +52,18 @@ def _context(ca_path: Path, identity: NodeIdentity | None, check: _Check | None)
     return context
 
 
-def _by_the_ca(_connection: SSL.Connection, _certificate: X509, _error: int, _depth: int, verified: int) -> bool:
-    return bool(verified)
+def _unrevoked(certificate: X509, depth: int, identity: NodeIdentity) -> bool:
+    if depth > 0:
+        return True
+    identity.revoked.refresh()
+    return certificate.get_serial_number() not in identity.revoked
+
+
+def _by_the_ca(identity: NodeIdentity) -> _Check:
+    def check(_connection: SSL.Connection, certificate: X509, _error: int, depth: int, verified: int) -> bool:
+        return bool(verified) and _unrevoked(certificate, depth, identity)
+
+    return check
 
 
 def shows_name(certificate: x509.Certificate, name: str) -> bool:
@@ -80,9 +97,12 @@ class _Client:
 
     def __init__(self, ca_path: Path, identity: NodeIdentity | None, name: str) -> None:
         self._name = name
+        self._identity = identity
         self._context = _context(ca_path, identity, self._checked)
 
     def _checked(self, _connection: SSL.Connection, certificate: X509, _error: int, depth: int, verified: int) -> bool:
+        if self._identity is not None and not _unrevoked(certificate, depth, self._identity):
+            return False
         return bool(verified) and (depth > 0 or shows_name(certificate.to_cryptography(), self._name))
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802 - Twisted's name
@@ -96,7 +116,9 @@ class _Client:
 def server(identity: NodeIdentity, *, mutual: bool) -> ContextFactory:
     """A listener. `mutual`: nobody without a certificate of the lab CA gets through the handshake (Mw);
     otherwise the client is not asked for one (Gm, TLS-1)."""
-    return cast("ContextFactory", _Server(_context(identity.ca_path, identity, _by_the_ca if mutual else None)))
+    return cast(
+        "ContextFactory", _Server(_context(identity.ca_path, identity, _by_the_ca(identity) if mutual else None))
+    )
 
 
 def client(ca_path: Path, identity: NodeIdentity | None = None) -> Callable[[str], ContextFactory]:
@@ -111,12 +133,80 @@ def client(ca_path: Path, identity: NodeIdentity | None = None) -> Callable[[str
     return for_name
 
 
-def peer_of(certificate: bytes, identity: NodeIdentity) -> PeerIdentity | None:
-    """The NF identity in a peer's certificate (DER) that the handshake verified; None when none or revoked."""
-    try:
-        parsed = x509.load_der_x509_certificate(certificate)
-        peer = read_identity(parsed)
-    except (ValueError, IdentityError):
-        return None
-    identity.revoked.refresh()
-    return None if parsed.serial_number in identity.revoked else peer
+class RevokedError(Exception):
+    """The peer's certificate was revoked; its connection is being cut."""
+
+
+class TlsPeers:
+    """Who is at the other end of the TLS connections of one role, for as long as the lab CA stands by it."""
+
+    def __init__(self, stack: SipStack, role: str, identity: NodeIdentity, journal: Callable[..., None]) -> None:
+        self._stack = stack
+        self._role = role
+        self._identity = identity
+        self._journal = journal
+        self._known: dict[str, PeerIdentity | None] = {}
+        self._swept = identity.revoked.serial_numbers
+        self._next: DelayedCall | None = None
+
+    def start(self) -> None:
+        """Look at the revocation list every ``SWEEP_S`` seconds."""
+        self._next = self._stack.clock.callLater(SWEEP_S, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+
+    def of(self, flow: Flow) -> PeerIdentity | None:
+        """The NF identity in the certificate of a flow's peer, which the handshake verified; None when it names none.
+
+        Raises ``RevokedError``. What the certificate says is read once a connection, whether it still counts each time.
+        """
+        peer = self._read(flow)
+        self._identity.revoked.refresh()
+        if peer is not None and peer.serial_number in self._identity.revoked:
+            self._stack.clock.callLater(0, self._cut, flow, peer)
+            raise RevokedError
+        return peer
+
+    def closed(self, flow: Flow) -> None:
+        """Forget a connection that is gone."""
+        self._known.pop(flow.id, None)
+
+    def sweep(self) -> None:
+        """Cut every connection whose peer was revoked, in either direction, when the list is another than before."""
+        self._identity.revoked.refresh()
+        revoked = self._identity.revoked.serial_numbers
+        if revoked == self._swept:
+            return
+        self._swept = revoked
+        for flow in self._stack.flows(self._role):
+            peer = self._read(flow)
+            if peer is not None and peer.serial_number in revoked:
+                self._cut(flow, peer)
+
+    def _look(self) -> None:
+        self._next = self._stack.clock.callLater(SWEEP_S, self._look)
+        self.sweep()
+
+    def _read(self, flow: Flow) -> PeerIdentity | None:
+        if flow.id in self._known:
+            return self._known[flow.id]
+        certificate = self._stack.peer_certificate(flow)
+        if certificate is None:
+            return None
+        try:
+            peer = read_identity(x509.load_der_x509_certificate(certificate))
+        except (ValueError, IdentityError):
+            peer = None
+        self._known[flow.id] = peer
+        return peer
+
+    def _cut(self, flow: Flow, peer: PeerIdentity) -> None:
+        if not self._stack.is_open(flow):
+            return
+        self._journal(
+            "peer.revoked", level="warning", peer=peer.instance_id, address=f"{flow.remote[0]}:{flow.remote[1]}"
+        )
+        self._stack.cut_flow(flow)

@@ -31,7 +31,8 @@ class CscfSettings(NodeSettings):
         description="NF types whose certificate opens the trust domain when mw_transport is tls (RFC 3325 2.3)",
     )
     untrusted_terminating: bool = Field(
-        default=True, description="Let requests from outside the trust domain reach users, stripped of asserted headers"
+        default=False,
+        description="Let requests from outside the trust domain reach users, stripped of asserted headers",
     )
     min_expires: int = Field(default=60, ge=0, lt=3600, description="Shortest registration, s; below it 423 (SC-5)")
     default_expires: int = Field(default=3600, ge=60, description="Registration when none is asked for, s")

@@ -41,6 +41,8 @@ class Procedures:
     calls: CallProcedure
     reg_event: RegEventServer
     judge: Callable[[Flow], Peer]
+    """Asked for every request: what a neighbour was allowed a moment ago may be revoked."""
+    gone: Callable[[Flow], None]
     home_domains: tuple[str, ...]
 
 
@@ -66,7 +68,6 @@ class MwShell:
         self._running: dict[ServerTxn, asyncio.Future[None]] = {}
         self._attempts: dict[ServerTxn, Attempt] = {}
         self._cancelled: set[ServerTxn] = set()
-        self._peers: dict[str, Peer] = {}
 
     # RequestHandler
 
@@ -87,7 +88,7 @@ class MwShell:
         del txn
         with self._tracer.serving(request):
             try:
-                forwarding = self._procedures.calls.in_dialog(request, self._peer(flow))
+                forwarding = self._procedures.calls.in_dialog(request, self._procedures.judge(flow))
             except RejectionError as refusal:
                 self._journal("ack.dropped", level="warning", call_id=request.call_id, reason=refusal.reason)
                 return
@@ -96,7 +97,7 @@ class MwShell:
 
     def flow_closed(self, flow: Flow) -> None:
         """Forget who was at the other end."""
-        self._peers.pop(flow.id, None)
+        self._procedures.gone(flow)
 
     async def drain(self, seconds: float) -> None:
         """Wait for the requests being served, at most so long."""
@@ -104,14 +105,6 @@ class MwShell:
             await asyncio.wait(list(self._running.values()), timeout=seconds)
 
     # serving
-
-    def _peer(self, flow: Flow) -> Peer:
-        peer = self._peers.get(flow.id)
-        if peer is None:
-            peer = self._procedures.judge(flow)
-            if flow.reliable:
-                self._peers[flow.id] = peer
-        return peer
 
     async def _serve(self, txn: ServerTxn) -> None:
         request = txn.request
@@ -121,7 +114,7 @@ class MwShell:
                 txn.respond(fault)
                 return
             try:
-                peer = self._peer(txn.flow)
+                peer = self._procedures.judge(txn.flow)
                 if request.method == "REGISTER":
                     await self._register(txn, peer)
                     return

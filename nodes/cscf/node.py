@@ -91,9 +91,11 @@ class Cscf(NetworkFunction):
             self._spawn_kept,
         )
         await self._reg_event.load()
+        self._peers = siptls.TlsPeers(self._stack, MW, self.identity, self.telemetry.log)
         self._shell = MwShell(
             self._stack, settings, self._procedures(), self._tracer, runtime.spawn, self.telemetry.log
         )
+        self._peers.start()
         self._stack.handler = self._shell
 
     async def drain_node(self) -> None:
@@ -109,6 +111,8 @@ class Cscf(NetworkFunction):
             self._challenges.close()
         if hasattr(self, "_reg_event"):
             self._reg_event.close()
+        if hasattr(self, "_peers"):
+            self._peers.stop()
         if hasattr(self, "_stack"):
             await self._stack.stop()
             self._tracer.close()
@@ -152,7 +156,7 @@ class Cscf(NetworkFunction):
             self._own_uri,
             HomeNetworks(self.sbi),
         )
-        return Procedures(register, calls, self._reg_event, self._judge, self._home_domains)
+        return Procedures(register, calls, self._reg_event, self._judge, self._peers.closed, self._home_domains)
 
     async def _route_key(self) -> Secret:
         table = await self.store.key_value("key")
@@ -169,11 +173,13 @@ class Cscf(NetworkFunction):
         return f"sip:{who}{host}:{self._own.port};transport={self._own.transport.lower()};lr"
 
     def _judge(self, flow: Flow) -> Peer:
-        """Who is at the other end of a flow, and may it assert identities?"""
+        """Who is at the other end of a flow, and may it assert identities? Raises ``RejectionError`` when revoked."""
         if flow.transport != "TLS":
             return peer_of_address(flow.remote[0], self.settings.trusted_peers)
-        certificate = self._stack.peer_certificate(flow)
-        peer = None if certificate is None else siptls.peer_of(certificate, self.identity)
+        try:
+            peer = self._peers.of(flow)
+        except siptls.RevokedError:
+            raise RejectionError(403, "Certificate Revoked") from None
         if peer is None:
             return UNTRUSTED
         return peer_of_certificate(peer.nf_types, peer.instance_id, self.settings.trusted_nf_types)

@@ -62,7 +62,6 @@ class Pcscf(NetworkFunction):
     async def open_node(self) -> None:
         """Read registrations, sessions and keys of an earlier life."""
         self._tasks: set[asyncio.Future[None]] = set()
-        self._core_peers: dict[str, bool] = {}
         settings = self.settings
         node = self.environment.instance
         network = settings.visited_network or self.environment.domain
@@ -77,6 +76,7 @@ class Pcscf(NetworkFunction):
             cast("Reactor", self.clock), timers=core, observer=tracer, server_name=self.environment.node.fqdn
         )
         stack.request_hooks.append(self._trace_outgoing)
+        self._core_peers = siptls.TlsPeers(stack, MW, self.identity, self.telemetry.log)
         bindings = Bindings(await self.store.key_value("registration"), time.time)
         times = IqTimes(settings.iq_setup_deadline_s, settings.iq_deadline_s, settings.media_inactivity_s)
         iq = IqClient(self.sbi, alg_id=self.identity.instance_id, access_network=settings.access_network, times=times)
@@ -196,7 +196,7 @@ class Pcscf(NetworkFunction):
 
     def flow_closed(self, flow: Flow) -> None:
         """A connection is gone."""
-        self._core_peers.pop(flow.id, None)
+        self._core_peers.closed(flow)
         self.edge.flows.closed(flow)
 
     # -- serving ------------------------------------------------------------------------------------------------------
@@ -303,6 +303,7 @@ class Pcscf(NetworkFunction):
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
+            self._core_peers.sweep()
             self._sas.expire()
             for registration in self.edge.bindings.expired():
                 await self.edge.bindings.remove(registration)
@@ -330,19 +331,13 @@ class Pcscf(NetworkFunction):
 
     def _trusted(self, flow: Flow) -> bool:
         """Whether the other end of a flow on Mw belongs to the trust domain (T7)."""
-        known = self._core_peers.get(flow.id)
-        if known is None:
-            known = self._judge(flow)
-            if flow.reliable:
-                self._core_peers[flow.id] = known
-        return known
-
-    def _judge(self, flow: Flow) -> bool:
         if flow.transport != "TLS":
             trusted = self.settings.trusted_core_addresses
             return not self.edge.mw_encrypted and (not trusted or flow.remote[0] in trusted)
-        certificate = self.edge.stack.peer_certificate(flow)
-        peer = None if certificate is None else siptls.peer_of(certificate, self.identity)
+        try:
+            peer = self._core_peers.of(flow)
+        except siptls.RevokedError:
+            return False
         return peer is not None and bool(set(peer.nf_types) & CORE_TYPES)
 
     def _trace_outgoing(self, request: SipRequest, hop: Hop, role: str) -> None:

@@ -149,6 +149,16 @@ class SipStack:
         if connection is not None:
             connection.close()
 
+    def cut_flow(self, flow: Flow) -> None:
+        """Cut the connection of a flow at once; what is unsent is lost."""
+        connection = self._transport.connection(flow)
+        if connection is not None:
+            connection.abort()
+
+    def flows(self, role: str) -> list[Flow]:
+        """Return the flows of a role's open connections, whoever opened them."""
+        return self._transport.flows(role)
+
     def keep_alive(self, flow: Flow, failed: Callable[[], None], *, advised: float | None = None) -> Keepalive:
         """Ping a flow this side opened; ``advised``: seconds from ``keep`` or Flow-Timer (RFC 5626 4.4, RFC 6223)."""
         return Keepalive(self._transport, flow, failed, advised=advised)

@@ -262,6 +262,10 @@ class TransportLayer:
         """Return the open connection of a flow."""
         return self._by_flow.get(flow.id)
 
+    def flows(self, role: str) -> list[Flow]:
+        """Return the flows of a role's open connections."""
+        return [one.flow for one in self._by_flow.values() if one.flow.role == role]
+
     def accept(self, host: str, role: str, *, tls: bool) -> StreamConnection | None:
         """Make the connection of an incoming attempt, None over the limit of its source."""
         limit = self.limits.connections_per_source

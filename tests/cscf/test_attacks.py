@@ -1,5 +1,7 @@
 """Attempts on the CSCF: hijacked registrations, replays, asserted identities, Route tricks (trust.md row T7)."""
 
+import contextlib
+
 import pytest
 
 from keying.secret import Secret
@@ -8,7 +10,7 @@ from sba.testing import async_test
 from signalling.aka.digest import DigestChallenge
 from signalling.sip.flow import TransactionFailure
 from signalling.sip.message import SipRequest
-from tests.cscf.home import ALICE, BOB, DAVE, home_network
+from tests.cscf.home import ALICE, BOB, DAVE, home_network, until
 from tests.cscf.test_calls import invite, registered
 
 pytestmark = pytest.mark.attack("T7")
@@ -75,7 +77,7 @@ async def test_mw_wants_a_certificate_of_this_lab(tmp_path):
 
 @async_test
 async def test_asserted_headers_from_outside_are_taken_out(tmp_path):
-    async with home_network(tmp_path) as home:
+    async with home_network(tmp_path, untrusted_terminating=True) as home:
         alice, _bob = await registered(home, ALICE, BOB)
         stranger = await home.peer("gateway", nf_type="IMS_AGW")
         request = stranger.request(
@@ -97,12 +99,47 @@ async def test_asserted_headers_from_outside_are_taken_out(tmp_path):
         assert "theirs" not in seen.headers.get("P-Charging-Vector")
 
 
+@pytest.mark.parametrize("nf_type", ["IMS_AGW", "UE"])
 @async_test
-async def test_strangers_can_be_kept_out_altogether(tmp_path):
-    async with home_network(tmp_path, untrusted_terminating=False) as home:
-        await registered(home, ALICE)
-        stranger = await home.peer("gateway", nf_type="IMS_AGW")
-        assert await ask(stranger, stranger.request("MESSAGE", "sip:alice@ims.test"), home.hop) == 403
+async def test_a_certificate_of_no_sip_node_reaches_nobody_through_mw(tmp_path, nf_type):
+    async with home_network(tmp_path) as home:
+        (alice,) = await registered(home, ALICE)
+        stranger = await home.peer("stranger", nf_type=nf_type)
+        for method in ("INVITE", "MESSAGE", "SUBSCRIBE"):
+            assert await ask(stranger, stranger.request(method, "sip:alice@ims.test"), home.hop) == 403
+        assert alice.peer.received == []
+
+
+@async_test
+async def test_a_revoked_node_gets_nothing_over_the_connection_it_has(tmp_path):
+    async with home_network(tmp_path) as home:
+        (alice,) = await registered(home, ALICE)
+        other = await home.peer("pcscf-2")
+        assert await ask(other, other.request("MESSAGE", "sip:alice@ims.test"), home.hop) == 200
+        home.lab.ca.revoke("pcscf-2")
+        with contextlib.suppress(TransactionFailure):  # the answer and the end of the connection race
+            assert await ask(other, other.request("MESSAGE", "sip:alice@ims.test"), home.hop) == 403
+        await until(lambda: not other.stack.flows("mw"))
+        with pytest.raises(TransactionFailure):
+            await ask(other, other.request("MESSAGE", "sip:alice@ims.test"), home.hop)
+        assert len(alice.peer.received) == 1
+
+
+@async_test
+async def test_connections_of_a_revoked_node_are_cut_whoever_opened_them(tmp_path):
+    async with home_network(tmp_path) as home:
+        (alice,) = await registered(home, ALICE)
+        dialled = await home.peer("pcscf-3")
+        bob = home.phone(BOB, dialled, contact="sip:192.0.2.40:5061;transport=tls")
+        assert (await bob.register()).status == 200
+        assert (await invite(alice, "sip:bob@ims.test", method="MESSAGE"))[1].status == 200
+        assert len(dialled.stack.flows("mw")) == 2
+        home.lab.ca.revoke("pcscf-3")
+        await until(lambda: not dialled.stack.flows("mw"))
+        reached = len(dialled.received)
+        assert (await invite(alice, "sip:bob@ims.test", method="MESSAGE"))[1].status >= 400
+        assert len(dialled.received) == reached
+        assert alice.peer.stack.flows("mw") != []
 
 
 @async_test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 
 import pytest
@@ -14,7 +15,10 @@ from nodes.pcscf.flowtoken import FlowAddress, FlowTokens, ForgedTokenError
 from sba.identity import NodeIdentity
 from sba.testing import async_test
 from signalling.sip.dialog import Dialog
+from signalling.sip.flow import TransactionFailure
+from signalling.sip.stack import make_response
 from tests.pcscf.edge import ALICE, CRYPTO_1, KEY_1, REQUESTED, Party, audio, edge, ok
+from tests.pcscf.test_sessions import eventually
 
 SECURE = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1)
 
@@ -177,6 +181,31 @@ async def test_a_node_outside_the_trust_domain_is_not_believed_on_mw(tmp_path):
         intruder.stack.set_client_tls("mw", siptls.client(identity.ca_path, identity))
         answer = await intruder.send(it.call_to(bob, audio(50000)), it.mw_hop()).final()
         assert answer.status == 403
+        assert bob.requests.empty()
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_revoked_core_node_is_refused_at_once_and_loses_its_connection(tmp_path):
+    async with edge(tmp_path) as it:
+        bob = await it.ue("bob")
+        await bob.sign_on()
+        identity = NodeIdentity(it.lab.add("client", "cscf-2", nf_types=("SCSCF",)))
+        other = Party("cscf-2", "mw", it.timers)
+        it.parties.append(other)
+        await other.stack.listen("TCP", "127.0.0.1", 0, role="mw")
+        other.stack.set_client_tls("mw", siptls.client(identity.ca_path, identity))
+        attempt = other.send(it.call_to(bob, audio(50000)), it.mw_hop())
+        invite = await bob.next("INVITE")
+        invite.respond(make_response(invite.request, 486))
+        assert (await attempt.final()).status == 486
+        it.lab.ca.revoke("cscf-2")
+        with contextlib.suppress(TransactionFailure):  # the answer and the end of the connection race
+            second = other.send(it.call_to(bob, audio(50000), call_id="second"), it.mw_hop())
+            assert (await second.final()).status == 403
+        await eventually(lambda: not other.stack.flows("mw"))
+        with pytest.raises(TransactionFailure):
+            await other.send(it.call_to(bob, audio(50000), call_id="third"), it.mw_hop()).final()
         assert bob.requests.empty()
 
 
