@@ -27,7 +27,7 @@ UE_ROLES: Final = frozenset({GM, GM_PROTECTED})
 
 
 class LiveFlows:
-    """Connections to UEs that are open now, by address."""
+    """Connections to UEs that are open now, by address and connection."""
 
     def __init__(self) -> None:
         self._flows: dict[FlowAddress, Flow] = {}

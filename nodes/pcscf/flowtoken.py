@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from keying.secret import Secret
@@ -24,19 +24,25 @@ class ForgedTokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FlowAddress:
-    """What names a flow for good: transport and both ends. A connection that is gone has the address still."""
+    """What names a flow: transport, both ends and, over TLS and TCP, the very connection (TS 33.203 Annex O, TLS-4).
+
+    Two connections with the same ends are two flows: whoever gets the address of a UE next is not that UE. A connection
+    lives no longer than the process, so what was stored and read again equals no live one.
+    """
 
     transport: str
     local: tuple[str, int]
     remote: tuple[str, int]
+    connection: str = field(default="", kw_only=True)
+    """Id of the connection in this process; empty for UDP, and for a connection that is gone."""
 
     @classmethod
     def of(cls, flow: Flow) -> FlowAddress:
         """The address of a live flow."""
-        return cls(flow.transport, flow.local, flow.remote)
+        return cls(flow.transport, flow.local, flow.remote, connection=flow.id if flow.reliable else "")
 
     def text(self) -> str:
-        """One line; the inverse of `read`."""
+        """One line without the connection; the inverse of `read`."""
         return "|".join((self.transport, self.local[0], str(self.local[1]), self.remote[0], str(self.remote[1])))
 
     @classmethod

@@ -107,18 +107,18 @@ class UeRequests:
     def owned_session(self, found: object, request: SipRequest, arrived: Arrived) -> Session:
         """The session of an in-dialog request, when its sender is the UE of that session (HOP-4).
 
-        A UE that lost its connection (restart of either side) may go on from the same address over a new one, if it
-        knows the tags of the dialog; its new flow is then the session's. Raises RejectionError 481 or 403.
+        A UE that lost its connection (restart of either side) goes on over a new one after a REGISTER of its own over
+        it; until then it is a stranger there, whatever its address is and whatever tags it knows. The registered
+        connection is then the session's. Raises RejectionError 481 or 403.
         """
         if not isinstance(found, Session) or found.dialog_for(request, Side.ACCESS) is None:
             raise RejectionError(481, "Call/Transaction Does Not Exist")
-        if arrived.registration is not None:
-            if found.registration and found.registration != arrived.registration.id:
-                raise RejectionError(403, "Forbidden")
-        elif arrived.address != found.flow:
-            same_host = arrived.address.remote[0] == found.flow.remote[0]
-            if not same_host or arrived.address.transport != found.flow.transport or found.flow.transport == "UDP":
-                raise RejectionError(403, "Forbidden")
+        if arrived.registration is not None and found.registration:
+            own = found.registration == arrived.registration.id
+        else:
+            own = arrived.address == found.flow
+        if not own:
+            raise RejectionError(403, "Forbidden")
         found.flow = arrived.address
         return found
 

@@ -103,6 +103,7 @@ class UserAgent:
         self, request: SipRequest, call: Call, *, on_repeat: Callable[[SipResponse], None] | None = None
     ) -> SipResponse:
         """Send a request of a call and return its final response. Raises TransactionFailure."""
+        await self.registrar.flow_again()
         hop = self.gm.hop(self.registrar.flow)
         return (await self.gm.exchange(request, hop, parent=call.trace_context, on_repeat=on_repeat)).response
 
@@ -248,7 +249,8 @@ class UserAgent:
         self.registrar.flow_closed(flow)
 
     async def close(self, reason: str = "the UE stops") -> None:
-        """Hang up every call."""
+        """Hang up every call; without waiting for a flow that is gone."""
+        self.registrar.close()
         await asyncio.gather(
             *(call.hang_up(reason=reason) for call in list(self.calls.values())), return_exceptions=True
         )

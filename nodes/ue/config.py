@@ -67,6 +67,8 @@ class UeSettings(NodeSettings):
     """First pause before the UE registers again after it lost its flow, s; doubles with every failure."""
     retry_most_s: float = Field(default=30.0, gt=0)
     """Longest such pause, s."""
+    flow_wait_s: float = Field(default=15.0, ge=0)
+    """How long a request of a call waits for the registration that follows a lost flow, s."""
     max_calls: int = Field(default=2000, ge=1)
     """Calls at the same time; one more is answered 486."""
     user_agent: str = "imslab-ue"

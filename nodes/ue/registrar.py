@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class Registrar:
         self._ports = (0, 0)
         self._not_before = 0.0
         self._closing = False
+        self._reachable = asyncio.Event()
+        self._reachable.set()
 
     @property
     def identity(self) -> Identity:
@@ -142,6 +145,7 @@ class Registrar:
             if stopped.event is Event.REFUSED:
                 registration.clear()
                 self._card.forget()
+                self._reachable.set()
         except BaseException:
             registration.apply(Event.LOST)
             raise
@@ -295,6 +299,7 @@ class Registrar:
         if expires == 0:
             return
         self.flow = answered.flow
+        self._reachable.set()
         self._keep_alive(response)
         registration.client_list = client
         registration.server_list = server or self._server_list(response) or registration.server_list
@@ -387,11 +392,21 @@ class Registrar:
         if self._closing or self.flow is None or flow.id != self.flow.id:
             return
         self.flow = None
+        self._reachable.clear()
         self._stop_keep_alive()
         if self.registration.state is State.REG:
             self.registration.apply(Event.LOST)
             self._telemetry.log("ue.flow-lost", level="warning")
             self._recover()
+
+    async def flow_again(self) -> None:
+        """Wait for the registration that follows a lost flow: over a new one the P-CSCF takes nothing before it (DR-5).
+
+        Returns at once while the flow stands, and after a time when the network does not come back.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.flow_wait_s):
+                await self._reachable.wait()
 
     def _recover(self) -> None:
         if self._recovery is None or self._recovery.done():
@@ -423,10 +438,12 @@ class Registrar:
         self.registration.clear()
         self._card.forget()
         self.flow = None
+        self._reachable.set()
 
     def close(self) -> None:
         """Stop all clocks; the binding at the registrar stays."""
         self._closing = True
+        self._reachable.set()
         self._stop_keep_alive()
         self._stop_recovery()
         if self._refresh is not None and self._refresh.active():

@@ -459,6 +459,9 @@ async def test_a_call_outlives_a_restart_of_the_edge_and_orphans_go(tmp_path):
         await it.restart()
         await eventually(lambda: "orphan" not in it.iq.contexts)
         assert len(it.iq.contexts) == 1
+        stranger = await call.from_ue("UPDATE").final()
+        assert stranger.status == 403
+        await alice.sign_on()
         update = call.from_ue("UPDATE", audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1, "sendonly", version=2))
         await answer_next(it.core, "UPDATE", audio(50000, "RTP/AVP", "recvonly"), f"<{it.core_uri('bob')}>")
         assert parse_sdp((await update.final()).body).media[0].proto == "RTP/SAVP"

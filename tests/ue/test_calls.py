@@ -606,6 +606,31 @@ async def test_a_call_outlives_the_loss_of_its_flow(tmp_path):
         assert (await calling)[-1].result == "established"
 
 
+@pytest.mark.clause("TS 24.229", "DR-5")
+@async_test
+async def test_within_a_call_the_ue_registers_over_a_new_flow_before_it_says_anything_else(tmp_path):
+    async with Site(tmp_path) as site:
+        await site.ue.register()
+        _, call, calling = await in_call(site)
+        before = len(site.pcscf.requests)
+        site.pcscf.cut()
+        await until(lambda: site.ue.registrar.flow is None)
+        assert await call.hang_up() == 200
+        assert [one.method for one in site.pcscf.requests[before:]] == ["REGISTER", "REGISTER", "BYE"]
+        await calling
+
+
+@async_test
+async def test_a_call_ends_at_this_side_when_the_network_does_not_come_back(tmp_path):
+    async with Site(tmp_path, flow_wait_s=0.2) as site:
+        await site.ue.register()
+        _, call, calling = await in_call(site)
+        await site.pcscf.stack.stop()
+        await until(lambda: site.ue.registrar.flow is None)
+        assert await call.hang_up() == 503
+        await calling
+
+
 @async_test
 async def test_many_calls_at_once(tmp_path):
     async with Site(tmp_path) as site:
