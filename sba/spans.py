@@ -59,10 +59,10 @@ class WireAttributes(Protocol):
 
 def _fill(wire: AnyValue, value: object) -> None:
     if isinstance(value, str):
-        wire.string_value = value
+        wire.string_value = wire_text(value)
     elif isinstance(value, bool):
         wire.bool_value = value
-    elif isinstance(value, int):
+    elif isinstance(value, int) and -_INT64 <= value < _INT64:
         wire.int_value = value
     elif isinstance(value, float):
         wire.double_value = value
@@ -71,7 +71,7 @@ def _fill(wire: AnyValue, value: object) -> None:
         for item in value:
             _fill(wire.array_value.values.add(), item)
     else:
-        wire.string_value = str(value)
+        wire.string_value = wire_text(str(value))
 
 
 def fill_attributes(wire: WireAttributes, attributes: Mapping[str, object]) -> None:
