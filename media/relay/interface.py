@@ -154,10 +154,10 @@ class SideConfig:
     """One side of a stream.
 
     `remote` is the signalled peer; `remote_rtcp` None means the next port up. `source_address` and `source_port`
-    filter what
-    may come in. Plain and opaque sides always take packets from the signalled host alone unless `any_source` says
-    otherwise (assumed). `inactivity_s` 0 = no detection. `send` protects towards the peer, `receive` is what the peer
-    sends with.
+    filter what may come in. Plain and opaque sides always take packets from the signalled host alone unless
+    `any_source` says otherwise (assumed). With `await_media` nothing is sent to `remote`, only to where accepted
+    packets came from: nobody is sent media who never spoke. `inactivity_s` 0 = no detection. `send` protects towards
+    the peer, `receive` is what the peer sends with.
     """
 
     local_ip: str
@@ -171,6 +171,7 @@ class SideConfig:
     source_address: bool = False
     source_port: bool = False
     any_source: bool = False
+    await_media: bool = False
     dscp: int = 0
     inactivity_s: float = 0.0
     inactivity_direction: InactivityDirection = InactivityDirection.IN

@@ -55,7 +55,7 @@ class Port:
                 set_dscp(sock, config.dscp)
         if remote is None and self.latched is None:
             return self._aim(None)
-        return self._aim(self.latched or remote)
+        return self._aim(self.latched or (None if config.await_media else remote))
 
     def _signalled(self, config: SideConfig) -> Address | None:
         remote = usable(config.remote)

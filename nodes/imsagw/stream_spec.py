@@ -75,7 +75,12 @@ def read_stream(
     )
     if spec.HasField("remote"):
         remote = _address(spec.remote.ip, spec.remote.port, config.local_ip, spec.stream_id)
-        config = replace(config, remote=remote, remote_rtcp=_rtcp_address(spec, config.local_ip))
+        config = replace(
+            config,
+            remote=remote,
+            remote_rtcp=_rtcp_address(spec, config.local_ip),
+            await_media=spec.remote.await_media,
+        )
     if spec.HasField("rtcp"):
         rtcp = spec.rtcp
         config = replace(config, rtcp=rtcp.enabled or rtcp.mux or rtcp.explicit_port, rtcp_mux=rtcp.mux)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from keying.sdes import CryptoAttribute, SdesError, keys_in, verify_answer
 from keying.secret import Secret
-from nodes.pcscf.ims_alg import BAD_KEY, DOWNGRADE, PROFILE, media_address
+from nodes.pcscf.ims_alg import BAD_KEY, DOWNGRADE, PROFILE, media_address, ue_media_address
 from nodes.pcscf.media_plan import (
     AlgPolicy,
     AnswerDecision,
@@ -103,7 +103,7 @@ def _access_stream(
     if media.proto.upper() != plan.access_proto.upper():
         raise _ViolationError(488, DOWNGRADE, f"the UE answered {media.proto} to {plan.access_proto}")
     _check_unchanged(sdp, media, plan, policy)
-    address = media_address(sdp, media)
+    address = ue_media_address(sdp, media, policy)
     if address is None:
         raise _ViolationError(500, "", "the answer has no connection address")
     crypto = _access_key(media, plan, offered, other_keys, policy)

@@ -134,6 +134,11 @@ class PcscfSettings(NodeSettings):
     """Crypto suites accepted from UEs."""
     rekey_on_reoffer: bool = False
     """New IMS-AGW key with every offer rebuilt for the UE (PS-9)."""
+    trust_media_address: bool = False
+    """Send media wherever a UE's SDP says (c=, a=rtcp). Off: at once only to the host its signalling comes from. For
+    any other address the UE has to speak first, from that host or, with SRTP, proving itself from elsewhere; media
+    goes back to where it spoke. So no UE can aim media at somebody who never asked (voice hammer, RFC 5245 18.5.1).
+    On is for clients without SRTP whose media has another host than their signalling."""
     early_media: bool = True
     """Open the gates at an answer in a provisional response; off: at 200."""
 

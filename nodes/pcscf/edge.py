@@ -93,7 +93,9 @@ class Edge:
         order = (MediaPolicy.REQUIRED, MediaPolicy.OFF, MediaPolicy.PREFERRED)
         return next(policy for policy in order if policy in stated)
 
-    def alg_policy(self, registration: Registration | None, *, encrypted: bool, emergency: bool) -> AlgPolicy:
+    def alg_policy(
+        self, registration: Registration | None, *, encrypted: bool, emergency: bool, flow: FlowAddress
+    ) -> AlgPolicy:
         """Everything an SDP decision depends on, as it stands now."""
         settings = self.settings
         policy = settings.e2ae
@@ -112,6 +114,7 @@ class Edge:
             offer_suites=settings.suites,
             rekey_on_reoffer=settings.rekey_on_reoffer,
             emergency=emergency,
+            ue_ip="" if settings.trust_media_address else (registration.flow if registration else flow).remote[0],
         )
 
     @staticmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import zip_longest
 
 from keying.sdes import CryptoAttribute, NoAcceptableCrypto, SdesError, evaluate_offer, keys_in
@@ -37,6 +38,7 @@ DOWNGRADE = "downgrade-refused"
 PROFILE = "profile-refused"
 BAD_KEY = "bad-key"
 NO_SUITE = "no-common-suite"
+_NOWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, never bound
 _CAPABILITY_LINES = ("tcap", "acap", "pcfg")
 
 
@@ -64,6 +66,28 @@ def media_address(sdp: SessionDescription, media: MediaDescription) -> Address |
     if rtcp is None:
         return Address(connection.address, media.port)
     return Address(connection.address, media.port, rtcp.port, rtcp.address or "")
+
+
+def ue_media_address(sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy) -> Address | None:
+    """Where the UE wants media; an address that is not its own is marked, for nobody else asked for media.
+
+    This is the voice hammer of RFC 5245 18.5.1. An unspecified address (hold of RFC 3264 8.4) stays as it is.
+    """
+    address = media_address(sdp, media)
+    if address is None or not policy.ue_ip:
+        return address
+    if address.rtcp_ip and not _same_host(address.rtcp_ip, policy.ue_ip):
+        address = replace(address, rtcp_ip="")
+    if _same_host(address.ip, policy.ue_ip) or address.ip in _NOWHERE:
+        return address
+    return replace(address, source_ip=policy.ue_ip)
+
+
+def _same_host(one: str, other: str) -> bool:
+    try:
+        return ip_address(one) == ip_address(other)
+    except ValueError:
+        return False
 
 
 def e2ae_marker(media: MediaDescription) -> str | None:
@@ -191,6 +215,7 @@ def _from_access(
     plan = _plan(sdp, media, index, previous, Treatment.PLAIN, "plain call")
     if media.port == 0:
         return replace(plan, treatment=Treatment.DISABLED, reason="port 0")
+    plan = replace(plan, offerer=ue_media_address(sdp, media, policy))
     if plan.offerer is None:
         return _refused(plan, PROFILE, "no connection address")
     secure = media.proto in SECURE_TO_PLAIN
@@ -398,5 +423,6 @@ __all__ = [
     "media_address",
     "offer_from_access",
     "offer_from_core",
+    "ue_media_address",
     "unchanged_line_count",
 ]

@@ -309,7 +309,7 @@ class IqClient:
         if work.mode:
             spec.MergeFrom(iq_pb2.StreamSpec(mode=work.mode, rtcp=iq_pb2.RtcpSpec(enabled=True, mux=work.mux)))
         if work.remote is not None:
-            spec.remote.CopyFrom(_remote(work.remote))
+            spec.remote.CopyFrom(remote_spec(work.remote))
         if side is Side.ACCESS and (work.fresh or work.moved):
             spec.latching = iq_pb2.LATCH if work.fresh else iq_pb2.RELATCH
         if work.remote_crypto is not None:
@@ -326,7 +326,12 @@ class IqClient:
         return spec
 
 
-def _remote(address: Address) -> iq_pb2.RemoteSpec:
+def remote_spec(address: Address) -> iq_pb2.RemoteSpec:
+    """A far end; a UE that names another host than its own is heard and answered at its own, once it has spoken."""
+    if address.source_ip:
+        same_family = (":" in address.source_ip) == (":" in address.ip)
+        ip = address.source_ip if same_family else address.ip
+        return iq_pb2.RemoteSpec(ip=ip, port=address.port, rtcp_port=address.rtcp_port, await_media=True)
     return iq_pb2.RemoteSpec(ip=address.ip, port=address.port, rtcp_ip=address.rtcp_ip, rtcp_port=address.rtcp_port)
 
 

@@ -61,6 +61,8 @@ class Address:
     port: int
     rtcp_port: int = 0
     rtcp_ip: str = ""
+    source_ip: str = field(default="", compare=False)
+    """Where the UE's signalling comes from, when that is not `ip`: media goes there once media came from there."""
 
     def to_dict(self) -> dict[str, object]:
         """A JSON form for the store."""
@@ -92,6 +94,8 @@ class AlgPolicy:
     offer_suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80",)
     rekey_on_reoffer: bool = False
     emergency: bool = False
+    ue_ip: str = ""
+    """Where the UE's signalling comes from; empty: its media address is believed whatever it is."""
 
     @property
     def effective(self) -> MediaPolicy:

@@ -382,7 +382,7 @@ class Pcscf(NetworkFunction):
             role=stored["role"],
             record_route=tuple(stored["record_route"]),
             media=media,
-            policy=edge.alg_policy(registration, encrypted=encrypted, emergency=stored["emergency"]),
+            policy=edge.alg_policy(registration, encrypted=encrypted, emergency=stored["emergency"], flow=flow),
             icid=stored["icid"],
             emergency=stored["emergency"],
             traced=stored["traced"],

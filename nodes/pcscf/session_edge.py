@@ -216,7 +216,7 @@ class SessionEdge:
             role=flow.role if caller is Side.ACCESS else edge.ue_role(registration),
             record_route=record_route,
             media=media,
-            policy=edge.alg_policy(registration, encrypted=encrypted, emergency=emergency),
+            policy=edge.alg_policy(registration, encrypted=encrypted, emergency=emergency, flow=address),
             icid=secrets.token_hex(12),
             emergency=emergency,
             traced=registration.traced if registration else False,
@@ -377,7 +377,9 @@ class SessionEdge:
         registration = self._edge.bindings.get(session.registration)
         if registration is None:
             return session.policy
-        return self._edge.alg_policy(registration, encrypted=registration.encrypted, emergency=session.emergency)
+        return self._edge.alg_policy(
+            registration, encrypted=registration.encrypted, emergency=session.emergency, flow=session.flow
+        )
 
     async def _request_media(self, session: Session, request: SipRequest, sender: Side, tag: str, carrier: str) -> None:
         exchange = session.media.exchange

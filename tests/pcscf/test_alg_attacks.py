@@ -8,9 +8,12 @@ import pytest
 
 from keying.sdes import generate
 from nodes.pcscf.alg_answers import answer_from_access, answer_from_core
+from nodes.pcscf.alg_media import answer_work, offer_work
 from nodes.pcscf.config import MediaPolicy
 from nodes.pcscf.ims_alg import offer_from_access, offer_from_core
+from nodes.pcscf.iq import remote_spec
 from nodes.pcscf.media_plan import AlgPolicy, Treatment
+from protos import iq_pb2
 from signalling.sdp import parse_sdp
 from tests.pcscf.edge import CRYPTO_1, REQUESTED, audio
 
@@ -167,3 +170,57 @@ def test_an_answer_that_drops_the_end_to_end_protection_ends_the_session(side, p
         judged = answer_from_access(body, decision.plans, {}, policy)
     assert judged.violation is not None
     assert (judged.violation.status, judged.violation.token) == (488, "downgrade-refused")
+
+
+# media aimed at somebody who never asked (RFC 5245 18.5.1) ------------------------------------------------------------
+
+ON_LOOPBACK = replace(AGREED, ue_ip="127.0.0.1")
+
+
+def told(address: str, *attributes: str, policy: AlgPolicy = ON_LOOPBACK, origin: str = "offer") -> iq_pb2.RemoteSpec:
+    """What the gateway is told about the UE's media, after an SDP of the UE with this c= address."""
+    body = audio(40000, "RTP/AVP", *attributes).replace(b"c=IN IP4 127.0.0.1", address.encode())
+    if origin == "offer":
+        work = offer_work(offer_from_access(parse_sdp(body), policy)).access[0]
+    else:
+        plain = replace(policy, agreed=False)
+        decision = offer_from_core(parse_sdp(audio(50000, "RTP/AVP")), plain)
+        judged = answer_from_access(parse_sdp(body), decision.plans, {}, plain)
+        work = answer_work(decision, judged, gate_open=True).access[0]
+    assert work.remote is not None
+    return remote_spec(work.remote)
+
+
+@pytest.mark.attack("T3")
+@pytest.mark.clause("RFC 5245", "18.5.1")
+@pytest.mark.parametrize("origin", ["offer", "answer"])
+def test_media_is_held_back_from_an_address_that_is_not_the_ues(origin):
+    spec = told("c=IN IP4 127.77.7.7", "rtcp:9 IN IP4 127.66.6.6", origin=origin)
+    assert spec.await_media
+    assert (spec.ip, spec.port, spec.rtcp_ip, spec.rtcp_port) == ("127.0.0.1", 40000, "", 9)
+
+
+@pytest.mark.attack("T3")
+def test_rtcp_is_not_sent_to_another_host_than_the_ues():
+    spec = told("c=IN IP4 127.0.0.1", "rtcp:9 IN IP4 127.66.6.6")
+    assert not spec.await_media
+    assert (spec.ip, spec.rtcp_ip, spec.rtcp_port) == ("127.0.0.1", "", 9)
+
+
+@pytest.mark.parametrize("address", ["c=IN IP4 127.0.0.1", "c=IN IP4 0.0.0.0"])
+def test_media_goes_to_the_ues_own_address_at_once(address):
+    spec = told(address)
+    assert not spec.await_media
+    assert spec.ip == address.rpartition(" ")[2]
+
+
+@pytest.mark.attack("T3")
+def test_a_name_or_another_family_in_sdp_is_no_proof_either():
+    assert told("c=IN IP4 victim.example").await_media
+    spec = told("c=IN IP6 2001:db8::7")
+    assert (spec.await_media, spec.ip) == (True, "2001:db8::7")
+
+
+def test_any_media_address_is_believed_where_the_operator_says_so():
+    spec = told("c=IN IP4 127.77.7.7", policy=replace(ON_LOOPBACK, ue_ip=""))
+    assert (spec.await_media, spec.ip) == (False, "127.77.7.7")

@@ -255,3 +255,23 @@ async def test_no_key_in_logs_spans_or_store(tmp_path):
             assert text not in spans
             assert text not in stored
             assert text not in log.getvalue().encode()
+
+
+@pytest.mark.attack("T3")
+@pytest.mark.clause("RFC 5245", "18.5.1")
+@pytest.mark.parametrize("trusted", [False, True])
+@async_test
+async def test_a_ue_cannot_aim_media_at_another_host(tmp_path, trusted):
+    async with edge(tmp_path, trust_media_address=trusted) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        aimed = SECURE.replace(b"c=IN IP4 127.0.0.1", b"c=IN IP4 127.77.7.7")
+        alice.send(alice.invite("sip:bob@ims.test", aimed), alice.hop)
+        await it.core.next("INVITE")
+        (remote,) = [
+            stream.remote
+            for info in it.iq.requests("Reserve")[0].terminations
+            for stream in info.streams
+            if stream.HasField("remote")
+        ]
+        assert (remote.ip, remote.await_media) == (("127.77.7.7", False) if trusted else ("127.0.0.1", True))

@@ -435,3 +435,36 @@ def test_counters_add_up_whatever_is_thrown(access, core, mux, packets):
             )
     finally:
         ends.close()
+
+
+@pytest.mark.attack("T3")
+@pytest.mark.clause("RFC 5245", "18.5.1")
+@pytest.mark.parametrize("protection", ["secured", "plain"])
+def test_media_goes_to_no_one_who_never_spoke(ends: Ends, protection: str):
+    victim = ends.other()
+    waiting = {"remote": victim.getsockname(), "latching": Latching.LATCH, "await_media": True}
+    ends.open(getattr(ends, protection)(ends.phone, **waiting))
+    for sequence in range(20):
+        ends.throw(rtp(sequence, 0xFA5), side=Side.CORE)
+    ends.far.sendto(receiver_report(), ends.rtcp_port(Side.CORE))
+    ends.step()
+    assert received(victim) == received(ends.phone) == []
+    assert ends.drops(Side.CORE)[DropCause.NOT_LATCHED] == 20
+    packet = rtp(0) if protection == "plain" else ends.sender.protect_rtp(rtp(0))
+    ends.throw(packet)
+    assert received(ends.far) == [rtp(0)]
+    ends.throw(rtp(20, 0xFA5), side=Side.CORE)
+    assert len(received(ends.phone)) == 1
+    assert received(victim) == []
+
+
+@pytest.mark.attack("T3")
+def test_a_move_to_a_stranger_sends_nothing_there(ends: Ends):
+    ends.open(ends.plain(ends.phone, latching=Latching.LATCH))
+    ends.throw(rtp(0))
+    victim = ends.other()
+    moved = replace(ends.access, remote=victim.getsockname(), latching=Latching.RELATCH, await_media=True)
+    ends.modify(Side.ACCESS, moved)
+    received(ends.phone)
+    ends.throw(rtp(1, 0xFA5), side=Side.CORE)
+    assert received(victim) == received(ends.phone) == []
