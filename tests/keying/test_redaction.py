@@ -55,6 +55,42 @@ def test_a_generated_key_never_survives_whatever_stands_around_it(suite, tag, be
     assert key not in redact(f"{before}\r\na=crypto:{line}\r\n{after}")
 
 
+@pytest.mark.attack("T8")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("sip:alice:pw@h", "sip:alice:<redacted>@h"),
+        ("SIPS:alice:pw:more@h", "SIPS:alice:<redacted>@h"),
+        ("sip:asip:asip:a@h", "sip:asip:<redacted>@h"),
+        ("sip:h:5060;lr <sip:a:p@h>, sip:b:q@h", "sip:h:5060;lr <sip:a:<redacted>@h>, sip:b:<redacted>@h"),
+        ("sip:a:p@sip:b:q@h", "sip:a:<redacted>@sip:b:<redacted>@h"),
+        ("sip:\u017fip:p@h", "sip:\u017fip:<redacted>@h"),
+        ("\u017fip:a:p@h", "\u017fip:a:<redacted>@h"),
+        ("sip:alice:@h", "sip:alice:@h"),
+        ("sip:asip:asip:a", "sip:asip:asip:a"),
+        ("sip:h:5060 bob@h", "sip:h:5060 bob@h"),
+    ],
+)
+def test_the_password_of_a_uri_is_masked_and_nothing_beside_it(text, shown):
+    assert redact(text) == shown
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", ["", "@", " ", "\u017f"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "sip:a", "sip:a:", "sips:", "sip::", "inline", "inline:", "inline:|2^1", "inline ", "crypto:1 ", "crypto:1 x ",
+        "crypto:", "key-mgmt:", "key-mgmt:mikey ", "response=", "ik ", 'ck="', "k=base64:", "\nk=clear:", " ", "|1", "1",
+    ],
+)  # fmt: skip
+def test_a_megabyte_of_half_a_secret_is_read_in_one_go(part, end):
+    """Reading it anew from each of its beginnings takes minutes, in one go a fraction of a second."""
+    text = part * (1_000_000 // len(part)) + end
+    assert len(redact(text)) >= len("<redacted>")
+
+
 def test_what_is_no_secret_stays():
     text = (
         "INVITE sip:bob@ims.test SIP/2.0\r\n"
