@@ -66,7 +66,7 @@ class Address:
 
     def to_dict(self) -> dict[str, object]:
         """A JSON form for the store."""
-        return {"ip": self.ip, "port": self.port, "rtcp_port": self.rtcp_port, "rtcp_ip": self.rtcp_ip}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
