@@ -146,20 +146,20 @@ def _address_of_record(request: SipRequest) -> SipUri:
 
 
 def _credentials(request: SipRequest, domain: str) -> DigestCredentials | None:
-    found: DigestCredentials | None = None
-    for value in request.headers.get_all("Authorization"):
-        if value.split(" ", 1)[0].lower() != "digest":
-            continue
-        try:
-            credentials = DigestCredentials.parse(value)
-        except DigestError:
-            raise RejectionError(400, "Malformed Authorization") from None
-        if credentials.realm.lower() != domain:
-            continue
-        if found is not None:
-            raise RejectionError(400, "Several Credentials For One Realm")
-        found = credentials
-    return found
+    """The Digest credentials for this home domain. Raises ``RejectionError`` 400 for malformed ones and for several.
+
+    The P-CSCF vouches for one header; a second one, of whatever realm, could only say what it did not read (T7).
+    """
+    values = request.headers.get_all("Authorization")
+    if len(values) > 1:
+        raise RejectionError(400, "Several Authorizations")
+    if not values or values[0].split(" ", 1)[0].lower() != "digest":
+        return None
+    try:
+        credentials = DigestCredentials.parse(values[0])
+    except DigestError:
+        raise RejectionError(400, "Malformed Authorization") from None
+    return credentials if credentials.realm.lower() == domain else None
 
 
 def _contacts(request: SipRequest, settings: CscfSettings) -> tuple[tuple[ContactUpdate, ...], bool]:

@@ -501,10 +501,29 @@ def _seconds(text: str | None, default: int) -> int:
 
 
 def _credentials(request: SipRequest) -> Credentials | None:
+    """The Digest credentials for the registrar's domain; others are taken out of the request.
+
+    The S-CSCF looks at no others, so a user name among them would make this node and that one think of two users.
+    """
     try:
-        return credentials_of(request)
+        credentials = credentials_of(request)
     except GrammarError as error:
         raise RejectionError(400, "Bad Authorization") from error
+    if credentials is None:
+        return None
+    if credentials.scheme.lower() == "digest" and (credentials.get("realm") or "").lower() == _domain(request):
+        return credentials
+    request.headers.remove("Authorization")
+    return None
+
+
+def _domain(request: SipRequest) -> str:
+    """The home domain a REGISTER is for."""
+    try:
+        uri = parse_uri(request.uri)
+    except UriError as error:
+        raise RejectionError(400, "Bad Request-URI") from error
+    return uri.host.lower() if isinstance(uri, SipUri) else ""
 
 
 def _address_of_record(request: SipRequest) -> str:

@@ -66,8 +66,11 @@ def parse_auth_params(text: str) -> dict[str, str]:
 
 
 def format_auth(scheme: str, params: dict[str, str], *, bare: frozenset[str] = _BARE) -> str:
-    """Write a challenge or credentials; every value is quoted but those named in ``bare``."""
-    texts = (f"{name}={value if name in bare else quote(value)}" for name, value in params.items())
+    """Write a challenge or credentials; every value is quoted but tokens of the parameters named in ``bare``.
+
+    A value that came in quotes may hold a comma: written bare it would become a parameter of its own.
+    """
+    texts = (f"{name}={value if name in bare and is_token(value) else quote(value)}" for name, value in params.items())
     return f"{scheme} " + ", ".join(texts)
 
 

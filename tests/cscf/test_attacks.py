@@ -58,6 +58,18 @@ async def test_a_recorded_register_is_challenged_again(tmp_path):
             assert binding.contact == phone.contact
 
 
+@pytest.mark.clause("TS 33.203", "P.4.2")
+@pytest.mark.parametrize("realm", ["ims.test", "elsewhere"])
+@async_test
+async def test_several_authorizations_are_refused_whatever_their_realms(tmp_path, realm):
+    async with home_network(tmp_path) as home:
+        phone = home.phone(ALICE, await home.peer("pcscf-a"))
+        assert (await phone.register()).status == 200
+        text = f'Digest username="{ALICE.impi}",realm="{realm}",uri="sip:ims.test",nonce="",response=""'
+        second = ("Authorization", f'{text},integrity-protected="yes"')
+        assert (await phone.send(phone.credentials(), extra=[second])).status == 400
+
+
 @async_test
 async def test_a_register_from_outside_the_trust_domain_is_refused_whatever_its_flag(tmp_path):
     async with home_network(tmp_path) as home:

@@ -14,6 +14,7 @@ from nodes import siptls
 from nodes.pcscf.flowtoken import FlowAddress, FlowTokens, ForgedTokenError
 from sba.identity import NodeIdentity
 from sba.testing import async_test
+from signalling.aka.digest_headers import parse_params
 from signalling.sip.dialog import Dialog
 from signalling.sip.flow import TransactionFailure
 from signalling.sip.stack import make_response
@@ -82,6 +83,42 @@ async def test_integrity_flag_hidden_in_a_second_authorization_never_reaches_the
         request.headers.set_values("Authorization", [first, theirs])
         assert (await mallory.send(request, mallory.hop).final()).status == 400
         assert it.registered == []
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("TS 33.203", "PC-1")
+@pytest.mark.parametrize("name", ["algorithm", "qop", "nc"])
+@async_test
+async def test_integrity_flag_inside_a_quoted_parameter_does_not_become_one_of_its_own(tmp_path, name):
+    async with edge(tmp_path) as it:
+        mallory = await it.ue("mallory", "UDP")
+        request = mallory.register()
+        text = 'Digest username="alice@ims.test",realm="ims.test",uri="sip:ims.test",nonce="",response=""'
+        request.headers.set("Authorization", f'{text},{name}="MD5,integrity-protected=yes"')
+        await mallory.send(request, mallory.hop).final()
+        seen = parse_params(it.registered[-1].headers.get("Authorization").removeprefix("Digest "))
+        assert seen["username"] == "alice@ims.test"
+        assert seen[name] == "MD5,integrity-protected=yes"
+        assert "integrity-protected" not in seen
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        'Digest username="alice@ims.test",realm="elsewhere",uri="sip:ims.test",nonce="",response="",algorithm=AKAv2-SHA-256',
+        'Basic username="alice@ims.test",realm="ims.test"',
+    ],
+)
+@async_test
+async def test_a_user_name_of_a_foreign_realm_names_nobody_here_either(tmp_path, theirs):
+    async with edge(tmp_path) as it:
+        mallory = await it.ue("mallory")
+        request = mallory.register()
+        request.headers.set("Authorization", theirs)
+        await mallory.send(request, mallory.hop).final()
+        assert it.registered[-1].headers.get("Authorization") is None
+        assert {one.impi for one in it.node.edge.bindings} == {"mallory@ims.test"}
 
 
 @pytest.mark.attack("T7")
