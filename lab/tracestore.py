@@ -37,11 +37,6 @@ _SPAN_COLUMNS = (
 )
 
 
-_CHECKPOINT_PAGES = 4000
-"""Pages of the write-ahead log (16 MiB) that are copied into the database at once: a page most batches touch, as those
-of the indexes, is copied once for all of them."""
-
-
 @dataclass(frozen=True)
 class Bounds:
     """How much the store keeps, in rows; ``attribute_octets`` cuts any longer text value."""
@@ -101,7 +96,6 @@ class TraceStore:
         if not read_only:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
             self._db.executescript(_SCHEMA)
         self._written = {"span": 0, "record": 0}
 
