@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol, TypeVar
 
 from nodes.pcscf.flowtoken import FlowAddress
 from nodes.pcscf.mediasec import Agreement, AgreementState
 from nodes.pcscf.satable import SecurityAssociation
 from nodes.pcscf.scheme import Scheme
 
-MAX_PENDING: Final = 10_000
+_Place = TypeVar("_Place", str, FlowAddress)
 
 
 class Table(Protocol):
@@ -26,44 +26,6 @@ class Table(Protocol):
 
     async def items(self) -> list[tuple[str, dict[str, Any]]]:
         """Everything stored."""
-
-
-@dataclass(slots=True)
-class Procedure:
-    """A registration procedure under way: REGISTER, challenge, REGISTER (PC-3, PC-12)."""
-
-    call_id: str
-    client: str = ""
-    """Security-Client as received."""
-    server: str = ""
-    """Security-Server as sent in the 401."""
-    challenged: bool = False
-    expires_at: float = 0.0
-    association: SecurityAssociation | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON form for the store."""
-        return {
-            "call_id": self.call_id,
-            "client": self.client,
-            "server": self.server,
-            "challenged": self.challenged,
-            "expires_at": self.expires_at,
-            "association": self.association.to_dict() if self.association else None,
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Procedure:
-        """The inverse of `to_dict`."""
-        held = stored.get("association")
-        return cls(
-            call_id=str(stored["call_id"]),
-            client=str(stored["client"]),
-            server=str(stored["server"]),
-            challenged=bool(stored["challenged"]),
-            expires_at=float(stored["expires_at"]),
-            association=SecurityAssociation.from_dict(held) if held else None,
-        )
 
 
 @dataclass(slots=True)
@@ -96,7 +58,6 @@ class Registration:
     icid: str = ""
     term_ioi: str = ""
     association: SecurityAssociation | None = None
-    pending: Procedure | None = None
 
     @property
     def registered(self) -> bool:
@@ -130,7 +91,6 @@ class Registration:
             "icid": self.icid,
             "term_ioi": self.term_ioi,
             "association": self.association.to_dict() if self.association else None,
-            "pending": self.pending.to_dict() if self.pending else None,
         }
 
     @classmethod
@@ -157,17 +117,22 @@ class Registration:
             icid=stored["icid"],
             term_ioi=stored["term_ioi"],
             association=SecurityAssociation.from_dict(stored["association"]) if stored["association"] else None,
-            pending=Procedure.from_dict(stored["pending"]) if stored["pending"] else None,
         )
 
 
 class Bindings:
-    """Every registration, found by id, by flow, by user; changes go to the store. `now`: seconds since the epoch."""
+    """Every registration, found by id, by flow, by user; changes go to the store. `now`: seconds since the epoch.
+
+    Only who proved himself gets in here: what comes before is in `nodes.pcscf.pending`.
+    """
 
     def __init__(self, table: Table, now: Callable[[], float]) -> None:
         self._table = table
         self._now = now
         self._all: dict[str, Registration] = {}
+        self._by_user: dict[str, dict[str, Registration]] = {}
+        self._by_flow: dict[FlowAddress, dict[str, Registration]] = {}
+        self._places: dict[str, tuple[str, FlowAddress]] = {}
 
     async def load(self) -> int:
         """Read what an earlier run left; returns how many are alive."""
@@ -177,7 +142,10 @@ class Bindings:
             except (KeyError, TypeError, ValueError):
                 await self._table.delete(key)
                 continue
-            self._all[found.id] = found
+            if found.registered:
+                self._enter(found)
+            else:
+                await self._table.delete(key)
         return len(self._all)
 
     def __iter__(self) -> Iterator[Registration]:
@@ -188,13 +156,31 @@ class Bindings:
 
     async def save(self, registration: Registration) -> None:
         """Keep a registration; returns when it is on disk."""
-        self._all[registration.id] = registration
+        self._enter(registration)
         await self._table.put(registration.id, registration.to_dict())
 
     async def remove(self, registration: Registration) -> None:
         """Forget a registration."""
-        self._all.pop(registration.id, None)
+        if self._all.pop(registration.id, None) is None:
+            return
+        self._leave(registration.id)
         await self._table.delete(registration.id)
+
+    def _enter(self, registration: Registration) -> None:
+        place = (registration.impi, registration.flow)
+        if self._places.get(registration.id) != place:
+            self._leave(registration.id)
+            self._places[registration.id] = place
+            self._by_user.setdefault(place[0], {})[registration.id] = registration
+            self._by_flow.setdefault(place[1], {})[registration.id] = registration
+        self._all[registration.id] = registration
+
+    def _leave(self, identifier: str) -> None:
+        impi, flow = self._places.pop(identifier, (None, None))
+        if impi is None or flow is None:
+            return
+        _take_out(self._by_user, impi, identifier)
+        _take_out(self._by_flow, flow, identifier)
 
     def get(self, identifier: str) -> Registration | None:
         """The registration of that id."""
@@ -204,30 +190,30 @@ class Bindings:
         """Registered and not run out."""
         return registration.expires_at > self._now()
 
-    def for_procedure(self, call_id: str, impi: str, contact: str, instance: str) -> Registration | None:
-        """The record a REGISTER belongs to: same user, and same procedure, device or contact."""
-        same_user = [one for one in self._all.values() if one.impi == impi]
-        for one in same_user:
-            if one.pending is not None and one.pending.call_id == call_id:
-                return one
-        for one in same_user:
+    def of_device(self, call_id: str, impi: str, contact: str, instance: str) -> Registration | None:
+        """The registration a REGISTER is about: same user, and same device, contact or Call-ID."""
+        for one in self._by_user.get(impi, {}).values():
             if (instance and one.instance == instance) or one.contact == contact or one.call_id == call_id:
                 return one
         return None
 
     def on_flow(self, flow: FlowAddress) -> list[Registration]:
         """The live registrations that came over this flow."""
-        return [one for one in self._all.values() if one.flow == flow and self.alive(one)]
+        return [one for one in self._by_flow.get(flow, {}).values() if one.flow == flow and self.alive(one)]
 
     def of_impi(self, impi: str) -> list[Registration]:
         """The live registrations of a user."""
-        return [one for one in self._all.values() if one.impi == impi and self.alive(one)]
+        return [one for one in self._by_user.get(impi, {}).values() if self.alive(one)]
 
     def expired(self) -> list[Registration]:
-        """Records whose binding ran out, or that never got one in time."""
+        """Registrations that ran out."""
         now = self._now()
-        return [one for one in self._all.values() if one.expires_at <= now and not _still_pending(one, now)]
+        return [one for one in self._all.values() if one.expires_at <= now]
 
 
-def _still_pending(one: Registration, now: float) -> bool:
-    return one.pending is not None and one.pending.expires_at > now
+def _take_out(index: dict[_Place, dict[str, Registration]], place: _Place, identifier: str) -> None:
+    held = index.get(place)
+    if held is not None:
+        held.pop(identifier, None)
+        if not held:
+            del index[place]

@@ -304,12 +304,12 @@ class Pcscf(NetworkFunction):
         while True:
             await asyncio.sleep(SWEEP_S)
             self._core_peers.sweep()
+            self._register.procedures.expire()
             self._sas.expire()
             for registration in self.edge.bindings.expired():
                 await self.edge.bindings.remove(registration)
-                if registration.registered:
-                    self.telemetry.log("registration.expired", impu=registration.impu)
-                    await self._forget(registration)
+                self.telemetry.log("registration.expired", impu=registration.impu)
+                await self._forget(registration)
 
     # -- ways ---------------------------------------------------------------------------------------------------------
 
@@ -345,11 +345,11 @@ class Pcscf(NetworkFunction):
         inject = role == MW
         if not inject:
             address = FlowAddress.of(hop.flow) if hop.flow is not None else None
-            inject = any(
-                one.traced
-                for one in self.edge.bindings
-                if one.flow == address or (address is None and one.flow.remote == (hop.host, hop.port))
-            )
+            if address is not None:
+                inject = any(one.traced for one in self.edge.bindings.on_flow(address))
+            else:
+                at = (hop.host, hop.port)
+                inject = any(one.traced for one in self.edge.bindings if one.flow.remote == at)
         self.edge.tracer.outgoing(request, inject=inject)
 
     # -- state --------------------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodes.pcscf import mediasec, satable
-from nodes.pcscf.bindings import Bindings, Procedure, Registration
+from nodes.pcscf.bindings import Bindings, Registration
 from nodes.pcscf.config import MediaPolicy, PcscfSettings
 from nodes.pcscf.flowtoken import FlowAddress, FlowTokens
 from nodes.pcscf.mediasec import Agreement, Verify
+from nodes.pcscf.pending import Procedure, Procedures
 from nodes.pcscf.rejection import RejectionError
 from nodes.pcscf.satable import SaTable, SecurityAssociation
 from nodes.pcscf.scheme import Scheme, Standing, choose_scheme, credentials_of, integrity_flag, vouch
@@ -99,6 +100,7 @@ class RegisterEdge:
         self._network = network
         self._now = now
         self._policy = policy
+        self.procedures = Procedures(now, self._given_up)
         self.ports = EdgePorts()
         self.path_uri = "sip:127.0.0.1"
         """URI of this node in Path, without user part."""
@@ -139,8 +141,9 @@ class RegisterEdge:
         self._check_user(address, flow, impi)
         response_given = bool(credentials and (credentials.get("response") or credentials.get("auts")))
         proves = under_sa or bool(credentials and credentials.get("response") and not credentials.get("auts"))
+        running = self.procedures.find(impi, address.remote[0], request.call_id)
         procedure, server, verify = self._verify(
-            registration, request, client, verify_list, server_media, must_verify=proves
+            running, registration, request, client, verify_list, server_media, must_verify=proves
         )
         standing = self._standing(registration, procedure, address, held, response=response_given)
         flag = integrity_flag(scheme, standing, response=response_given)
@@ -155,7 +158,7 @@ class RegisterEdge:
     def _record(
         self, call_id: str, impi: str, impu: str, contact: str, instance: str, flow: FlowAddress, scheme: Scheme
     ) -> Registration:
-        found = self._bindings.for_procedure(call_id, impi, contact, instance)
+        found = self._bindings.of_device(call_id, impi, contact, instance)
         return found or Registration(impi, impu, contact, instance, flow, scheme, call_id=call_id)
 
     def _check_user(self, address: FlowAddress, flow: Flow, impi: str) -> None:
@@ -175,6 +178,7 @@ class RegisterEdge:
 
     def _verify(
         self,
+        running: Procedure | None,
         registration: Registration,
         request: SipRequest,
         client: Sequence[MechanismEntry],
@@ -185,11 +189,10 @@ class RegisterEdge:
     ) -> tuple[Procedure, Sequence[MechanismEntry], Verify]:
         """Compare Security-Verify and Security-Client with what was said before (PC-15, PC-16).
 
+        `running`: the challenged procedure the request belongs to.
         `must_verify`: the request proves the user or comes under a security association. When a signalling mechanism
         was agreed, leaving Security-Verify out of it is no way around the comparison (RFC 3329 2.3.1).
         """
-        pending = registration.pending
-        running = pending if pending and pending.call_id == request.call_id and self._alive(pending) else None
         known = running.server if running else registration.server
         expected = parse_security_header(known) if known else ()
         verify = mediasec.compare(verify_list, expected)
@@ -213,8 +216,10 @@ class RegisterEdge:
         )
         return procedure, tuple(server_media), verify
 
-    def _alive(self, procedure: Procedure) -> bool:
-        return procedure.expires_at > self._now()
+    def _given_up(self, procedure: Procedure) -> None:
+        """A procedure ended: what was temporary goes with it; `drop` leaves an association alone that is lasting."""
+        if procedure.association is not None:
+            self._sas.drop(procedure.association)
 
     def _standing(
         self,
@@ -228,7 +233,7 @@ class RegisterEdge:
         expected = procedure.association if response else registration.association
         under_sa = held is not None and expected is not None and held.spi_s == expected.spi_s
         bound = registration.registered and self._bindings.alive(registration) and registration.flow == address
-        return Standing(under_sa=under_sa, bound=bound)
+        return Standing(under_sa=under_sa, tls=address.transport == "TLS", bound=bound)
 
     def _signalling_entries(self, scheme: Scheme, association: SecurityAssociation | None) -> list[MechanismEntry]:
         if scheme is Scheme.AKA_IPSEC:
@@ -264,17 +269,16 @@ class RegisterEdge:
         hide_from_ue(response)
         self._advise_keep_alive(response)
         if response.status == 401:
-            await self._challenged(attempt, response)
+            self._challenged(attempt, response)
             return RegisterOutcome()
         if 200 <= response.status < 300:
             return await self._succeeded(attempt, response, told_policy)
         if response.status >= 300:
-            await self._failed(attempt)
+            self._end(attempt)
         return RegisterOutcome()
 
-    async def _challenged(self, attempt: RegisterAttempt, response: SipResponse) -> None:
+    def _challenged(self, attempt: RegisterAttempt, response: SipResponse) -> None:
         strip_session_keys(response)
-        registration = attempt.registration
         procedure = Procedure(
             attempt.call_id,
             client=format_entries(attempt.client),
@@ -288,11 +292,7 @@ class RegisterEdge:
         if entries:
             procedure.server = format_entries(entries)
             response.headers.set("Security-Server", procedure.server)
-        if registration.pending and registration.pending.association and procedure.association:
-            self._sas.drop(registration.pending.association)
-            self._sas.put(procedure.association)
-        registration.pending = procedure
-        await self._bindings.save(registration)
+        self.procedures.put(attempt.registration.impi, attempt.flow.remote[0], procedure)
 
     def _new_association(self, attempt: RegisterAttempt) -> SecurityAssociation:
         proposal = satable.read_proposal(attempt.client)
@@ -318,7 +318,7 @@ class RegisterEdge:
             return RegisterOutcome()  # a query for the bindings changes none
         expires = granted_expires(response, attempt.contact)
         if attempt.wildcard or expires == 0:
-            return await self._deregistered(registration)
+            return await self._deregistered(attempt)
         challenged = attempt.procedure.challenged
         if not challenged:
             server = attempt.server
@@ -343,7 +343,7 @@ class RegisterEdge:
         registration.service_route = tuple(response.headers.values("Service-Route"))
         registration.core_policy = told_policy
         self._promote(attempt, registration, expires)
-        registration.pending = None
+        self._end(attempt)
         await self._drop_twins(registration)
         await self._bindings.save(registration)
         return RegisterOutcome(registered=True, agreement=registration.agreement)
@@ -364,31 +364,23 @@ class RegisterEdge:
 
     async def _drop_twins(self, registration: Registration) -> None:
         """One device has one record: an older one of the same user and contact goes."""
-        for other in self._bindings:
+        for other in self._bindings.of_impi(registration.impi):
             same_device = (registration.instance and other.instance == registration.instance) or (
                 other.contact == registration.contact
             )
-            if other.id != registration.id and other.impi == registration.impi and same_device:
+            if other.id != registration.id and same_device:
                 await self._bindings.remove(other)
 
-    async def _deregistered(self, registration: Registration) -> RegisterOutcome:
-        for association in (registration.association, registration.pending and registration.pending.association):
-            if association:
-                self._sas.drop(association)
-        await self._bindings.remove(registration)
+    async def _deregistered(self, attempt: RegisterAttempt) -> RegisterOutcome:
+        self._end(attempt)
+        if attempt.registration.association:
+            self._sas.drop(attempt.registration.association)
+        await self._bindings.remove(attempt.registration)
         return RegisterOutcome(removed=True)
 
-    async def _failed(self, attempt: RegisterAttempt) -> None:
-        """A final error deletes what was temporary; a registration that exists stays (E-1, 3.13)."""
-        registration = attempt.registration
-        if registration.pending is not None:
-            if registration.pending.association:
-                self._sas.drop(registration.pending.association)
-            registration.pending = None
-        if registration.registered:
-            await self._bindings.save(registration)
-        else:
-            await self._bindings.remove(registration)
+    def _end(self, attempt: RegisterAttempt) -> None:
+        """Delete what was temporary; a registration that exists stays (E-1, 3.13)."""
+        self.procedures.drop(attempt.registration.impi, attempt.flow.remote[0], attempt.call_id)
 
     def _advise_keep_alive(self, response: SipResponse) -> None:
         """Put a value into the UE's `keep` (RFC 6223 4.4): the response has the UE's Via on top."""

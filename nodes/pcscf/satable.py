@@ -19,7 +19,9 @@ LOWEST_SPI: Final = 1_000_000_000
 """Ten digits without padding (REG-6)."""
 HIGHEST_SPI: Final = 2**32 - 1
 MAX_PER_DIRECTION: Final = 6
-"""Security associations per direction and IMPI (E-22)."""
+"""Established security associations per direction and IMPI (E-22)."""
+MAX_TEMPORARY: Final = 4
+"""Temporary ones per IMPI and UE address: whoever asks for one has proved nothing yet, so the oldest gives way."""
 FORBIDDEN_PORTS: Final = frozenset({5060, 5061})
 NON_SECURE: Final = "NON-SECURE"
 
@@ -124,6 +126,8 @@ class SaTable:
     def __init__(self, now: Callable[[], float], random_spi: Callable[[], int] | None = None) -> None:
         self._now = now
         self._rows: dict[tuple[str, int], SecurityAssociation] = {}
+        self._of: dict[str, dict[tuple[str, int], SecurityAssociation]] = {}
+        self._spis: set[int] = set()
         self._random = random_spi or (lambda: LOWEST_SPI + secrets.randbelow(HIGHEST_SPI - LOWEST_SPI))
 
     def __len__(self) -> int:
@@ -134,33 +138,42 @@ class SaTable:
     ) -> SecurityAssociation:
         """Make a temporary SA set; `ports` are this node's client and server port.
 
+        Only established ones count against the user, who could otherwise be locked out by whoever knows the identity.
         Raises RejectionError: 400 for an address and port in use by somebody else, 403 for the seventh (PC-4).
         """
-        self.expire()
-        held = self._rows.get((ue_ip, proposal.port_c))
+        held = self.find(ue_ip, proposal.port_c)
         if held is not None and not (held.impi == impi and held.temporary):
             raise RejectionError(400, "Security Association Exists")
-        if held is None and sum(row.impi == impi for row in self._rows.values()) >= MAX_PER_DIRECTION:
+        rows = [row for row in self._of.get(impi, {}).values() if row.expires_at > self._now()]
+        if sum(not row.temporary for row in rows) >= MAX_PER_DIRECTION:
             raise RejectionError(403, "Too Many Security Associations")
-        taken = {spi for row in self._rows.values() for spi in (row.spi_c, row.spi_s)}
-        taken |= {proposal.spi_c, proposal.spi_s}
-        spi_c = self._fresh(taken)
-        spi_s = self._fresh(taken | {spi_c})
-        row = SecurityAssociation(
+        temporary = [row for row in rows if row.temporary and row.ue_ip == ue_ip and row != held]
+        for row in temporary[: max(0, len(temporary) + 1 - MAX_TEMPORARY)]:
+            self.drop(row)
+        theirs = {proposal.spi_c, proposal.spi_s}
+        spi_c = self._fresh(theirs)
+        spi_s = self._fresh(theirs | {spi_c})
+        made = SecurityAssociation(
             impi, ue_ip, proposal.port_c, proposal.port_s, ports[0], ports[1], spi_c, spi_s,
             proposal.spi_c, proposal.spi_s, algorithm, self._now() + lifetime_s,
         )  # fmt: skip
-        self._rows[ue_ip, proposal.port_c] = row
-        return row
+        self.put(made)
+        return made
 
     def _fresh(self, taken: set[int]) -> int:
-        while (spi := self._random()) in taken:
+        while (spi := self._random()) in taken or spi in self._spis:
             pass
         return spi
 
     def put(self, row: SecurityAssociation) -> None:
-        """Take an SA in, e.g. from the store."""
-        self._rows[row.ue_ip, row.ue_port_c] = row
+        """Take an SA in, e.g. from the store; one with the same ends gives way."""
+        place = (row.ue_ip, row.ue_port_c)
+        held = self._rows.get(place)
+        if held is not None:
+            self.drop(held)
+        self._rows[place] = row
+        self._of.setdefault(row.impi, {})[place] = row
+        self._spis.update((row.spi_c, row.spi_s))
 
     def find(self, ue_ip: str, ue_port_c: int) -> SecurityAssociation | None:
         """The SA a message from there came under."""
@@ -169,13 +182,15 @@ class SaTable:
 
     def drop(self, row: SecurityAssociation) -> None:
         """Delete an SA set."""
-        if self._rows.get((row.ue_ip, row.ue_port_c)) == row:
-            del self._rows[row.ue_ip, row.ue_port_c]
-
-    def drop_impi(self, impi: str, keep: SecurityAssociation | None = None) -> None:
-        """Delete every SA of a user, but for one."""
-        for row in [row for row in self._rows.values() if row.impi == impi and row != keep]:
-            self.drop(row)
+        place = (row.ue_ip, row.ue_port_c)
+        if self._rows.get(place) != row:
+            return
+        del self._rows[place]
+        mine = self._of[row.impi]
+        del mine[place]
+        if not mine:
+            del self._of[row.impi]
+        self._spis -= {row.spi_c, row.spi_s}
 
     def expire(self) -> list[SecurityAssociation]:
         """Delete what has run out and return it."""

@@ -31,6 +31,8 @@ class Standing:
 
     under_sa: bool = False
     """Under the SA of this procedure (with a response) or of the last success (without one)."""
+    tls: bool = False
+    """It came over TLS."""
     bound: bool = False
     """The channel (TLS session, IP address and port) belongs to a registration of the same IMPI."""
 
@@ -74,6 +76,8 @@ def integrity_flag(scheme: Scheme, standing: Standing, *, response: bool) -> str
     if scheme is Scheme.AKA_PLAIN:
         return "no"
     if scheme in (Scheme.DIGEST_TLS, Scheme.DIGEST_TLS_AGREED):
+        if not standing.tls:
+            return None  # agreed upon, not done yet: nothing to vouch for
         if standing.bound:
             return "tls-yes"
         return "tls-pending" if response else None

@@ -12,6 +12,8 @@ import pytest
 from keying.secret import Secret
 from nodes import siptls
 from nodes.pcscf.flowtoken import FlowAddress, FlowTokens, ForgedTokenError
+from nodes.pcscf.mediasec import AgreementState
+from nodes.pcscf.pending import MAX_PER_USER_AND_SOURCE
 from sba.identity import NodeIdentity
 from sba.testing import async_test
 from signalling.aka.digest_headers import parse_params
@@ -244,6 +246,41 @@ async def test_a_revoked_core_node_is_refused_at_once_and_loses_its_connection(t
         with pytest.raises(TransactionFailure):
             await other.send(it.call_to(bob, audio(50000), call_id="third"), it.mw_hop()).final()
         assert bob.requests.empty()
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_registers_nobody_answers_for_leave_nothing_in_the_store(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        mallory = await it.ue("mallory", "UDP")
+        before = await it.node.edge.bindings._table.items()
+        for number in range(30):
+            challenge = mallory.register(
+                call_id=f"flood-{number}", headers=[("Contact", f"<sip:x{number}@127.0.0.1:5090>")]
+            )
+            assert (await mallory.send(challenge, mallory.hop).final()).status == 401
+        assert await it.node.edge.bindings._table.items() == before
+        assert len(it.node.edge.bindings) == 1
+        assert len(it.node._register.procedures) == MAX_PER_USER_AND_SOURCE
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("TS 33.203", "PC-12")
+@async_test
+async def test_a_register_in_the_name_of_a_user_does_not_disturb_his_own(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, mallory = await it.ue("alice"), await it.ue("mallory", "UDP")
+        mallory.name, mallory.impu = "alice", alice.impu
+        challenged = await alice.send(alice.register(), alice.hop).final()
+        for number in range(MAX_PER_USER_AND_SOURCE - 1):  # even from his own address
+            forged = mallory.register(call_id=f"forged-{number}", headers=[("Contact", alice.contact)])
+            assert (await mallory.send(forged, mallory.hop).final()).status == 401
+        verify = challenged.headers.get("Security-Server")
+        answer = alice.register(response="00" * 16, nonce="bm9uY2U=", verify=verify)
+        assert (await alice.send(answer, alice.hop).final()).status == 200
+        assert it.node.edge.bindings.of_impi("alice@ims.test")[0].agreement.state is AgreementState.CONFIRMED
 
 
 @pytest.mark.clause("RFC 3325", "7")

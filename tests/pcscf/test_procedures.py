@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodes.pcscf import mediasec
@@ -9,10 +11,18 @@ from nodes.pcscf.config import MediaPolicy, RoutePolicy
 from nodes.pcscf.dialogs import EdgeDialog, dialog_of
 from nodes.pcscf.media_plan import Side
 from nodes.pcscf.mediasec import AgreementState, Verify, agreement_after, compare, own_media_entries
+from nodes.pcscf.pending import MAX_PER_USER_AND_SOURCE, Procedure, Procedures
 from nodes.pcscf.ratelimit import SourceRate
 from nodes.pcscf.rejection import RejectionError
 from nodes.pcscf.routing import OwnAddresses, OwnUri, enforce_service_route, is_emergency, next_hop, take_own_routes
-from nodes.pcscf.satable import SaTable, read_proposal, select_algorithm, server_entries
+from nodes.pcscf.satable import (
+    MAX_TEMPORARY,
+    SaTable,
+    SecurityAssociation,
+    read_proposal,
+    select_algorithm,
+    server_entries,
+)
 from nodes.pcscf.scheme import Scheme, Standing, choose_scheme, integrity_flag, vouch
 from signalling.secagree import parse_security_header
 from signalling.sip.headers import parse_credentials
@@ -122,8 +132,11 @@ def test_which_scheme_a_register_uses(client, algorithm, transport, scheme):
         (Scheme.AKA_IPSEC, Standing(), True, "no"),
         (Scheme.AKA_TLS, Standing(), False, "tls-connected"),
         (Scheme.DIGEST_TLS, Standing(), False, None),
-        (Scheme.DIGEST_TLS, Standing(), True, "tls-pending"),
-        (Scheme.DIGEST_TLS, Standing(bound=True), True, "tls-yes"),
+        (Scheme.DIGEST_TLS, Standing(tls=True), True, "tls-pending"),
+        (Scheme.DIGEST_TLS, Standing(tls=True, bound=True), True, "tls-yes"),
+        (Scheme.DIGEST_TLS_AGREED, Standing(tls=True, bound=True), True, "tls-yes"),
+        (Scheme.DIGEST_TLS_AGREED, Standing(bound=True), True, None),
+        (Scheme.DIGEST_TLS_AGREED, Standing(), True, None),
         (Scheme.DIGEST, Standing(), False, None),
         (Scheme.DIGEST, Standing(), True, "ip-assoc-pending"),
         (Scheme.DIGEST, Standing(bound=True), True, "ip-assoc-yes"),
@@ -151,7 +164,8 @@ def test_the_sa_table_refuses_a_taken_port_and_a_seventh_association():
     table = SaTable(lambda: 0.0)
     for port in range(6):
         proposal = read_proposal(entries(IPSEC.replace("3000", str(4000 + port))))
-        table.create("alice", "127.0.0.1", proposal, "x/y", (1, 2), 240.0)
+        row = table.create("alice", "127.0.0.1", proposal, "x/y", (1, 2), 240.0)
+        table.put(replace(row, temporary=False))
     seventh = read_proposal(entries(IPSEC.replace("3000", "4999")))
     with pytest.raises(RejectionError) as refused:
         table.create("alice", "127.0.0.1", seventh, "x/y", (1, 2), 240.0)
@@ -160,6 +174,48 @@ def test_the_sa_table_refuses_a_taken_port_and_a_seventh_association():
     with pytest.raises(RejectionError) as refused:
         table.create("mallory", "127.0.0.1", taken, "x/y", (1, 2), 240.0)
     assert refused.value.status == 400
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("TS 33.203", "E-22", "PC-12")
+def test_unanswered_challenges_lock_nobody_out_of_an_association():
+    table = SaTable(lambda: 0.0)
+
+    def ask(ip: str, port: int) -> SecurityAssociation:
+        proposal = read_proposal(entries(IPSEC.replace("3000", str(port))))
+        return table.create("alice", ip, proposal, "x/y", (1, 2), 240.0)
+
+    lasting = replace(ask("127.0.0.1", 4000), temporary=False)
+    table.put(lasting)
+    own = ask("127.0.0.1", 4001)
+    for port in range(6000, 6100):
+        ask("127.9.9.9", port)
+    assert len(table) == 2 + MAX_TEMPORARY
+    assert (table.find("127.0.0.1", 4000), table.find("127.0.0.1", 4001)) == (lasting, own)
+    assert table.find("127.9.9.9", 6095) is None
+    assert table.find("127.9.9.9", 6099) is not None
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("TS 33.203", "PC-12")
+def test_procedures_nobody_finishes_are_few_for_each_user_and_source_and_bounded_together():
+    now, given_up = [0.0], []
+    procedures = Procedures(lambda: now[0], given_up.append, most=10)
+    own = Procedure("own", expires_at=240.0)
+    procedures.put("alice", "127.0.0.1", own)
+    for number in range(20):
+        procedures.put("alice", "127.9.9.9", Procedure(f"call-{number}", expires_at=240.0))
+    assert len(procedures) == 1 + MAX_PER_USER_AND_SOURCE
+    assert procedures.find("alice", "127.0.0.1", "own") is own
+    assert procedures.find("alice", "127.9.9.9", "own") is None
+    assert procedures.find("alice", "127.9.9.9", "call-19") is not None
+    for number in range(20):
+        procedures.put("alice", f"127.9.9.{number}", Procedure("x", expires_at=300.0))
+    assert len(procedures) == 10
+    assert len(given_up) == 31
+    now[0] = 300.0
+    procedures.expire()
+    assert (len(procedures), len(given_up)) == (0, 41)
 
 
 @pytest.mark.clause("TS 33.203", "3.12")
