@@ -13,6 +13,9 @@ from nodes.cscf.registration import Registration
 MEDIA_SECURITY_POLICY = "P-Imslab-Media-Security"
 """Tells the P-CSCF the subscriber's own policy, ``off`` or ``required``; Mw only (testbed)."""
 
+MAX_SESSIONS = "P-Imslab-Max-Sessions"
+"""Tells the P-CSCF how many sessions the subscriber may have at once, when the profile limits them; Mw only (testbed)."""
+
 
 def registered_headers(
     register: RegisterRequest, registration: Registration, service_route: str, now: float
@@ -32,6 +35,8 @@ def registered_headers(
             headers.append(("P-Associated-URI", ", ".join(f"<{uri}>" for uri in usable)))
         if registration.profile.media_security != "preferred":
             headers.append((MEDIA_SECURITY_POLICY, registration.profile.media_security))
+        if registration.profile.max_sessions:
+            headers.append((MAX_SESSIONS, str(registration.profile.max_sessions)))
     if register.outbound:
         headers.append(("Require", "outbound"))
     if register.icid:

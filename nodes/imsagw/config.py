@@ -23,6 +23,9 @@ class ImsAgwSettings(NodeSettings):
     )
     suites: tuple[str, ...] = Field(default=tuple(SUITES), description="SRTP suites carried, in order of preference")
     streams_max: int = Field(default=2000, ge=1, description="Streams carried at once; emergency calls may exceed it")
+    streams_max_emergency: int = Field(
+        default=200, ge=0, description="Streams by which emergency calls may exceed streams_max"
+    )
     relay: Literal["process", "in-process"] = Field(
         default="process", description="Where the packet loop runs; in-process only for tests"
     )

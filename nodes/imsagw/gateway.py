@@ -78,7 +78,7 @@ class MediaGateway:
             context = Context(context_id, owner, request.correlation, request.emergency, now, active_at=now)
         else:
             context = self.context(request.context_id, owner)
-        self._check_capacity(request)
+        self._check_capacity(context, request.terminations)
         known = set(context.terminations)
         try:
             changes = self._read(context, request.terminations)
@@ -96,6 +96,7 @@ class MediaGateway:
     async def configure(self, request: iq_pb2.ConfigureRequest, owner: str) -> Changed:
         """Change streams of a context; what a StreamSpec leaves out stays as it was."""
         context = self.context(request.context_id, owner)
+        self._check_capacity(context, request.terminations)
         return await self._carry_out(context, self._read(context, request.terminations))
 
     async def change_side(self, context: Context, termination: Termination, stream_id: int, config: SideConfig) -> None:
@@ -156,9 +157,14 @@ class MediaGateway:
             raise iq_error("449", "unknown stream", stream=stream_id)
         return record
 
-    def _check_capacity(self, request: iq_pb2.ReserveRequest) -> None:
-        wanted = len({spec.stream_id for termination in request.terminations for spec in termination.streams})
-        if not request.emergency and self.streams_in_use + wanted > self._settings.streams_max:
+    def _check_capacity(self, context: Context, terminations: Iterable[iq_pb2.TerminationSpec]) -> None:
+        named = {spec.stream_id for each in terminations for spec in each.streams if not spec.removed}
+        wanted = len(named.difference(context.stream_ids))
+        if not wanted:
+            return
+        settings = self._settings
+        limit = settings.streams_max + (settings.streams_max_emergency if context.emergency else 0)
+        if self.streams_in_use + wanted > limit:
             raise iq_error("510", "all streams are in use")
 
     def _read(self, context: Context, specs: Iterable[iq_pb2.TerminationSpec]) -> list[_Change]:

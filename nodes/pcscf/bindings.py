@@ -55,6 +55,8 @@ class Registration:
     traced: bool = False
     """The UE takes part in tracing."""
     core_policy: str = ""
+    core_sessions: int = 0
+    """Sessions the S-CSCF allows at once; 0: it named no limit."""
     icid: str = ""
     term_ioi: str = ""
     association: SecurityAssociation | None = None
@@ -88,6 +90,7 @@ class Registration:
             "encrypted": self.encrypted,
             "traced": self.traced,
             "core_policy": self.core_policy,
+            "core_sessions": self.core_sessions,
             "icid": self.icid,
             "term_ioi": self.term_ioi,
             "association": self.association.to_dict() if self.association else None,
@@ -114,6 +117,7 @@ class Registration:
             encrypted=bool(stored["encrypted"]),
             traced=bool(stored["traced"]),
             core_policy=stored["core_policy"],
+            core_sessions=int(stored.get("core_sessions", 0)),
             icid=stored["icid"],
             term_ioi=stored["term_ioi"],
             association=SecurityAssociation.from_dict(stored["association"]) if stored["association"] else None,

@@ -142,6 +142,16 @@ class PcscfSettings(NodeSettings):
     early_media: bool = True
     """Open the gates at an answer in a provisional response; off: at 200."""
 
+    # -- how much one user may hold
+    max_sessions: int = Field(default=10, ge=0)
+    """Sessions of one private identity at once, over all its registrations; 0: no limit. The S-CSCF may tell less."""
+    max_streams: int = Field(default=32, ge=0)
+    """Streams of all those sessions together; 0: no limit."""
+    max_media_lines: int = Field(default=8, ge=0)
+    """m-lines of one session; 0: what the SDP parser takes."""
+    max_emergency_calls: int = Field(default=4, ge=1)
+    """Emergency calls at once of one user, or from one address without registration."""
+
     # -- Iq
     iq_setup_deadline_s: float = Field(default=2.0, gt=0)
     """Deadline of Reserve and Configure during set-up, seconds (IQ-2)."""

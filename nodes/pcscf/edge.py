@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keying.sdes import SdesPolicy
+from nodes.pcscf.admission import Admission
 from nodes.pcscf.bindings import Bindings, Registration
 from nodes.pcscf.config import MediaPolicy, PcscfSettings
 from nodes.pcscf.decisions import DecisionRecorder
@@ -73,7 +74,11 @@ class Edge:
     own: OwnAddresses = field(default_factory=lambda: OwnAddresses(()))
     mw: OwnUri = field(default_factory=lambda: OwnUri("TLS", "127.0.0.1", 5061))
     flows: LiveFlows = field(default_factory=LiveFlows)
+    admission: Admission = field(init=False)
     media_addresses: dict[Side, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.settings, self.sessions, self.node)
 
     @property
     def mw_encrypted(self) -> bool:
@@ -114,6 +119,7 @@ class Edge:
             offer_suites=settings.suites,
             rekey_on_reoffer=settings.rekey_on_reoffer,
             emergency=emergency,
+            max_lines=settings.max_media_lines,
             ue_ip="" if settings.trust_media_address else (registration.flow if registration else flow).remote[0],
         )
 

@@ -110,7 +110,7 @@ def offer_from_access(
     seen: list[Secret] = []
     plans: list[StreamPlan] = []
     try:
-        _same_or_more_lines(sdp, history)
+        _check_lines(sdp, history, policy)
         for index, media in enumerate(sdp.media):
             plans.append(_from_access(sdp, media, index, policy, history.get(index), tuple(seen)))
             seen.extend(keys_in(media.crypto))
@@ -127,7 +127,7 @@ def offer_from_core(
     history = previous or {}
     plans: list[StreamPlan] = []
     try:
-        _same_or_more_lines(sdp, history)
+        _check_lines(sdp, history, policy)
         for index, media in enumerate(sdp.media):
             plans.append(_from_core(sdp, media, index, policy, history.get(index)))
         _something_left(plans)
@@ -136,7 +136,10 @@ def offer_from_core(
     return AlgDecision(Side.CORE, tuple(plans))
 
 
-def _same_or_more_lines(sdp: SessionDescription, history: Mapping[int, StreamState]) -> None:
+def _check_lines(sdp: SessionDescription, history: Mapping[int, StreamState], policy: AlgPolicy) -> None:
+    if policy.max_lines and len(sdp.media) > policy.max_lines:
+        text = f"more than {policy.max_lines} media lines"
+        raise _RefuseOfferError(Refusal(488, text=text, warning=text))
     if len(sdp.media) < len(history):
         raise _RefuseOfferError(Refusal(400, text="an m-line of the session is missing (RFC 3264 8)"))
 

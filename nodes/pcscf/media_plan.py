@@ -51,6 +51,9 @@ class Refusal:
     status: int
     token: str = ""
     text: str = ""
+    """For traces only."""
+    warning: str = ""
+    """What the peer is told besides, when no token says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class AlgPolicy:
     offer_suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80",)
     rekey_on_reoffer: bool = False
     emergency: bool = False
+    max_lines: int = 8
+    """m-lines an offer may have; 0: what the SDP parser takes."""
     ue_ip: str = ""
     """Where the UE's signalling comes from; empty: its media address is believed whatever it is."""
 

@@ -383,6 +383,7 @@ class Pcscf(NetworkFunction):
             record_route=tuple(stored["record_route"]),
             media=media,
             policy=edge.alg_policy(registration, encrypted=encrypted, emergency=stored["emergency"], flow=flow),
+            owner=stored.get("owner", ""),
             icid=stored["icid"],
             emergency=stored["emergency"],
             traced=stored["traced"],

@@ -26,13 +26,15 @@ DEFAULT_EXPIRES_S: Final = 3600
 NEVER_FROM_UE: Final = (
     "P-Asserted-Identity", "P-Charging-Vector", "P-Charging-Function-Addresses", "P-Visited-Network-ID",
     "P-Called-Party-ID", "P-Associated-URI", "P-Asserted-Service", "P-Served-User", "Feature-Caps",
-    "P-Imslab-Media-Security", "Service-Route", "Path",
+    "P-Imslab-Media-Security", "P-Imslab-Max-Sessions", "Service-Route", "Path",
 )  # fmt: skip
 """What a UE may not say on its way into the trust domain (HOP-5)."""
 NEVER_TO_UE: Final = (
-    "P-Charging-Vector", "P-Charging-Function-Addresses", "P-Imslab-Media-Security", "P-Visited-Network-ID",
-    "P-Served-User",
+    "P-Charging-Vector", "P-Charging-Function-Addresses", "P-Imslab-Media-Security", "P-Imslab-Max-Sessions",
+    "P-Visited-Network-ID", "P-Served-User",
 )  # fmt: skip
+CORE_SESSIONS: Final = "P-Imslab-Max-Sessions"
+"""Header by which the S-CSCF may tell how many sessions a subscriber may have at once; Mw only (testbed)."""
 CORE_POLICY: Final = "P-Imslab-Media-Security"
 """Header by which the S-CSCF may tell a subscriber's policy in a 200 to REGISTER; Mw only (testbed)."""
 
@@ -266,13 +268,14 @@ class RegisterEdge:
         Raises RejectionError instead when the challenge cannot be passed on (E-11, E-22).
         """
         told_policy = response_policy(response) if self._settings.accept_core_policy else ""
+        told_sessions = response_sessions(response)
         hide_from_ue(response)
         self._advise_keep_alive(response)
         if response.status == 401:
             self._challenged(attempt, response)
             return RegisterOutcome()
         if 200 <= response.status < 300:
-            return await self._succeeded(attempt, response, told_policy)
+            return await self._succeeded(attempt, response, told_policy, told_sessions)
         if response.status >= 300:
             self._end(attempt)
         return RegisterOutcome()
@@ -312,7 +315,9 @@ class RegisterEdge:
             self._settings.pending_registration_s,
         )
 
-    async def _succeeded(self, attempt: RegisterAttempt, response: SipResponse, told_policy: str) -> RegisterOutcome:
+    async def _succeeded(
+        self, attempt: RegisterAttempt, response: SipResponse, told_policy: str, told_sessions: int
+    ) -> RegisterOutcome:
         registration = attempt.registration
         if not attempt.contact and not attempt.wildcard:
             return RegisterOutcome()  # a query for the bindings changes none
@@ -342,6 +347,7 @@ class RegisterEdge:
         registration.identities = associated_identities(response)
         registration.service_route = tuple(response.headers.values("Service-Route"))
         registration.core_policy = told_policy
+        registration.core_sessions = told_sessions
         self._promote(attempt, registration, expires)
         self._end(attempt)
         await self._drop_twins(registration)
@@ -450,6 +456,12 @@ def response_policy(response: SipResponse) -> str:
     """The subscriber's policy an S-CSCF told, before the header is hidden."""
     value = (response.headers.get(CORE_POLICY) or "").strip().lower()
     return value if value in set(MediaPolicy) else ""
+
+
+def response_sessions(response: SipResponse) -> int:
+    """The number of sessions an S-CSCF allows, before the header is hidden; 0: it named none."""
+    value = (response.headers.get(CORE_SESSIONS) or "").strip()
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= 9 else 0
 
 
 def associated_identities(response: SipResponse) -> tuple[str, ...]:

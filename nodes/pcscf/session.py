@@ -33,6 +33,8 @@ class Session:
     """This node's own Record-Route URIs, top first."""
     media: SessionMedia
     policy: AlgPolicy
+    owner: str = ""
+    """Whose session it is for `Admission`: private identity, or address of an unregistered emergency caller."""
     icid: str = ""
     emergency: bool = False
     traced: bool = False
@@ -62,6 +64,7 @@ class Session:
             "role": self.role,
             "record_route": list(self.record_route),
             "media": self.media.to_dict(),
+            "owner": self.owner,
             "icid": self.icid,
             "emergency": self.emergency,
             "traced": self.traced,
@@ -75,6 +78,7 @@ class Sessions:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._all: dict[str, Session] = {}
+        self._owned: dict[str, dict[str, Session]] = {}
 
     @staticmethod
     def new_id() -> str:
@@ -85,7 +89,7 @@ class Sessions:
         """Read what an earlier run left; returns how many."""
         for key, stored in await self._table.items():
             try:
-                self._all[key] = build(key, stored)
+                self.add(build(key, stored))
             except (KeyError, TypeError, ValueError):
                 await self._table.delete(key)
         return len(self._all)
@@ -103,6 +107,22 @@ class Sessions:
     def add(self, session: Session) -> None:
         """Know a session; it is stored by `save`."""
         self._all[session.id] = session
+        self.enter(session)
+
+    def enter(self, session: Session) -> None:
+        """Count a session as its owner's, before it is known to anybody."""
+        self._owned.setdefault(session.owner, {})[session.id] = session
+
+    def leave(self, session: Session) -> None:
+        """Count it no more."""
+        owned = self._owned.get(session.owner, {})
+        owned.pop(session.id, None)
+        if not owned:
+            self._owned.pop(session.owner, None)
+
+    def of_owner(self, owner: str) -> list[Session]:
+        """The sessions of one owner, those under way among them."""
+        return list(self._owned.get(owner, {}).values())
 
     async def save(self, session: Session) -> None:
         """Write a session to the store."""
@@ -112,6 +132,7 @@ class Sessions:
     async def remove(self, session: Session) -> None:
         """Forget a session."""
         session.ended = True
+        self.leave(session)
         if self._all.pop(session.id, None) is not None:
             await self._table.delete(session.id)
 

@@ -154,6 +154,7 @@ class SessionEdge:
         emergency: bool,
     ) -> None:
         session = self._new_session(request, caller, registration, address, txn.flow, emergency=emergency)
+        self._edge.admission.enter(session, told=registration.core_sessions if registration else 0)
         forwarding = Forwarding(
             self._edge.stack, txn, transform=lambda response: self._invite_response(session, request, response)
         )
@@ -167,7 +168,7 @@ class SessionEdge:
                 else:
                     clean_towards_ue(request)
                 if has_sdp(request):
-                    request.body = await session.media.offer(request.body, caller, session.policy, _carrier(request))
+                    request.body = await self._offer(session, request.body, caller, _carrier(request))
                 self._edge.sessions.add(session)
                 await self._edge.sessions.save(session)
             hop, role = await self._first_hop(session, request, caller, registration)
@@ -178,6 +179,8 @@ class SessionEdge:
             raise
         finally:
             self._invites.pop(txn.key, None)
+            if self._edge.sessions.get(session.id) is None:
+                self._edge.sessions.leave(session)
         if session.confirmed is None and not session.ended and not 200 <= status < 300:
             await self._releaser.finish(session)
 
@@ -217,6 +220,7 @@ class SessionEdge:
             record_route=record_route,
             media=media,
             policy=edge.alg_policy(registration, encrypted=encrypted, emergency=emergency, flow=address),
+            owner=_owner(registration, address, emergency=emergency),
             icid=secrets.token_hex(12),
             emergency=emergency,
             traced=registration.traced if registration else False,
@@ -302,7 +306,12 @@ class SessionEdge:
         media = session.media
         if media.exchange is not None and media.exchange.carrier == carrier:
             return media.offer_sent  # the same offer again, in the 2xx after a reliable 1xx
-        return await media.offer(response.body, sender, session.policy, carrier)
+        return await self._offer(session, response.body, sender, carrier)
+
+    async def _offer(self, session: Session, body: bytes, sender: Side, carrier: str) -> bytes:
+        return await session.media.offer(
+            body, sender, session.policy, carrier, lambda streams: self._edge.admission.streams(session, streams)
+        )
 
     async def _answer(self, session: Session, body: bytes, sender: Side, tag: str, *, final: bool) -> bytes:
         if not body:
@@ -390,7 +399,7 @@ class SessionEdge:
             and exchange.decision.offered_by is not sender
         )
         if not answers:
-            request.body = await session.media.offer(request.body, sender, session.policy, carrier)
+            request.body = await self._offer(session, request.body, sender, carrier)
             return
         try:
             request.body = await self._answer(session, request.body, sender, tag, final=False)
@@ -481,6 +490,11 @@ def _check_standalone(request: SipRequest) -> None:
     """Offers and answers travel inside sessions only, where the ALG sees them (RFC 3261 13, RFC 3311 5.1)."""
     if request.method in OFFER_METHODS:
         raise RejectionError(481, "Call/Transaction Does Not Exist")
+
+
+def _owner(registration: Registration | None, address: FlowAddress, *, emergency: bool) -> str:
+    name = registration.impi if registration is not None else address.remote[0]
+    return f"sos {name}" if emergency else name
 
 
 def _carrier(request: SipRequest) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,6 +66,10 @@ class Exchange:
         return not self.answers
 
 
+def _any_number(streams: int) -> None:
+    del streams
+
+
 class SessionMedia:
     """Media state of one session. Methods are called one at a time (the session's lock)."""
 
@@ -82,18 +86,28 @@ class SessionMedia:
         self.context: AgwContext | None = None
         self.streams: dict[int, StreamState] = {}
         self.exchange: Exchange | None = None
+        self.lines = 0
+        """Streams that are reserved or about to be."""
         self._locals: LocalMap = {}
 
     # -- offers -------------------------------------------------------------------------------------------------------
 
-    async def offer(self, body: bytes, side: Side, policy: AlgPolicy, carrier: str) -> bytes:
-        """Take an offer from `side`; returns it as it goes on. Raises RejectionError with the SIP answer."""
+    async def offer(
+        self, body: bytes, side: Side, policy: AlgPolicy, carrier: str, admit: Callable[[int], None] = _any_number
+    ) -> bytes:
+        """Take an offer from `side`; returns it as it goes on. Raises RejectionError with the SIP answer.
+
+        `admit` is asked before anything is reserved whether that many streams may be.
+        """
         if self.exchange is not None and self.exchange.open:
             if self.exchange.decision.offered_by is side:
                 raise RejectionError(500, "Server Internal Error", [("Retry-After", "2")])
             raise RejectionError(491, "Request Pending")
         sdp = _parsed(body)
         decision = self._decide(sdp, side, policy)
+        wanted = sum(plan.active for plan in decision.plans)
+        admit(wanted)
+        self.lines = max(self.lines, wanted)
         try:
             await self._prepare(decision, policy)
         except IqError as error:
@@ -191,14 +205,19 @@ class SessionMedia:
                 self._recorder.refused(self._call_id, error.refusal, "iq")
                 raise AnswerFaultError(error.refusal) from error
         exchange.applied, exchange.gate_open = tag, gate_open
-        self.streams = alg_media.streams_after(exchange.decision, decision, self._locals)
+        self.streams = self._counted(alg_media.streams_after(exchange.decision, decision, self._locals))
         for stream in decision.streams:
             state = self.streams[stream.plan.index]
             self._recorder.answer(self._call_id, stream, state.suite, state.tag)
 
+    def _counted(self, streams: dict[int, StreamState]) -> dict[int, StreamState]:
+        self.lines = sum(state.active for state in streams.values())
+        return streams
+
     async def withdraw(self) -> None:
         """The open offer came to nothing: what it added goes, everything else stays as it was (7.4-2)."""
         exchange, self.exchange = self.exchange, None
+        self._counted(self.streams)
         if exchange is None or not exchange.open or self.context is None or not self.streams:
             return
         work = alg_media.withdraw_work(exchange.decision)
@@ -243,7 +262,7 @@ class SessionMedia:
         """Take back what `to_dict` gave."""
         self.context = AgwContext.from_dict(stored["context"]) if stored.get("context") else None
         states = [StreamState.from_dict(state) for state in stored["streams"]]
-        self.streams = {state.index: state for state in states}
+        self.streams = self._counted({state.index: state for state in states})
         self.origins = {Side(side): OriginKeeper(**origin) for side, origin in stored["origins"].items()}
         for state in states:
             for side, address in ((Side.ACCESS, state.access_local), (Side.CORE, state.core_local)):

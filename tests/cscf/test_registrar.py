@@ -198,3 +198,12 @@ def test_a_registration_survives_its_record():
     assert Registration.from_record(registration.to_record()) == registration
     [binding] = registration.bindings
     assert contact_value(replace(binding, expires_at=NOW - 5), NOW).endswith("expires=0")
+
+
+@pytest.mark.parametrize(("limit", "told"), [(0, []), (3, ["3"])])
+def test_the_limit_of_sessions_in_the_profile_is_told(limit, told):
+    request = register("<sip:a@192.0.2.1>", expires=100)
+    profile = Profile("i", (Identity("sip:alice@ims.test"),), max_sessions=limit)
+    registration = Registration(profile, "t", "aka", apply((), request).bindings)
+    headers = registered_headers(request, registration, "sip:orig@cscf", NOW)
+    assert [value for name, value in headers if name == "P-Imslab-Max-Sessions"] == told

@@ -340,6 +340,34 @@ async def test_full_gateway_refuses_calls_but_not_emergency_calls(node, pcscf, l
     other.close()
 
 
+@pytest.mark.attack("T7")
+@on_gateway(streams_max=1, streams_max_emergency=1)
+async def test_emergency_calls_exceed_the_limit_by_so_much_and_no_more(node, pcscf, lab, call):
+    await call.reserve()
+    for expected in (True, False):
+        other = Call(pcscf)
+        request = other.request()
+        request.emergency = True
+        if expected:
+            await pcscf.call(IQ["Reserve"], request)
+        else:
+            await refused(pcscf.call(IQ["Reserve"], request), grpc.StatusCode.RESOURCE_EXHAUSTED, "IQ_510")
+        other.close()
+    assert node.gateway.streams_in_use == 2
+
+
+@pytest.mark.attack("T7")
+@on_gateway(streams_max=2)
+async def test_streams_added_later_are_counted_too(node, pcscf, lab, call):
+    await call.reserve()
+    plain = {"transport": iq_pb2.RTP_AVP}
+    await call.configure(CORE, call.core(stream_id=2, **plain))
+    await refused(call.configure(CORE, call.core(stream_id=3)), grpc.StatusCode.RESOURCE_EXHAUSTED, "IQ_510")
+    await call.configure(CORE, call.core(stream_id=2, mode=iq_pb2.INACTIVE))
+    assert node.gateway.streams_in_use == 2
+    await call.talk(0, 2, context_of(call.phone_key))
+
+
 @on_gateway()
 async def test_unknown_context_and_termination_have_their_codes(node, pcscf, lab, call):
     await call.reserve()

@@ -385,6 +385,7 @@ class EdgeFixture:
         self.core.auto["REGISTER"] = self.registrar
         self.registered: list[SipRequest] = []
         self.service_policy = ""
+        self.max_sessions = 0
         self.parties.append(self.core)
 
     def core_uri(self, user: str = "") -> str:
@@ -413,6 +414,8 @@ class EdgeFixture:
         ]
         if self.service_policy:
             headers.append(("P-Imslab-Media-Security", self.service_policy))
+        if self.max_sessions:
+            headers.append(("P-Imslab-Max-Sessions", str(self.max_sessions)))
         return make_response(request, 200, headers=headers)
 
     def gm_hop(self, transport: str) -> Hop:
