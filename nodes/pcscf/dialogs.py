@@ -9,6 +9,7 @@ from typing import Any
 from nodes.pcscf.media_plan import Side
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipMessage, SipRequest, SipResponse
+from signalling.sip.uri import SipUri
 
 
 @dataclass(slots=True)
@@ -74,6 +75,20 @@ class EdgeDialog:
         """Follow the remote target in 2xx to INVITE and UPDATE."""
         if response.cseq[1] in ("INVITE", "UPDATE") and 100 < response.status < 300:
             self._target(response, sender)
+
+    def steer(self, request: SipRequest, towards: Side) -> bool:
+        """Write the stored route set and remote target into a request, whatever its sender had there (HOP-2, HOP-4).
+
+        True when the sender had another route set (TS 24.229 5.2.6.3).
+        """
+        wanted = self.routes[towards]
+        written = tuple(_uri_of(value) for value in request.headers.values("Route"))
+        if wanted:
+            request.headers.set_values("Route", [f"<{uri}>" for uri in wanted])
+        else:
+            request.headers.remove("Route")
+        request.uri = self.contacts[towards] or request.uri
+        return written != wanted
 
     def _target(self, message: SipMessage, sender: Side) -> None:
         contact = contact_uri(message)
@@ -146,9 +161,17 @@ def split_record_route(message: SipMessage, own: Sequence[str]) -> tuple[tuple[s
 
 
 def contact_uri(message: SipMessage) -> str:
-    """The URI of the first Contact, empty without one."""
+    """The URI of the first Contact as a Request-URI may carry it (RFC 3261 19.1.1), empty without one."""
     for value in message.headers.values("Contact"):
-        return _uri_of(value)
+        try:
+            uri = parse_name_addr(value).uri
+        except GrammarError:
+            return ""
+        if isinstance(uri, SipUri) and (uri.headers or "method" in uri.params):
+            uri = uri.copy()
+            uri.headers.clear()
+            uri.params.pop("method", None)
+        return str(uri)
     return ""
 
 

@@ -15,11 +15,14 @@ from nodes.pcscf.flowtoken import FlowAddress, FlowTokens
 from nodes.pcscf.iq import IqClient
 from nodes.pcscf.media_plan import AlgPolicy, Side
 from nodes.pcscf.rejection import RejectionError
-from nodes.pcscf.routing import OwnAddresses, OwnUri, domain_of
+from nodes.pcscf.routing import OwnAddresses, OwnUri, domain_of, hop_of, next_hop
 from nodes.pcscf.session import Sessions
 from nodes.siptrace import SipTracer
 from signalling.sip.flow import Flow, Hop
+from signalling.sip.headers import parse_name_addr
+from signalling.sip.message import SipRequest
 from signalling.sip.stack import SipStack
+from signalling.sip.uri import parse_sip_uri
 
 GM: Final = "gm"
 GM_PROTECTED: Final = "gm-sa"
@@ -76,6 +79,8 @@ class Edge:
     flows: LiveFlows = field(default_factory=LiveFlows)
     admission: Admission = field(init=False)
     media_addresses: dict[Side, str] = field(default_factory=dict)
+    entries: set[Hop] = field(default_factory=set)
+    """Entries of home domains found at the NRF."""
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.settings, self.sessions, self.node)
@@ -127,6 +132,29 @@ class Edge:
     def ue_role(registration: Registration | None) -> str:
         """Role of the listener a UE is reached from."""
         return GM_PROTECTED if registration is not None and registration.association is not None else GM
+
+    def towards_core(
+        self, request: SipRequest, registration: Registration | None, *, stored_route: bool = False
+    ) -> Hop:
+        """The hop of a request into the core; nothing a UE wrote opens a connection to anybody else (HOP-2, T7).
+
+        `stored_route`: the core itself wrote the Route, in the Record-Route of the dialog. Raises RejectionError 403.
+        """
+        hop = next_hop(request, self.mw.transport)
+        trusted = stored_route and "Route" in request.headers
+        if hop.transport != self.mw.transport or not (
+            trusted or (hop.host.lower(), hop.port) in self._near(registration)
+        ):
+            raise RejectionError(403, "Forbidden")
+        return hop
+
+    def _near(self, registration: Registration | None) -> set[tuple[str, int]]:
+        """The neighbours on Mw: the S-CSCF of the user, configured and discovered entries of home domains."""
+        routes = registration.service_route if registration is not None else ()
+        uris = [parse_name_addr(route).sip_uri for route in routes]
+        uris += [parse_sip_uri(route) for route in self.settings.core_routes.values()]
+        hops = [hop_of(uri, self.mw.transport) for uri in uris]
+        return {(hop.host.lower(), hop.port) for hop in [*hops, *self.entries]}
 
     def towards_ue(self, registration: Registration) -> tuple[Hop, str]:
         """Hop and role towards a UE. Raises RejectionError 430."""

@@ -327,7 +327,9 @@ class Pcscf(NetworkFunction):
         if not points:
             raise RejectionError(404 if profiles else 504, "Not Found" if profiles else "No Core")
         point = points[0]
-        return Hop(point.transport, point.host, point.port)
+        hop = Hop(point.transport, point.host, point.port)
+        self.edge.entries.add(hop)
+        return hop
 
     def _trusted(self, flow: Flow) -> bool:
         """Whether the other end of a flow on Mw belongs to the trust domain (T7)."""

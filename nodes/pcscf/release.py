@@ -6,7 +6,6 @@ from nodes.pcscf.dialogs import EdgeDialog
 from nodes.pcscf.edge import MW, Edge
 from nodes.pcscf.media_plan import Side
 from nodes.pcscf.rejection import RejectionError
-from nodes.pcscf.routing import next_hop
 from nodes.pcscf.session import Session
 from signalling.sip.flow import Hop, TransactionFailure
 from signalling.sip.message import SipRequest, SipResponse
@@ -69,10 +68,13 @@ class Releaser:
         self._edge.stack.send(request, hop, role=role, on_response=_ignore_response, on_failure=_ignore_failure)
 
     def way(self, session: Session, request: SipRequest, towards: Side) -> tuple[Hop, str]:
-        """Hop and role for a request of a session. Raises RejectionError 430 when the UE's connection is gone."""
-        if towards is Side.CORE:
-            return next_hop(request, self._edge.mw.transport), MW
+        """Hop and role for a request of a session that carries the route set of its dialog.
+
+        Raises RejectionError: 430 when the UE's connection is gone, 403 when the way leads to no neighbour on Mw.
+        """
         registration = self._edge.bindings.get(session.registration)
+        if towards is Side.CORE:
+            return self._edge.towards_core(request, registration, stored_route=True), MW
         if registration is not None and self._edge.bindings.alive(registration):
             try:
                 return self._edge.towards_ue(registration)

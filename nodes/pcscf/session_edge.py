@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from typing import Final
 
@@ -12,12 +13,12 @@ from nodes.pcscf.dialogs import EdgeDialog, dialog_of
 from nodes.pcscf.edge import MW, Edge
 from nodes.pcscf.flowtoken import FlowAddress
 from nodes.pcscf.forwarding import Forwarding, take_hop
-from nodes.pcscf.identity import clean_towards_ue
+from nodes.pcscf.identity import clean_from_ue, clean_towards_ue
 from nodes.pcscf.media_plan import AlgPolicy, Refusal, Side
 from nodes.pcscf.register import charging_vector
 from nodes.pcscf.rejection import RejectionError, media_rejection
 from nodes.pcscf.release import MEDIA_SECURITY, UE_LOST, Releaser
-from nodes.pcscf.routing import OwnUri, next_hop
+from nodes.pcscf.routing import OwnUri, domain_of
 from nodes.pcscf.session import Session, Sessions
 from nodes.pcscf.session_media import AnswerFaultError, SessionMedia
 from nodes.pcscf.ue_requests import UeRequests
@@ -58,11 +59,12 @@ class SessionEdge:
                 _check_standalone(request)
                 await self._standalone_from_ue(txn, request, arrived.registration, arrived.emergency)
             return
-        found = self._by_token(arrived.tokens)
+        found = self._by_token(arrived.tokens, request.call_id)
         if isinstance(found, Registration):
             if arrived.registration is None or found.id != arrived.registration.id:
                 raise RejectionError(403, "Forbidden")
-            await self._pass(txn, request, next_hop(request, self._edge.mw.transport), MW)
+            _check_standalone(request)
+            await self._pass(txn, request, self._edge.towards_core(request, found), MW)
             return
         session = self._ue.owned_session(found, request, arrived)
         await self._in_dialog(txn, request, session, Side.ACCESS)
@@ -74,7 +76,7 @@ class SessionEdge:
         check_body(request)
         taken = self._ue.take_routes(request)
         if request.to_tag is not None:
-            found = self._by_token(taken)
+            found = self._by_token(taken, request.call_id)
             if isinstance(found, Session):
                 await self._in_dialog(txn, request, found, Side.CORE)
                 return
@@ -86,9 +88,9 @@ class SessionEdge:
         if request.method == "INVITE" and request.to_tag is None:
             await self._invite(txn, request, Side.CORE, registration, registration.flow, emergency=False)
             return
+        _check_standalone(request)
         if request.to_tag is None:
-            _check_standalone(request)
-            self._record_route(request, registration, STANDALONE, registration.id, Side.CORE)
+            self._record_route(request, registration, STANDALONE, _named(registration, request.call_id), Side.CORE)
         clean_towards_ue(request)
         hop, role = self._edge.towards_ue(registration)
         await self._pass(txn, request, hop, role)
@@ -106,7 +108,7 @@ class SessionEdge:
         try:
             take_hop(ack)
             tokens = self._ue.take_routes(ack)
-            found = self._by_token(tokens)
+            found = self._by_token(tokens, ack.call_id)
         except RejectionError:
             return
         if not isinstance(found, Session):
@@ -121,11 +123,13 @@ class SessionEdge:
                 await self._releaser.release(found, MEDIA_SECURITY)
                 return
             found.media.forget_keys()
-        if sender is Side.ACCESS:
-            mediasec.strip(ack)
-        else:
-            clean_towards_ue(ack)
         try:
+            if sender is Side.ACCESS:
+                mediasec.strip(ack)
+                clean_from_ue(ack)
+                self._ue.steer(dialog, ack, found.registration)
+            else:
+                clean_towards_ue(ack)
             hop, role = self._releaser.way(found, ack, sender.other)
         except RejectionError:
             return
@@ -189,9 +193,14 @@ class SessionEdge:
     ) -> tuple[Hop, str]:
         if caller is Side.CORE and registration is not None:
             return self._edge.towards_ue(registration)
-        if session.emergency and not request.headers.values("Route"):
-            return await self._edge.core_entry(self._edge.domain), MW
-        return next_hop(request, self._edge.mw.transport), MW
+        return await self._core_hop(request, registration), MW
+
+    async def _core_hop(self, request: SipRequest, registration: Registration | None) -> Hop:
+        """Where a request outside a dialog enters the core: the Service-Route, else the entry of the home domain."""
+        if request.headers.values("Route"):
+            return self._edge.towards_core(request, registration)
+        home = domain_of(registration.impu) if registration is not None else ""
+        return await self._edge.core_entry(home or self._edge.domain)
 
     def _new_session(
         self,
@@ -352,6 +361,7 @@ class SessionEdge:
             if request.method in OFFER_METHODS and has_sdp(request):
                 await self._request_media(session, request, sender, tag, carrier)
             if sender is Side.ACCESS:
+                self._ue.steer(dialog, request, session.registration)
                 request.headers.set("P-Charging-Vector", charging_vector(session.icid, self._edge.network))
             else:
                 clean_towards_ue(request)
@@ -460,8 +470,8 @@ class SessionEdge:
         await self._ue.prepare_initial(request, registration, emergency=emergency)
         request.headers.set("P-Charging-Vector", charging_vector(secrets.token_hex(12), self._edge.network))
         if request.method in ("SUBSCRIBE", "REFER"):
-            self._record_route(request, registration, STANDALONE, registration.id, Side.ACCESS)
-        await self._pass(txn, request, next_hop(request, self._edge.mw.transport), MW)
+            self._record_route(request, registration, STANDALONE, _named(registration, request.call_id), Side.ACCESS)
+        await self._pass(txn, request, await self._core_hop(request, registration), MW)
 
     async def _pass(self, txn: ServerTxn, request: SipRequest, hop: Hop, role: str) -> None:
         from_ue = role == MW
@@ -476,14 +486,20 @@ class SessionEdge:
         forwarding.start(request, hop, role)
         await forwarding.done
 
-    def _by_token(self, tokens: tuple[str, ...]) -> Session | Registration | None:
+    def _by_token(self, tokens: tuple[str, ...], call_id: str) -> Session | Registration | None:
         for token in tokens:
             kind, identifier = self._ue.read_route_token(token)
             if kind == SESSION:
                 return self._edge.sessions.get(identifier)
             if kind == STANDALONE:
-                return self._edge.bindings.get(identifier)
+                found = self._edge.bindings.get(identifier.partition("|")[0])
+                return found if found is not None and identifier == _named(found, call_id) else None
         return None
+
+
+def _named(registration: Registration, call_id: str) -> str:
+    """What the token of a dialog without session names: the UE and the Call-ID."""
+    return f"{registration.id}|{hashlib.sha256(call_id.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 
 def _check_standalone(request: SipRequest) -> None:

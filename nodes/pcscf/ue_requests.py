@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from nodes.pcscf import mediasec
 from nodes.pcscf.bindings import Registration
-from nodes.pcscf.dialogs import contact_uri
+from nodes.pcscf.config import RoutePolicy
+from nodes.pcscf.dialogs import EdgeDialog, contact_uri
 from nodes.pcscf.edge import GM_PROTECTED, Edge
 from nodes.pcscf.flowtoken import FlowAddress, ForgedTokenError
 from nodes.pcscf.identity import anonymous, assert_identity, clean_from_ue, clean_towards_ue, owner_of
@@ -121,6 +122,23 @@ class UeRequests:
             raise RejectionError(403, "Forbidden")
         found.flow = arrived.address
         return found
+
+    def steer(self, dialog: EdgeDialog, request: SipRequest, subject: str) -> None:
+        """Send a request of a UE by the route set of its dialog, not by what it wrote (HOP-2, TS 24.229 5.2.6.3).
+
+        Raises RejectionError 400 when policy says so.
+        """
+        if not dialog.steer(request, Side.CORE):
+            return
+        if self._edge.settings.route_policy is RoutePolicy.REJECT:
+            raise RejectionError(400, "Bad Route")
+        self._edge.recorder.record(
+            "replaced",
+            call_id=request.call_id,
+            mode="route",
+            subject=subject,
+            reason="Route was not the route set of the dialog",
+        )
 
     def on_own_flow(self, session: Session, flow: Flow) -> bool:
         """The ACK came from where the session's UE is."""
