@@ -28,9 +28,12 @@ from nodes.cscf.routing import (
     arrive,
     dialled,
     hop_of,
+    next_route,
+    request_uri,
     served_user,
     targets_of,
     toward_contact,
+    way_back,
 )
 from nodes.cscf.trust import Peer, strip_asserted
 from signalling.sip.flow import Hop
@@ -39,24 +42,23 @@ from signalling.sip.message import SipRequest, SipResponse
 
 @dataclass(frozen=True)
 class Target:
-    """One branch: the request as it goes there and the next hop."""
+    """One branch: the request as it goes there, the next hop, and the own URI to record ("" for none)."""
 
     request: SipRequest
     hop: Hop
+    record_route: str = ""
 
 
 @dataclass(frozen=True)
 class Forwarding:
     """Where a request goes: groups of branches, each group tried when the one before it failed.
 
-    ``record_route`` is the own URI to record ("" for none), ``callee`` the profile whose identities may be asserted in
-    responses, ``term_ioi`` this network's charging identifier in responses ("" to leave them), ``vector`` the charging
-    vector of the request, ``server`` the application server hop with its default handling, ``onward`` the rest of the
-    way when that server fails.
+    ``callee`` is the profile whose identities may be asserted in responses, ``term_ioi`` this network's charging
+    identifier in responses ("" to leave them), ``vector`` the charging vector of the request, ``server`` the hop of an
+    application server with its default handling, ``onward`` the rest of the way when that server fails.
     """
 
     groups: tuple[tuple[Target, ...], ...]
-    record_route: str = ""
     callee: Profile | None = None
     term_ioi: str = ""
     vector: charging.ChargingVector | None = None
@@ -121,7 +123,7 @@ class CallProcedure:
             strip_asserted(request)
         arrival = arrive(request, self._own, self._tokens, peer)
         if arrival.leg is Leg.IN_DIALOG:
-            return self._forward(request)
+            return self._on_route(request, arrival.token)
         if arrival.leg is Leg.LOCAL:
             return Local(request)
         if arrival.leg is Leg.ORIGINATING:
@@ -148,9 +150,18 @@ class CallProcedure:
         request = original.copy()
         if not peer.trusted:
             strip_asserted(request)
-        if arrive(request, self._own, self._tokens, peer).leg is not Leg.IN_DIALOG:
+        arrival = arrive(request, self._own, self._tokens, peer)
+        if arrival.leg is not Leg.IN_DIALOG:
             raise RejectionError(481, "No Such Dialog Here")
-        return self._forward(request)
+        return self._on_route(request, arrival.token)
+
+    def _on_route(self, request: SipRequest, token: str) -> Forwarding:
+        """A request inside a dialog goes to a neighbour the dialog was set up through, or to this node again (T7)."""
+        target = self._target(request)
+        own = self._own.match(next_route(request) or request_uri(request))
+        if not own and not self._tokens.leads_to(token, request.call_id, target.hop):
+            raise RejectionError(403, "Route Not Of This Dialog")
+        return Forwarding(((target,),))
 
     # originating leg
 
@@ -240,7 +251,7 @@ class CallProcedure:
             raise RejectionError(480, "Not Reachable")
         if self._settings.parallel_fork is False:
             groups = tuple((target,) for group in groups for target in group)
-        return Forwarding(groups, self._record_route(request), callee=profile, term_ioi=domain, vector=vector)
+        return Forwarding(groups, callee=profile, term_ioi=domain, vector=vector)
 
     async def _terminate_elsewhere(self, request: SipRequest, impu: str, domain: str, start: int) -> Forwarding:
         """The user has no registration here: another S-CSCF, services of the unregistered, or 404/480."""
@@ -279,7 +290,7 @@ class CallProcedure:
         uri = server.server_uri if ";lr" in server.server_uri else f"{server.server_uri};lr"
         branch.headers.set_values("Route", [f"<{uri}>", f"<{self._own_uri(token)}>"])
         branch.headers.set("P-Served-User", f"<{user}>;{case.served_user_parameters}")
-        return Forwarding(((self._target(branch),),), self._record_route(branch), server=server, onward=onward)
+        return Forwarding(((self._target(branch),),), server=server, onward=onward)
 
     async def _go_on(self, request: SipRequest, leg: HandedBack) -> Forwarding:
         """Continue a leg that a server handed back, from the next criterion."""
@@ -297,18 +308,21 @@ class CallProcedure:
     # parts
 
     def _target(self, request: SipRequest) -> Target:
-        return Target(request, hop_of(request, self._own.transport))
+        hop = hop_of(request, self._own.transport)
+        return Target(request, hop, self._record_route(request, hop))
 
-    def _record_route(self, request: SipRequest) -> str:
+    def _record_route(self, request: SipRequest, onward: Hop) -> str:
         if request.method not in DIALOG_FORMING or request.to_tag is not None:
             return ""
-        return self._own_uri(self._tokens.record_route(request.call_id))
+        back = way_back(request, self._own.transport)
+        ways = [onward] if back is None else [back, onward]
+        return self._own_uri(self._tokens.record_route(request.call_id, ways))
 
     def _forward(
         self, request: SipRequest, *, hop: Hop | None = None, vector: charging.ChargingVector | None = None
     ) -> Forwarding:
-        target = self._target(request) if hop is None else Target(request, hop)
-        return Forwarding(((target,),), self._record_route(request), vector=vector)
+        target = self._target(request) if hop is None else Target(request, hop, self._record_route(request, hop))
+        return Forwarding(((target,),), vector=vector)
 
 
 def is_reg_event(request: SipRequest) -> bool:

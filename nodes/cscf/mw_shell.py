@@ -225,7 +225,7 @@ class MwShell:
         attempt.over()
 
     def _start(self, txn: ServerTxn, forwarding: Forwarding, group: Sequence[RoutedTarget]) -> ProxyContext:
-        targets = [Target(one.hop, request=_counted(one.request, forwarding.record_route)) for one in group]
+        targets = [Target(one.hop, request=_counted(one.request, one.record_route)) for one in group]
         dressed = forwarding.callee is not None or bool(forwarding.term_ioi)
 
         async def on_response(_branch: Branch, response: SipResponse) -> SipResponse:

@@ -90,7 +90,7 @@ def arrive(request: SipRequest, own: OwnNames, tokens: RouteTokens, peer: Peer) 
     if token.startswith("rr-"):
         if not tokens.is_record_route(token, request.call_id):
             raise RejectionError(403, "Route Not Of This Dialog")
-        return Arrival(Leg.IN_DIALOG)
+        return Arrival(Leg.IN_DIALOG, token)
     if request.to_tag is not None:
         if own.match(request_uri(request)) and not request.headers.get("Route"):
             return Arrival(Leg.LOCAL)
@@ -216,5 +216,18 @@ def hop_of(request: SipRequest, default_transport: str) -> Hop:
         uri = request_uri(request)
     if not isinstance(uri, SipUri):
         raise RejectionError(416, "Unsupported URI Scheme")
+    return _hop(uri, default_transport)
+
+
+def way_back(request: SipRequest, default_transport: str) -> Hop | None:
+    """Where requests of the called side go on to: the topmost Record-Route, else the Contact (RFC 3261 12.1.1)."""
+    value = request.headers.first_value("Record-Route") or request.headers.first_value("Contact")
+    try:
+        return None if value is None else _hop(parse_name_addr(value).sip_uri, default_transport)
+    except GrammarError:
+        return None
+
+
+def _hop(uri: SipUri, default_transport: str) -> Hop:
     transport = uri.transport or ("TLS" if uri.scheme == "sips" else default_transport)
     return Hop(transport, uri.host, uri.port if uri.port is not None else default_port(transport))

@@ -175,7 +175,7 @@ class SessionEdge:
                     request.body = await self._offer(session, request.body, caller, _carrier(request))
                 self._edge.sessions.add(session)
                 await self._edge.sessions.save(session)
-            hop, role = await self._first_hop(session, request, caller, registration)
+            hop, role = await self._first_hop(request, caller, registration)
             forwarding.start(request, hop, role)
             status = await forwarding.done
         except RejectionError:
@@ -188,9 +188,7 @@ class SessionEdge:
         if session.confirmed is None and not session.ended and not 200 <= status < 300:
             await self._releaser.finish(session)
 
-    async def _first_hop(
-        self, session: Session, request: SipRequest, caller: Side, registration: Registration | None
-    ) -> tuple[Hop, str]:
+    async def _first_hop(self, request: SipRequest, caller: Side, registration: Registration | None) -> tuple[Hop, str]:
         if caller is Side.CORE and registration is not None:
             return self._edge.towards_ue(registration)
         return await self._core_hop(request, registration), MW

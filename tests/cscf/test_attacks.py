@@ -12,6 +12,7 @@ from signalling.sip.flow import TransactionFailure
 from signalling.sip.message import SipRequest
 from tests.cscf.home import ALICE, BOB, DAVE, home_network, until
 from tests.cscf.test_calls import invite, registered
+from tests.trap import trap
 
 pytestmark = pytest.mark.attack("T7")
 
@@ -236,6 +237,30 @@ async def test_the_record_route_of_one_call_serves_no_other(tmp_path):
         assert await ask(alice.peer, alice.peer.request("OPTIONS", f"sip:127.0.0.1:{home.hop.port}"), home.hop) == 200
         assert len(bob.peer.received) == before
         assert bob.peer.acks == []
+
+
+@pytest.mark.clause("RFC 3261", "16.4")
+@pytest.mark.parametrize("transport", ["tcp", "tls", "udp"])
+@async_test
+async def test_a_dialog_leads_to_its_own_neighbours_and_nowhere_else(tmp_path, transport):
+    async with home_network(tmp_path) as home, trap() as other:
+        alice, bob = await registered(home, ALICE, BOB)
+        _, answer, _ = await invite(alice, "sip:bob@ims.test")
+        place = f"sip:x@127.0.0.1:{other.port};transport={transport}"
+        recorded = answer.headers.values("Record-Route")
+
+        def inside(method, uri, *routes):
+            request = alice.peer.request(method, uri, to=answer.headers.get("To"), call_id=answer.call_id)
+            request.headers.set_values("Route", [*recorded, *routes])
+            return request
+
+        for request in (inside("INFO", bob.peer.uri, f"<{place};lr>"), inside("INFO", place), inside("BYE", place)):
+            assert await ask(alice.peer, request, home.hop) == 403
+        for request in (inside("ACK", bob.peer.uri, f"<{place};lr>"), inside("ACK", place)):
+            alice.peer.stack.send_ack(request, home.hop, "mw")
+        assert await ask(alice.peer, inside("INFO", bob.peer.uri), home.hop) == 200
+        assert bob.peer.received[-1].method == "INFO"
+        assert other.caught == []
 
 
 @async_test

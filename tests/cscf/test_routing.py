@@ -20,8 +20,9 @@ from nodes.cscf.identities import asserted_identities, canonical_text, derived_i
 from nodes.cscf.registration import Binding, Identity, Profile, Registration
 from nodes.cscf.rejection import RejectionError
 from nodes.cscf.route_tokens import HandedBack, RouteTokens
-from nodes.cscf.routing import Leg, OwnNames, arrive, dialled, hop_of, served_user, targets_of, toward_contact
+from nodes.cscf.routing import Leg, OwnNames, arrive, dialled, hop_of, served_user, targets_of, toward_contact, way_back
 from nodes.cscf.trust import ASSERTED_HEADERS, UNTRUSTED, Peer, peer_of_certificate, strip_asserted
+from signalling.sip.flow import Hop
 from signalling.sip.message import Headers, SipRequest, SipResponse
 from signalling.sip.uri import parse_uri
 
@@ -94,6 +95,31 @@ def test_route_tricks_are_refused(message, peer, status):
     with pytest.raises(RejectionError) as error:
         arrive(message, OWN, TOKENS, peer)
     assert error.value.status == status
+
+
+@pytest.mark.attack("T7")
+def test_a_record_route_names_the_ways_of_its_call_alone():
+    one, two = Hop("TLS", "127.0.0.1", 5061), Hop("TLS", "127.0.0.2", 5061)
+    token = TOKENS.record_route("call-1", [one])
+    assert TOKENS.is_record_route(token, "call-1")
+    assert TOKENS.leads_to(token, "call-1", one)
+    for hop in (two, Hop("TCP", "127.0.0.1", 5061), Hop("TLS", "127.0.0.1", 5062)):
+        assert not TOKENS.leads_to(token, "call-1", hop)
+    assert not TOKENS.leads_to(token, "call-2", one)
+    assert not TOKENS.leads_to(TOKENS.record_route("call-1"), "call-1", one)
+    call, _ = token.removeprefix("rr-").split("-")
+    assert not TOKENS.leads_to(f"rr-{call}-{call[:16]}", "call-1", one)
+    assert not RouteTokens(Secret(b"\1" * 32)).leads_to(token, "call-1", one)
+
+
+@pytest.mark.clause("RFC 3261", "12.1.1")
+def test_the_way_back_is_the_topmost_record_route_or_the_contact():
+    contact = ("Contact", "<sip:a@192.0.2.1:5062;transport=tcp>")
+    record = ("Record-Route", "<sip:p@192.0.2.7;lr>, <sip:q@192.0.2.8;lr>")
+    assert way_back(request("INVITE", "sip:b@h", contact), "TLS") == Hop("TCP", "192.0.2.1", 5062)
+    assert way_back(request("INVITE", "sip:b@h", contact, record), "TLS") == Hop("TLS", "192.0.2.7", 5061)
+    for nothing in ((), (("Contact", "<tel:+1>"),), (("Contact", "<broken"),)):
+        assert way_back(request("INVITE", "sip:b@h", *nothing), "TLS") is None
 
 
 @pytest.mark.attack("T7")
