@@ -105,7 +105,7 @@ class RegisterProcedure:
     async def _authenticate(self, request: SipRequest, register: RegisterRequest) -> Authenticated | Issued:
         credentials = register.credentials
         flag = register.flag
-        pending = self._challenges.get(register.impi)
+        pending = self._challenges.get(register.impi, register.call_id)
         if credentials is not None:
             _check_uri(credentials.uri, register)
             verdict = judge_aka(pending, credentials, register.call_id, request.method, self._monotonic())
@@ -116,8 +116,8 @@ class RegisterProcedure:
         trusted = self._without_challenge(register, flag)
         if trusted is not None:
             return trusted
-        self._challenges.drop(register.impi)
-        vector = await self._hss.vectors(register.domain, register.impi, register.impu)
+        self._challenges.drop(register.impi, register.call_id)
+        vector = self._challenges.to_offer_again(register.impi) or await self._fetch(register)
         scheme = select_scheme(flag, register.algorithm, vector, allow_open=self._settings.aka_without_association)
         self._check_scheme(register, scheme)
         if isinstance(vector, DigestVector):
@@ -128,8 +128,9 @@ class RegisterProcedure:
         self, register: RegisterRequest, pending: Challenge, verdict: Verdict
     ) -> Authenticated | Issued | None:
         """Act on an answer to the open challenge; None when it came without the protection its scheme asks for."""
-        self._challenges.drop(register.impi)
+        self._challenges.drop(register.impi, register.call_id)
         if verdict is Verdict.GOOD:
+            self._challenges.proved(pending)
             proved = scheme_proved(pending.scheme, register.flag, allow_open=self._settings.aka_without_association)
             if proved is Scheme.AKA_OPEN:
                 self._journal("aka.without-association", level="warning", impi=register.impi, call_id=register.call_id)
@@ -138,7 +139,7 @@ class RegisterProcedure:
             assert register.credentials is not None
             try:
                 auts = auts_of(register.credentials)
-                vector = await self._hss.vectors(register.domain, register.impi, register.impu, (pending.rand, auts))
+                vector = await self._fetch(register, (pending.rand, auts))
             except RejectionError:
                 await self._failed(register, "resynchronisation refused")
                 raise
@@ -146,12 +147,22 @@ class RegisterProcedure:
                 raise RejectionError(403, "Authentication Scheme Not Allowed")
             self._journal("aka.resynchronised", impi=register.impi, call_id=register.call_id)
             return await self._issue(register, pending.scheme, vector, pending.refused)
-        if verdict is Verdict.CHALLENGE_REFUSED and pending.refused < self._settings.max_challenge_failures:
-            vector = await self._hss.vectors(register.domain, register.impi, register.impu)
+        refusable = pending.refused < self._settings.max_challenge_failures
+        if verdict is Verdict.CHALLENGE_REFUSED and refusable and not self._challenges.to_offer_again(register.impi):
+            vector = await self._fetch(register)
             if isinstance(vector, AkaVector):
                 return await self._issue(register, pending.scheme, vector, pending.refused + 1)
         await self._failed(register, verdict.value)
         raise RejectionError(403, "Authentication Failed")
+
+    async def _fetch(
+        self, register: RegisterRequest, resynchronisation: tuple[bytes, bytes] | None = None
+    ) -> AkaVector | DigestVector:
+        """Get a vector from the HSS. ``resynchronisation``: RAND and AUTS. Raises ``RejectionError``."""
+        vector = await self._hss.vectors(register.domain, register.impi, register.impu, resynchronisation)
+        if isinstance(vector, AkaVector):
+            self._challenges.spend(register.impi, vector)
+        return vector
 
     def _without_challenge(self, register: RegisterRequest, flag: str) -> Authenticated | None:
         """Believe the P-CSCF where the specifications let the S-CSCF do so (RR-3, E-19, SC-1)."""

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from keying.secret import Secret
+from nodes.cscf.challenges import MAX_VECTORS
 from nodes.cscf.route_tokens import RouteTokens
 from sba.testing import async_test
 from signalling.aka.digest import DigestChallenge
@@ -31,6 +32,42 @@ async def test_nobody_registers_the_identity_of_another(tmp_path):
         assert (await mallory.send(mallory.answer(challenged), impu="sip:alice@ims.test")).status == 403
         await invite(bob, "sip:alice@ims.test", method="OPTIONS")
         assert alice.peer.received[-1].uri == alice.contact
+
+
+@async_test
+async def test_registers_in_the_name_of_a_user_void_no_challenge_of_his(tmp_path):
+    async with home_network(tmp_path) as home:
+        alice = home.phone(ALICE, await home.peer())
+        challenged = await alice.send(alice.credentials())
+        mallory = home.phone(ALICE, await home.peer("pcscf-2"), contact="sip:203.0.113.66:5061")
+        for number in range(20):
+            mallory.call_id = f"lock-out-{number}"
+            assert (await mallory.send(mallory.credentials())).status == 401
+            if number % 2:
+                assert (await mallory.send(mallory.credentials('nonce="",response="00"'))).status in (401, 403)
+        assert (await alice.send(alice.answer(challenged))).status == 200
+
+
+@async_test
+async def test_unanswered_challenges_spend_only_so_many_vectors_of_a_user(tmp_path):
+    async with home_network(tmp_path) as home:
+        mallory = home.phone(ALICE, await home.peer())
+        nonces = []
+        for number in range(30):
+            mallory.call_id = f"call-{number // 2}"
+            answer = await mallory.send(mallory.credentials())
+            nonces.append(DigestChallenge.parse(answer.headers.get_all("WWW-Authenticate")[0]).nonce)
+        assert len(set(nonces)) == MAX_VECTORS
+        assert set(nonces[MAX_VECTORS:]) == {nonces[MAX_VECTORS - 1]}
+        for wrong in (f'nonce="{nonces[-1]}",response="00"', f'nonce="{nonces[-1]}",response=""'):
+            assert (await mallory.send(mallory.credentials(wrong))).status in (401, 403)
+        alice = home.phone(ALICE, await home.peer("pcscf-2"))
+        answer = alice.answer(await alice.send(alice.credentials()))
+        assert (await alice.send(answer)).status == 200
+        overheard = home.phone(ALICE, mallory.peer, call_id="call-3")
+        assert (await overheard.send(answer)).status == 401
+        fresh = await mallory.send(mallory.credentials())
+        assert DigestChallenge.parse(fresh.headers.get_all("WWW-Authenticate")[0]).nonce not in nonces
 
 
 @async_test
@@ -293,7 +330,7 @@ async def test_no_secret_of_the_procedure_reaches_log_or_state(tmp_path, capfd):
         phone = home.phone(ALICE, await home.peer(), flag="no", algorithm=None)
         challenged = await phone.send(phone.credentials())
         challenge = DigestChallenge.parse(challenged.headers.get_all("WWW-Authenticate")[0])
-        pending = home.cscf._challenges.get(ALICE.impi)
+        pending = home.cscf._challenges.get(ALICE.impi, phone.call_id)
         secrets = [challenge.ik, challenge.ck, pending.password, *(Secret(x) for x in (b"465b5ce8", b"cd63cb71"))]
         assert (await phone.send(phone.answer(challenged))).status == 200
         assert "secret" in repr(pending)
