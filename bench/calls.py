@@ -70,12 +70,15 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def cpu_ms(pids: dict[str, int]) -> dict[str, float]:
-    """Processor time each process has used, ms."""
+    """Processor time each node has used, ms, its helper processes (a gateway's packet loop) included."""
+    from bench.up import children
+
     tick = 1000 / os.sysconf("SC_CLK_TCK")
-    used = {}
+    used = dict.fromkeys(pids, 0.0)
     for name, pid in pids.items():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        used[name] = (int(fields[11]) + int(fields[12])) * tick
+        for each in [pid] if name in ("supervisor", "generator") else [pid, *children(pid)]:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            used[name] += (int(fields[11]) + int(fields[12])) * tick
     return used
 
 
