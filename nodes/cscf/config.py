@@ -65,5 +65,8 @@ class CscfSettings(NodeSettings):
     as_timeout: float = Field(default=5.0, gt=0, description="Patience with a silent application server, s")
     subscription_expires: int = Field(default=3761, ge=60, description="Default reg event subscription, s (RFC 3680)")
     max_subscriptions: int = Field(default=1000, ge=1, description="Most reg event subscriptions kept")
+    max_subscriptions_per_watcher: int = Field(
+        default=10, ge=1, description="Most reg event subscriptions of one watcher to one registration"
+    )
     hss_timeout: float = Field(default=2.0, gt=0, description="Patience with the HSS per query, s")
     t1: float = Field(default=0.5, gt=0, description="SIP timer T1 on Mw, s (RFC 3261 17.1.1.1)")

@@ -34,11 +34,17 @@ def may_watch(request: SipRequest, registration: Registration, peer: Peer, home_
     """
     if not peer.trusted:
         return False
-    asserted = asserted_identities(request.headers)
-    if any(canonical(identity) in registration.profile.usable for identity in asserted):
+    if watches_himself(request, registration):
         return True
+    asserted = asserted_identities(request.headers)
     foreign = all(isinstance(uri, SipUri) and uri.host.lower() not in home_domains for uri in asserted)
     return bool(asserted) and foreign and "PCSCF" in peer.nf_types
+
+
+def watches_himself(request: SipRequest, registration: Registration) -> bool:
+    """Say whether an identity asserted for the subscriber is one of the registration."""
+    asserted = asserted_identities(request.headers)
+    return any(canonical(identity) in registration.profile.usable for identity in asserted)
 
 
 def reginfo(

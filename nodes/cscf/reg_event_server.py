@@ -9,7 +9,7 @@ from nodes.cscf.call_procedure import RegEvent
 from nodes.cscf.config import CscfSettings
 from nodes.cscf.location import ContactEvents, LocationService, RecordTable
 from nodes.cscf.neighbours import MW
-from nodes.cscf.reg_event import CONTENT_TYPE, may_watch, reginfo
+from nodes.cscf.reg_event import CONTENT_TYPE, may_watch, reginfo, watches_himself
 from nodes.cscf.registrar import ContactEvent
 from nodes.cscf.registration import Binding, Registration
 from nodes.cscf.rejection import RejectionError
@@ -29,11 +29,15 @@ DialogId = tuple[str, str, str]
 
 @dataclass
 class Subscription:
-    """One watcher of one registration set; ``expires_at`` is seconds since the epoch, ``version`` that of reginfo."""
+    """One watcher of one registration set; ``expires_at`` is seconds since the epoch, ``version`` that of reginfo.
+
+    ``watcher`` is the node that watches in its own name, empty for the user himself.
+    """
 
     dialog: Dialog
     impi: str
     expires_at: float
+    watcher: str = ""
     version: int = 0
     events: dict[str, tuple[Binding, ContactEvent]] = field(default_factory=dict)
     last_notified: float = float("-inf")
@@ -45,6 +49,7 @@ class Subscription:
             "dialog": self.dialog.to_dict(),
             "impi": self.impi,
             "expires_at": self.expires_at,
+            "watcher": self.watcher,
             "version": self.version,
         }
 
@@ -81,7 +86,11 @@ class RegEventServer:
             try:
                 dialog = Dialog.from_dict(_mapping(record["dialog"]))
                 subscription = Subscription(
-                    dialog, str(record["impi"]), _number(record["expires_at"]), int(_number(record["version"]))
+                    dialog,
+                    str(record["impi"]),
+                    _number(record["expires_at"]),
+                    str(record.get("watcher", "")),
+                    int(_number(record["version"])),
                 )
             except (KeyError, TypeError, ValueError):
                 await self._table.delete(key)
@@ -99,12 +108,14 @@ class RegEventServer:
     async def subscribe(self, txn: ServerTxn, asked: RegEvent) -> None:
         """Take a new subscription and send the first NOTIFY (RFC 6665 4.2.1).
 
-        Raises ``RejectionError``: 404 when nobody is registered, 403 for a stranger, 503 when there are too many.
+        A watcher has so many of one registration at a time, and then loses the oldest. Raises ``RejectionError``: 404 when nobody is registered, 403 for a stranger, 503 when there are too many.
         """
         if asked.registration is None:
             raise RejectionError(404, "Not Registered")
         if not may_watch(asked.request, asked.registration, asked.peer, self._home_domains):
             raise RejectionError(403, "Not Allowed To Watch")
+        watcher = "" if watches_himself(asked.request, asked.registration) else asked.peer.instance_id
+        await self._make_room(asked.registration, watcher)
         if len(self._subscriptions) >= self._settings.max_subscriptions:
             raise RejectionError(503, "Too Many Subscriptions", [("Retry-After", "60")])
         seconds = self._seconds(txn)
@@ -112,10 +123,15 @@ class RegEventServer:
             txn.request, 200, headers=[("Contact", f"<{self._own_uri}>"), ("Expires", str(seconds))]
         )
         dialog = Dialog.from_uas(txn.request, response)
-        subscription = Subscription(dialog, asked.registration.impi, self._location.now + seconds)
+        subscription = Subscription(dialog, asked.registration.impi, self._location.now + seconds, watcher)
         self._subscriptions[dialog.id] = subscription
         txn.respond(response)
         await self._notify(subscription, asked.registration, final=seconds == 0)
+
+    async def _make_room(self, registration: Registration, watcher: str) -> None:
+        own = [one for one in self._subscriptions.values() if (one.impi, one.watcher) == (registration.impi, watcher)]
+        for oldest in own[: max(0, len(own) + 1 - self._settings.max_subscriptions_per_watcher)]:
+            await self._notify(oldest, registration, final=True)
 
     async def refresh(self, txn: ServerTxn) -> None:
         """Take a SUBSCRIBE in a subscription's dialog; Expires 0 ends it. Raises ``RejectionError`` 481."""

@@ -112,3 +112,19 @@ async def test_a_subscription_outlives_the_node(tmp_path):
         first, second = notifies(alice.peer)[:2]
         assert second.cseq[0] > first.cseq[0]
         assert states(second)[0] == "1"
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_one_watcher_cannot_use_up_the_subscriptions_of_all(tmp_path):
+    async with home_network(tmp_path, max_subscriptions=5, max_subscriptions_per_watcher=3) as home:
+        alice, bob = await registered(home, ALICE, BOB)
+        for _ in range(8):
+            assert (await subscribe(alice))[1].status == 200
+        assert len(home.cscf._reg_event) == 3
+        await until(lambda: len(notifies(alice.peer)) == 8 + 5)
+        ended = [one for one in notifies(alice.peer) if "terminated" in one.headers.get("Subscription-State")]
+        assert len(ended) == 5
+        assert (await subscribe(bob, impu="sip:bob@ims.test"))[1].status == 200
+        assert (await subscribe(alice, asserted="<sip:pcscf.visited.test>"))[1].status == 200
+        assert (await subscribe(bob, impu="sip:bob@ims.test"))[1].status == 503
