@@ -14,7 +14,7 @@ MEDIA_SECURITY_POLICY = "P-Imslab-Media-Security"
 """Tells the P-CSCF the subscriber's own policy, ``off`` or ``required``; Mw only (testbed)."""
 
 MAX_SESSIONS = "P-Imslab-Max-Sessions"
-"""Tells the P-CSCF how many sessions the subscriber may have at once, when the profile limits them; Mw only (testbed)."""
+"""Tells the P-CSCF how many sessions the subscriber may have at once, if the profile limits them; Mw only (testbed)."""
 
 
 def registered_headers(
