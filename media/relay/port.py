@@ -35,6 +35,8 @@ class Port:
         self.latch_changes = 0
         self._remote: Address | None = None
         self._armed = False
+        self._remote_heard = False
+        """The signalled peer has been the latched one."""
         self._config: SideConfig | None = None
 
     def configure(self, config: SideConfig, *, again: bool) -> list[tuple[bytes, Address]]:
@@ -49,6 +51,7 @@ class Port:
             self._remote = remote
         if config.latching is Latching.OFF or moved:
             self.latched = None
+            self._remote_heard = False
         self._armed = again and config.latching is Latching.RELATCH and self.latched is not None
         for sock in (self.catch, self.flow):
             if sock is not None:
@@ -80,9 +83,16 @@ class Port:
         if self.latched is not None:
             if address == self.latched:
                 return Verdict.ACCEPT
-            if not self._armed:
+            if not (self._armed or self._reclaims(address, config)):
                 return DropCause.WRONG_SOURCE
         return self._filtered(address, config, Verdict.CANDIDATE)
+
+    def _reclaims(self, address: Address, config: SideConfig) -> bool:
+        """Whether the signalled peer takes the port back, once, from whoever was faster (RFC 7362 5).
+
+        Somebody on its host, or with a copy of its first packet, may have latched before it.
+        """
+        return address == self._remote and not self._remote_heard and not config.await_media
 
     def _filtered(self, address: Address, config: SideConfig, passed: Verdict) -> Verdict | DropCause:
         """Compare with the signalled remote. Only SRTP may come from anywhere: it proves itself (RFC 4568 6.4.1)."""
@@ -106,6 +116,7 @@ class Port:
         if self.latched != address:
             self.latch_changes += 1
         self.latched = address
+        self._remote_heard = self._remote_heard or address == self._remote
         self._armed = False
         return self._aim(address)
 

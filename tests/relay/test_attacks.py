@@ -249,10 +249,55 @@ def test_plain_side_latches_once_and_only_within_the_signalled_host(ends: Ends):
     other_port = ends.other()
     ends.throw(rtp(1), by=other_port)
     assert received(ends.far) == [rtp(1)]
-    ends.throw(rtp(2))
+    ends.throw(rtp(2), by=ends.other())
     assert ends.drops() == {DropCause.WRONG_SOURCE: 2}
     ends.throw(rtp(0), side=Side.CORE)
     assert len(received(other_port)) == 1
+
+
+@pytest.mark.clause("RFC 7362", "5")
+@pytest.mark.parametrize("protection", ["plain", "secured"])
+def test_the_signalled_peer_takes_its_port_back_from_whoever_was_faster(ends: Ends, protection: str):
+    ends.open(access=getattr(ends, protection)(ends.phone, latching=Latching.LATCH))
+    packets = [rtp(n) if protection == "plain" else ends.sender.protect_rtp(rtp(n)) for n in range(4)]
+    thief = ends.other()
+    ends.throw(packets[0], by=thief)  # its own plain packet, or a copy that overtook the original
+    assert ends.statistics().latched == thief.getsockname()
+    ends.throw(packets[1])
+    assert ends.statistics().latched == ends.phone.getsockname()
+    ends.throw(packets[2], by=thief)
+    ends.throw(rtp(0, 0xFA5), side=Side.CORE)
+    assert len(received(ends.phone)) == 1
+    assert received(thief) == []
+    ends.throw(packets[3])
+    assert received(ends.far) == [rtp(0), rtp(1), rtp(3)]
+    assert ends.statistics().latch_changes == 2
+
+
+@pytest.mark.parametrize("where", ["moved", "held back"])
+def test_an_address_that_is_not_proven_takes_nothing_back(ends: Ends, where: str):
+    signalled = ends.other()
+    ends.open(access=ends.plain(signalled, latching=Latching.LATCH, await_media=where == "held back"))
+    if where == "moved":
+        ends.throw(rtp(0), by=signalled)  # heard once: from now on it is like any other
+        ends.modify(Side.ACCESS, replace(ends.access, latching=Latching.RELATCH))
+    ends.throw(rtp(1))
+    ends.throw(rtp(2), by=signalled)
+    assert ends.statistics().latched == ends.phone.getsockname()
+    assert ends.drops() == {DropCause.WRONG_SOURCE: 1}
+
+
+def test_late_packets_from_the_former_port_do_not_hold_the_new_one_off(ends: Ends):
+    ends.open(access=ends.plain(ends.phone, latching=Latching.LATCH))
+    ends.throw(rtp(0))
+    moved = ends.other()
+    ends.modify(Side.ACCESS, replace(ends.access, remote=moved.getsockname(), latching=Latching.RELATCH))
+    ends.throw(rtp(1))
+    ends.throw(rtp(2), by=moved)
+    received(ends.phone)
+    ends.throw(rtp(0, 0xFA5), side=Side.CORE)
+    assert len(received(moved)) == 1
+    assert received(ends.phone) == []
 
 
 def test_plain_side_latches_anywhere_only_when_explicitly_allowed(ends: Ends):
