@@ -69,6 +69,12 @@ class SbiPolicy(_Strict):
     """Clock difference tolerated in tokens, s (assumed)."""
     token_lifetime_s: int = Field(default=300, ge=2, le=900)
     """Lifetime the NRF gives a token, s (assumed)."""
+    handshake_s: float = Field(default=5.0, gt=0)
+    """From an accepted connection to the end of its TLS handshake, s."""
+    connections: int = Field(default=4096, ge=1)
+    """Accepted connections of a server, those in their handshake included; one more is closed at once."""
+    calls_per_connection: int = Field(default=1000, ge=1)
+    """Calls in progress on one connection; further ones wait at the consumer."""
     reflection: bool = False
     """Answer gRPC reflection."""
 

@@ -73,6 +73,9 @@ class SbiServer:
                 ("grpc.max_receive_message_length", self._policy.max_message),
                 ("grpc.max_send_message_length", self._policy.max_message),
                 ("grpc.max_metadata_size", self._policy.max_metadata),
+                ("grpc.server_handshake_timeout_ms", int(1000 * self._policy.handshake_s)),
+                ("grpc.max_allowed_incoming_connections", self._policy.connections),
+                ("grpc.max_concurrent_streams", self._policy.calls_per_connection),
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.max_pings_without_data", 0),
             )

@@ -82,6 +82,10 @@ class PcscfSettings(NodeSettings):
     """REGISTER requests accepted per source address and second, sustained."""
     registration_burst: int = Field(default=200, gt=0)
     """REGISTER requests accepted from one source at once."""
+    connections: int = Field(default=10_000, gt=0)
+    """Connections accepted on Gm, of all UEs together, and on Mw; one more is closed at once."""
+    silent_connections: int = Field(default=512, gt=0)
+    """Of these, connections that have not sent a complete message yet."""
     remove_session_after_s: float = Field(default=32.0, gt=0)
     """Seconds a terminated session is remembered for late messages (64*T1)."""
     pending_registration_s: float = Field(default=240.0, gt=0)

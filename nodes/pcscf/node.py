@@ -37,6 +37,7 @@ from sba.errors import RemoteProblem
 from sba.nf import NetworkFunction
 from signalling.sip.flow import Flow, Hop
 from signalling.sip.grammar import GrammarError
+from signalling.sip.limits import StackLimits
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import ServerTxn, SipStack, make_response
 from signalling.sip.timers import TimerConfig
@@ -72,8 +73,13 @@ class Pcscf(NetworkFunction):
             sample_ratio=settings.trace_sample_ratio,
         )
         core = _timers(TimerConfig.core(), settings.t1_core_s)
+        limits = StackLimits(connections=settings.connections, silent_connections=settings.silent_connections)
         stack = SipStack(
-            cast("Reactor", self.clock), timers=core, observer=tracer, server_name=self.environment.node.fqdn
+            cast("Reactor", self.clock),
+            timers=core,
+            observer=tracer,
+            limits=limits,
+            server_name=self.environment.node.fqdn,
         )
         stack.request_hooks.append(self._trace_outgoing)
         self._core_peers = siptls.TlsPeers(stack, MW, self.identity, self.telemetry.log)

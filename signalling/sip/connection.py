@@ -94,6 +94,9 @@ class ConnectionOwner(TypingProtocol):
     def opened(self, connection: StreamConnection) -> None:
         """The connection (with TLS: its handshake) is complete."""
 
+    def spoke(self, connection: StreamConnection) -> None:
+        """A complete message came over the connection."""
+
     def closed(self, connection: StreamConnection, reason: Failure) -> None:
         """The connection is gone, or never came to be."""
 
@@ -146,8 +149,9 @@ class StreamConnection(Protocol):
         limits = self._owner.limits
         if self._accepted:
             self._arm("first", limits.first_message_deadline, "no message in time")
-        elif self._tls:
-            self._arm("handshake", limits.connect_deadline, "TLS handshake too slow")
+        if self._tls:
+            deadline = limits.handshake_deadline if self._accepted else limits.connect_deadline
+            self._arm("handshake", deadline, "TLS handshake too slow")
         self._arm_idle(limits.idle_deadline)
         if not self._tls:
             self._open()
@@ -192,6 +196,7 @@ class StreamConnection(Protocol):
             self.write(b"\r\n")
         elif isinstance(event, StreamMessage):
             self._disarm("first")
+            self._owner.spoke(self)
             self._owner.sink.message_arrived(event.message, event.data, self.flow)
         else:
             self._owner.sink.fault_arrived(event.error, event.data, self.flow)

@@ -40,10 +40,18 @@ class StackLimits:
     registers_per_second: float = 10.0
     """REGISTER requests without credentials per source."""
     connections_per_source: int = 256
+    connections: int = 10_000
+    """Accepted connections of one role, of all sources together."""
+    silent_connections: int = 512
+    """Accepted connections of one role that have not sent a complete message yet, TLS handshakes included."""
+    silent_patience: float = 1.0
+    """After this long such a connection gives way to a new one when there are too many of them."""
+    handshake_deadline: float = 5.0
+    """From an accepted connection to the end of its TLS handshake."""
     message_deadline: float = 20.0
     """From the first octet of a message on a stream to its last."""
     first_message_deadline: float = 32.0
-    """From an accepted connection to its first complete message or keep-alive; covers the TLS handshake."""
+    """From an accepted connection to its first complete message or keep-alive."""
     idle_deadline: float = 3600.0
     """A connection without a single octet received for this long is closed."""
     answer_deadline: float = 4.0

@@ -212,6 +212,9 @@ class TransportLayer:
         self._deadlines: dict[ConnectionKey, DelayedCall] = {}
         self._sources: dict[StreamConnection, str] = {}
         self._per_source: Counter[str] = Counter()
+        self._per_role: Counter[str] = Counter()
+        self._silent: dict[str, dict[StreamConnection, float]] = {}
+        """Accepted connections without a message so far, oldest first, and since when."""
         self._stopping = False
 
     def set_client_tls(self, role: str, settings: ClientTls) -> None:
@@ -267,15 +270,37 @@ class TransportLayer:
         return [one.flow for one in self._by_flow.values() if one.flow.role == role]
 
     def accept(self, host: str, role: str, *, tls: bool) -> StreamConnection | None:
-        """Make the connection of an incoming attempt, None over the limit of its source."""
-        limit = self.limits.connections_per_source
-        if self._stopping or (role not in self.limits.trusted_roles and self._per_source[host] >= limit):
-            self.sink.octets_dropped("too many connections", b"", None)
+        """Make the connection of an incoming attempt, None over a limit."""
+        refusal = "stopping" if self._stopping else self._refusal(host, role)
+        if refusal:
+            self.sink.octets_dropped(refusal, b"", None)
             return None
         connection = StreamConnection(self, role, next(self._serials), tls=tls, accepted=True)
         self._sources[connection] = host
         self._per_source[host] += 1
+        self._per_role[role] += 1
+        self._silent.setdefault(role, {})[connection] = self.clock.seconds()
         return connection
+
+    def _refusal(self, host: str, role: str) -> str:
+        """Say why no more connections are accepted, "" when they are; the longest silent one gives way."""
+        limits, silent = self.limits, self._silent.get(role, {})
+        if role not in limits.trusted_roles and self._per_source[host] >= limits.connections_per_source:
+            return "too many connections of one source"
+        if self._per_role[role] >= limits.connections:
+            return "too many connections"
+        if len(silent) >= limits.silent_connections:
+            oldest, since = next(iter(silent.items()))
+            if self.clock.seconds() - since < limits.silent_patience:
+                return "too many silent connections"
+            del silent[oldest]
+            self.sink.octets_dropped("silent too long", b"", oldest.flow)
+            oldest.abort()
+        return ""
+
+    def spoke(self, connection: StreamConnection) -> None:
+        """Count a connection among those that said something."""
+        self._silent.get(connection.flow.role, {}).pop(connection, None)
 
     def connect(self, hop: Hop, role: str, ready: ConnectionReady) -> None:
         """Find or open the connection to a hop; ``ready`` is called at once when it stands already."""
@@ -345,6 +370,8 @@ class TransportLayer:
             self._per_source[source] -= 1
             if self._per_source[source] <= 0:
                 del self._per_source[source]
+            self._per_role[connection.flow.role] -= 1
+            self.spoke(connection)
         if known is not None:
             self.sink.connection_lost(connection.flow)
 

@@ -1,6 +1,7 @@
 """Peers that must not get as far as a token: the TLS side of threat T6."""
 
 import asyncio
+import contextlib
 import ssl
 import uuid
 
@@ -190,3 +191,35 @@ async def test_unknown_method_is_told_to_nobody_without_a_certificate_of_the_lab
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await channel.unary_unary("/ims.iq.v1.Iq/Nothing")(b"", timeout=3)
         assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def ended_within(reader, seconds):
+    """Read until the server closes the connection."""
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(seconds):
+            while await reader.read(4096):
+                pass
+
+
+@async_test
+async def test_connection_that_does_not_shake_hands_is_closed(tmp_path):
+    async with lab_with_gateway(tmp_path, policy={"handshake_s": 0.3}) as (lab, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.document["nodes"]["agw-1"]["sbi"]["port"])
+        await ended_within(reader, 5)
+        writer.close()
+
+
+@async_test
+async def test_connections_of_one_server_are_bounded(tmp_path):
+    async with lab_with_gateway(tmp_path, policy={"connections": 8, "handshake_s": 60}) as (lab, _):
+        port = lab.document["nodes"]["agw-1"]["sbi"]["port"]
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+        ends = [asyncio.ensure_future(ended_within(reader, 30)) for reader, _ in opened]
+        done, waiting = await asyncio.wait(ends, timeout=2)
+        assert len(done) >= 4
+        assert waiting
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        for _, writer in opened:
+            writer.close()

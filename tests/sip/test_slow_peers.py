@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from signalling.sip.limits import StackLimits
 from signalling.sip.message import SipRequest
 from signalling.sip.stack import SipStack, make_response
 from signalling.sip.timers import TimerConfig
+from signalling.sip.transport import TransportLayer
 from tests.sip.support import Recorder, headers
 from tests.sip.test_parser import message
 
@@ -47,7 +49,13 @@ class Owner:
     def opened(self, connection):
         pass
 
+    def spoke(self, connection):
+        pass
+
     def closed(self, connection, reason):
+        pass
+
+    def connection_lost(self, flow):
         pass
 
     def message_arrived(self, message, data, flow):
@@ -134,6 +142,89 @@ def test_closed_connection_leaves_no_timer():
     connection.connectionLost()
     assert owner.clock.getDelayedCalls() == []
     assert owner.dropped == ["stream ended inside a message"]
+
+
+def test_handshake_that_does_not_end_is_cut_off_long_before_a_first_message_is_due():
+    owner = Owner(handshake_deadline=5, first_message_deadline=32)
+    connection = StreamConnection(owner, "gm", 1, tls=True, accepted=True)
+    wire = Wire()
+    connection.makeConnection(wire)
+    owner.clock.advance(4.9)
+    assert not wire.aborted
+    owner.clock.advance(0.2)
+    assert wire.aborted
+    assert owner.dropped == ["TLS handshake too slow"]
+
+
+class Door:
+    """The accepting side of a transport layer, without a reactor; each connection comes from another source."""
+
+    def __init__(self, **limits):
+        self.clock = Clock()
+        self.sink = Owner()
+        self.layer = TransportLayer(self.clock, self.sink, StackLimits(**limits))
+        self.sources = itertools.count(1)
+
+    def knock(self, role="gm"):
+        """A new connection; None when it is refused."""
+        connection = self.layer.accept(f"192.0.2.{next(self.sources)}", role, tls=False)
+        if connection is not None:
+            connection.makeConnection(Wire())
+        return connection
+
+
+@pytest.mark.attack("T7")
+def test_silent_connections_of_all_sources_together_are_bounded():
+    door = Door(silent_connections=3, silent_patience=1)
+    silent = [door.knock() for _ in range(3)]
+    assert None not in silent
+    assert door.knock() is None
+    assert door.sink.dropped == ["too many silent connections"]
+    assert door.knock("mw") is not None
+
+
+@pytest.mark.attack("T7")
+def test_the_longest_silent_connection_gives_way_to_a_new_one():
+    door = Door(silent_connections=2, silent_patience=1)
+    first = door.knock()
+    door.clock.advance(1)
+    second = door.knock()
+    assert door.knock() is not None
+    assert (first.transport.aborted, second.transport.aborted) == (True, False)
+    first.connectionLost()
+    assert door.knock() is None
+
+
+def test_a_connection_that_spoke_or_closed_is_no_silent_one():
+    door = Door(silent_connections=2, silent_patience=1)
+    speaking, closed = door.knock(), door.knock()
+    assert door.knock() is None
+    speaking.dataReceived(message().to_bytes())
+    closed.connectionLost()
+    door.clock.advance(1)
+    assert None not in [door.knock(), door.knock()]
+    assert not speaking.transport.aborted
+
+
+def test_a_keep_alive_alone_does_not_keep_a_place():
+    door = Door(silent_connections=1, silent_patience=1)
+    pinging = door.knock()
+    pinging.dataReceived(b"\r\n\r\n")
+    door.clock.advance(1)
+    assert door.knock() is not None
+    assert pinging.transport.aborted
+
+
+@pytest.mark.attack("T7")
+def test_connections_of_all_sources_together_are_bounded():
+    door = Door(connections=3)
+    connections = [door.knock() for _ in range(3)]
+    for connection in connections:
+        connection.dataReceived(message().to_bytes())
+    assert door.knock() is None
+    assert door.sink.dropped == ["too many connections"]
+    connections[0].connectionLost()
+    assert door.knock() is not None
 
 
 class Quiet(SipStack):
