@@ -15,6 +15,7 @@ import click
 from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
 from lab.cli_parts import pki, ue, user
 from lab.control import ControlError, Json, Params, ask
+from lab.printable import one_line, printable
 from lab.state import StateFolder
 
 SECURITY_MODES = ("none", "e2ae-sdes", "e2e-sdes")
@@ -88,12 +89,12 @@ def logs(node: str, follow: bool, lines: int, state: Path | None) -> None:
         fail(f"there is no log of {node}" + (f"; there are {', '.join(known)}" if known else ""), 2)
     with path.open(encoding="utf-8", errors="replace") as stream:
         text = stream.readlines()
-        sys.stdout.writelines(text[-lines:] if lines else text)
+        sys.stdout.writelines(map(printable, text[-lines:] if lines else text))
         try:
             while follow:
                 chunk = stream.read()
                 if chunk:
-                    sys.stdout.write(chunk)
+                    sys.stdout.write(printable(chunk))
                     sys.stdout.flush()
                 else:
                     time.sleep(_LOG_POLL_S)
@@ -166,13 +167,13 @@ def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
     elif answer["registered"]:
         mechanisms = answer.get("media_mechanisms")
         agreed = ", ".join(map(str, mechanisms)) if isinstance(mechanisms, list) and mechanisms else "none"
-        click.echo(
-            f"{answer['user']} is registered for {answer.get('expires', '?')} s; media security agreed: {agreed}"
-        )
+        said = f"{answer['user']} is registered for {answer.get('expires', '?')} s; media security agreed: {agreed}"
+        click.echo(one_line(said))
     else:
-        click.echo(f"{answer['user']} is not registered: SIP {answer['sip_status']} {answer['reason']}".rstrip(": "))
+        said = f"{answer['user']} is not registered: SIP {answer['sip_status']} {answer['reason']}"
+        click.echo(one_line(said.rstrip(": ")))
     if not as_json:
-        click.echo(f"trace {answer['trace_id']}")
+        click.echo(one_line(f"trace {answer['trace_id']}"))
     raise SystemExit(0 if answer["registered"] is wanted else 1)
 
 

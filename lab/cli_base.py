@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from lab.control import ControlError, Json, Params, ask
+from lab.printable import printable
 from lab.state import StateFolder
 
 state_option = click.option(
@@ -27,7 +28,7 @@ def echo_json(value: Json) -> None:
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Print ``message`` to standard error and end with ``code``."""
-    click.echo(f"imslab: {message}", err=True)
+    click.echo(f"imslab: {printable(message)}", err=True)
     raise SystemExit(code)
 
 

@@ -13,11 +13,13 @@ from html import escape
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from lab.control import ControlError, Params, ask
 from lab.flow import FlowError, build
 from lab.launch import LaunchError, default_config, down, up
+from lab.printable import one_line
 from lab.render_html import render_call, render_page
 from lab.state import StateFolder
 
@@ -158,7 +160,7 @@ def run_demo(out: Path, config: Path | None, state: Path | None, *, keep: bool =
         ask(folder.socket, "settle")
         write_report(out / "report.html", outcomes, folder, started.seconds)
     except (LaunchError, ControlError, OSError, ValueError) as error:
-        console.print(f"[bold red]the demonstration failed[/]: {error}")
+        console.print(f"[bold red]the demonstration failed[/]: {escape_markup(one_line(str(error)))}")
         return 1
     finally:
         if not keep:
@@ -196,9 +198,10 @@ def _play(scene: Scene, folder: StateFolder, out: Path, console: Console) -> Out
             if scene.stripped:
                 ask(folder.socket, "deregister", {"user": scene.caller})
         except ControlError as error:
-            outcome.fault = str(error)
+            outcome.fault = one_line(str(error))
     mark = "[green]as it must[/]" if outcome.as_expected else "[red]NOT as it must[/]"
-    console.print(f"{scene.title}: {outcome.fault or outcome.verdict['result']} - {mark}")
+    result = escape_markup(outcome.fault or str(outcome.verdict["result"]))
+    console.print(f"{scene.title}: {result} - {mark}")
     return outcome
 
 
@@ -207,7 +210,7 @@ def _cells(outcome: Outcome) -> list[str]:
     result = f"{verdict.get('result', 'failed')} ({verdict.get('sip_status', 0)})"
     access, core = outcome.protection("access"), outcome.protection("core")
     media = f"{' / '.join(access)}, core {' / '.join(sorted(set(core)))}" if access else "none"
-    found = outcome.fault or str(verdict.get("reason", ""))
+    found = outcome.fault or one_line(str(verdict.get("reason", "")))
     reason = outcome.scene.reason if outcome.as_expected else f"expected {outcome.scene.expected}; {found}"
     return [
         outcome.scene.title,
@@ -228,13 +231,13 @@ def _table(console: Console, outcomes: Sequence[Outcome]) -> None:
     for column in _HEAD[:-1]:
         table.add_column(column, overflow="fold")
     for outcome in outcomes:
-        table.add_row(*_cells(outcome)[:-1], style="" if outcome.as_expected else "red")
+        table.add_row(*map(escape_markup, _cells(outcome)[:-1]), style="" if outcome.as_expected else "red")
     console.print()
     console.print(table)
     console.print()
     for outcome in outcomes:
         *_, why = _cells(outcome)
-        console.print(f"[bold]{outcome.scene.title}[/]: {why}", soft_wrap=not console.is_terminal)
+        console.print(f"[bold]{outcome.scene.title}[/]: {escape_markup(why)}", soft_wrap=not console.is_terminal)
     console.print()
 
 

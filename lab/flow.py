@@ -6,6 +6,7 @@ import sqlite3
 
 from lab import ladder
 from lab.labfile import LabFile, LabFileError
+from lab.printable import printable
 from lab.state import StateFolder
 from lab.tracestore import TraceStore
 
@@ -57,11 +58,11 @@ def draw(folder: StateFolder, call_id: str | None, form: str, *, messages: bool 
     if form == "mermaid":
         from lab.render_mermaid import render as render_mermaid
 
-        return render_mermaid(call)
+        return printable(render_mermaid(call))
     if form == "html":
         from lab.render_html import render_page
 
-        return render_page([call], title=f"Call {call.call_id}")
+        return printable(render_page([call], title=f"Call {call.call_id}"))
     from lab.render_text import render as render_text
 
     return render_text(call, width=width, messages=messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lab.ladder import Ladder, Step, arrow_label
+from lab.printable import one_line, printable
 
 MIN_COLUMN = 12
 """Narrowest column, characters."""
@@ -14,16 +15,16 @@ _TIME_WIDTH = 10
 def render(call: Ladder, *, width: int = 120, messages: bool = False) -> str:
     """Return the drawn ladder; ``messages`` adds the text of every SIP message below its arrow."""
     if not call.steps:
-        return f"call {call.call_id}: nothing was traced"
+        return f"call {one_line(call.call_id)}: nothing was traced"
     count = len(call.participants)
     column = max(MIN_COLUMN, min(MAX_COLUMN, (width - _TIME_WIDTH) // max(1, count)))
     places = {name: _TIME_WIDTH + index * column + column // 2 for index, name in enumerate(call.participants)}
-    head = " " * _TIME_WIDTH + "".join(_fit(name, column - 1).center(column) for name in call.participants)
-    lines = [f"call {call.call_id}", f"trace {call.trace_id}", "", head.rstrip()]
+    head = " " * _TIME_WIDTH + "".join(_fit(one_line(name), column - 1).center(column) for name in call.participants)
+    lines = [f"call {one_line(call.call_id)}", f"trace {one_line(call.trace_id)}", "", head.rstrip()]
     for step in call.steps:
         lines += _rows(step, places)
         if messages and step.kind == "sip":
-            lines += ["      | " + line for line in step.text.replace("\r", "").rstrip().split("\n")]
+            lines += ["      | " + line for line in printable(step.text.replace("\r\n", "\n")).rstrip().split("\n")]
     lines += ["", "-> SIP   ~> service call   = media   * key decision   x not seen to arrive"]
     return "\n".join(lines)
 
@@ -43,7 +44,7 @@ def _rows(step: Step, places: dict[str, int]) -> list[str]:
     row = _bars(places)
     row[: _TIME_WIDTH - 1] = f"{step.at_ms:8.1f} ".ljust(_TIME_WIDTH - 1)
     left, right = places[step.source], places[step.target or step.source]
-    label = _label(step)
+    label = one_line(_label(step))
     if left == right:
         row[left] = "*" if step.kind == "decision" else "o"
         return ["".join(row).rstrip() + "  " + label if left == max(places.values()) else _beside(row, left, label)]

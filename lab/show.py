@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lab.control import Json, Params
 from lab.labfile import UserRow
+from lab.printable import one_line
 
 _STATE_STYLE = {"serving": "green", "starting": "yellow", "fallen": "red", "failed": "bold red", "stopped": "dim"}
 _RESULT_STYLE = {"established": "bold green", "refused": "bold yellow", "failed": "bold red"}
@@ -25,12 +27,25 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
+def shown(value: Json) -> Json:
+    """Return ``value`` with every text in it fit for the screen: no control characters, no markup of its own."""
+    if isinstance(value, str):
+        return escape(one_line(value))
+    if isinstance(value, list):
+        return [shown(item) for item in value]
+    return _shown_params(value) if isinstance(value, dict) else value
+
+
+def _shown_params(params: Params) -> Params:
+    return {one_line(key): shown(value) for key, value in params.items()}
+
+
 def node_table(rows: Sequence[Params]) -> None:
     """Print the nodes of a lab."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("node", "kind", "state", "pid", "SBI", "restarts"):
         table.add_column(column)
-    for row in rows:
+    for row in map(_shown_params, rows):
         state = str(row.get("state", ""))
         reason = f" ({row['reason']})" if row.get("reason") else ""
         table.add_row(
@@ -68,7 +83,7 @@ class StartProgress:
 
     def note(self, message: Params) -> None:
         """Take in one progress message of ``watch``."""
-        row = message.get("node")
+        row = shown(message.get("node"))
         if not isinstance(row, dict) or self._task is None:
             return
         self._states[str(row["instance"])] = str(row["state"])
@@ -108,6 +123,7 @@ class CallProgress:
 
     def note(self, message: Params) -> None:
         """Take in one event of the call."""
+        message = _shown_params(message)
         state = str(message.get("state", ""))
         if self._quiet:
             return
@@ -139,7 +155,7 @@ class CallProgress:
 
 def verdict_table(verdict: Params) -> None:
     """Print the verdict of a call: headline, legs, audio."""
-    console = _console()
+    console, verdict = _console(), _shown_params(verdict)
     result = str(verdict["result"])
     setup = f", set up in {verdict['setup_ms']} ms" if result == "established" else ""
     reason = f": {verdict['reason']}" if verdict.get("reason") and result != "established" else ""
@@ -179,7 +195,7 @@ def certificate_table(rows: Sequence[Params]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("node", "NF types", "NF instance", "names", "valid until", "state"):
         table.add_column(column, overflow="fold")
-    for row in rows:
+    for row in map(_shown_params, rows):
         names = ", ".join(map(str, _list(row["names"])))
         types = ", ".join(map(str, _list(row["nf_types"])))
         state = "[red]revoked[/]" if row["revoked"] else "[green]valid[/]"

@@ -170,6 +170,7 @@ class Supervisor:
 
 def main() -> int:
     """Run a supervisor for the state folder named in the first argument."""
+    os.umask(0o077)
     folder = StateFolder.at(sys.argv[1])
     redirect_from = sys.stdin.buffer
     modules = [*HEAVY_MODULES, *(f"nodes.{kind}.node" for kind in NODE_MODULES), "sba.run", "sba.export"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -29,7 +30,8 @@ def node_class(kind: str) -> type[NetworkFunction]:
 
 
 def run(kind: str, instance: str, config: str | Path) -> int:
-    """Run a node until it is told to stop; return the exit status."""
+    """Run a node until it is told to stop; return the exit status. What it writes is its user's alone."""
+    os.umask(0o077)
     runtime.install()
     environment = NodeEnvironment.load(config, instance)
     return run_node(node_class(kind), environment)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from lab import cli
-from lab.control import ControlError
+from lab.control import ControlError, Json
+from lab.spans import AttributeValue
 from lab.tracestore import TraceStore
 from tests.lab.traced import CALL, call_spans
 
@@ -126,6 +129,88 @@ def test_a_flow_is_drawn_from_the_store_of_a_lab_that_is_down(tmp_path: Path) ->
     assert invoke("flow", CALL[:6], "--format", "html", "-o", str(page), "--state", str(folder.root)).exit_code == 0
     assert "<svg" in page.read_text()
     assert invoke("flow", "unknown", "--state", str(folder.root)).exit_code == 2
+
+
+HOSTILE = "c\x1b]0;pwned\x07\x1b[2J\x9b31m\u202eevil\n[bold red]fake[/]\r"
+"""What a sender may put into a Call-ID or reason: terminal commands, another direction, lines and markup of its own."""
+
+
+def assert_harmless(output: str) -> None:
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", output), repr(output)
+    assert re.search(r"\\u001b]0(;|#59;)pwned\\u0007", output)
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize("form", ["text", "mermaid", "html"])
+def test_a_flow_gives_the_terminal_no_command_of_a_sender(tmp_path: Path, form: str) -> None:
+    from lab.config import load
+    from lab.resolve import resolve
+    from lab.state import StateFolder
+
+    folder = StateFolder.at(tmp_path / "state")
+    resolve(load(ROOT / "config" / "lab.yaml"), folder)
+    store = TraceStore(folder.traces)
+
+    def forged(value: AttributeValue) -> AttributeValue:
+        return value.replace(CALL, HOSTILE).replace("OK", HOSTILE) if isinstance(value, str) else value
+
+    spans = [
+        replace(
+            span,
+            name=span.name + HOSTILE,
+            attributes={key: forged(value) for key, value in span.attributes.items()},
+            events=tuple(
+                replace(event, attributes={key: forged(value) for key, value in event.attributes.items()})
+                for event in span.events
+            ),
+        )
+        for span in call_spans()
+    ]
+    store.add_spans(spans)
+    store.close()
+    more = ["--messages"] if form == "text" else []
+    result = invoke("flow", "--state", str(folder.root), "--format", form, *more)
+    assert result.exit_code == 0
+    assert_harmless(result.output)
+    if form == "text":
+        assert not any(line.startswith("[bold red]fake") for line in result.output.splitlines())
+    missing = invoke("flow", HOSTILE + "x", "--state", str(folder.root))
+    assert missing.exit_code == 2
+    assert_harmless(missing.output)
+
+
+@pytest.mark.attack("T7")
+def test_logs_verdicts_and_answers_give_the_terminal_no_command_of_a_sender(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab import show
+
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "hss.log").write_text(HOSTILE)
+    assert_harmless(invoke("logs", "hss", "--state", str(tmp_path)).output)
+
+    answer = {"registered": False, "user": "a", "sip_status": 403, "reason": HOSTILE, "trace_id": HOSTILE}
+    monkeypatch.setattr(cli, "ask_supervisor", lambda *_: answer)
+    refused = invoke("register", "a")
+    assert_harmless(refused.output)
+    assert len(refused.output.splitlines()) == 2
+    assert_harmless(invoke("register", "a", "--json").output)
+
+    show.node_table([{"instance": "hss", "kind": "hss", "state": "fallen", "reason": HOSTILE}])
+    assert_harmless(capsys.readouterr().out)
+    leg: dict[str, Json] = dict.fromkeys(("node", "side", "protection", "keying", "suite"), HOSTILE)
+    leg |= dict.fromkeys(("packets_in", "packets_out", "auth_failures", "replays"), 0)
+    show.verdict_table(
+        {
+            "call_id": HOSTILE, "trace_id": "t", "result": "refused", "sip_status": 488, "setup_ms": 1.0,
+            "security": HOSTILE, "legs": [leg], "audio": {}, "reason": HOSTILE,
+        }
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert_harmless(printed)
+    assert "[bold red]fake[/]" in printed
+    show.CallProgress(1.0, quiet=False).note({"state": HOSTILE, "user": HOSTILE, "reason": HOSTILE})
+    assert_harmless(capsys.readouterr().err)
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:

@@ -90,6 +90,19 @@ def test_up_twice_leaves_the_running_lab_alone(config: Path, folder: StateFolder
     assert {str(row["instance"]): row["pid"] for row in again.rows} == first
 
 
+@pytest.mark.attack("T8")
+def test_what_a_lab_writes_is_its_users_alone(config: Path, folder: StateFolder) -> None:
+    usual = os.umask(0o022)
+    try:
+        up(config, folder, lambda _: None)
+    finally:
+        os.umask(usual)
+    modes = {path: path.lstat().st_mode & 0o777 for path in folder.root.rglob("*")}
+    assert {path.name for path in modes} >= {"supervisor.pid", "store.sqlite", "traces.sqlite", "ca.crl", "hss.log"}
+    public = {".crt", ".crl"}
+    assert {str(path) for path, mode in modes.items() if mode & 0o077 and path.suffix not in public} == set()
+
+
 @pytest.mark.attack("T9")
 def test_when_the_supervisor_is_killed_its_nodes_end_and_the_lab_can_come_up_again(
     config: Path, folder: StateFolder
