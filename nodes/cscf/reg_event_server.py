@@ -108,7 +108,8 @@ class RegEventServer:
     async def subscribe(self, txn: ServerTxn, asked: RegEvent) -> None:
         """Take a new subscription and send the first NOTIFY (RFC 6665 4.2.1).
 
-        A watcher has so many of one registration at a time, and then loses the oldest. Raises ``RejectionError``: 404 when nobody is registered, 403 for a stranger, 503 when there are too many.
+        A watcher has so many of one registration at a time, and then loses the oldest. Raises ``RejectionError``: 404
+        when nobody is registered, 403 for a stranger, 503 when there are too many.
         """
         if asked.registration is None:
             raise RejectionError(404, "Not Registered")
