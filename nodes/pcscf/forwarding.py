@@ -51,11 +51,17 @@ class Forwarding:
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The status of the final response sent back; 0 when none was."""
 
-    def start(self, request: SipRequest, hop: Hop, role: str) -> None:
-        """Send the request on; answer 487 instead when it was cancelled meanwhile."""
+    def start(self, request: SipRequest, hop: Hop, role: str, *, hide_path: bool = False) -> None:
+        """Send the request on; answer 487 instead when it was cancelled meanwhile.
+
+        `hide_path`: the receiver does not learn which nodes the request came through (TS 24.229 5.2.6.4).
+        """
         if self._cancelled:
             self.refuse(RejectionError(487, "Request Terminated"))
             return
+        if hide_path:
+            request = request.copy()
+            request.headers.remove("Via")
         self._worker = runtime.spawn(self._work())
         self._txn.on_terminated = self._server_gone
         self._client = self._stack.send(
@@ -86,7 +92,9 @@ class Forwarding:
             return
         if response.status < 200:
             self._restart_timer_c()
-        answer = await self._transform(response.without_top_via())
+        received = response.copy()
+        received.headers.set_values("Via", self._txn.request.headers.get_all("Via"))  # not what came back in it
+        answer = await self._transform(received)
         if answer is None:
             if response.status >= 200:
                 self._settle(0)

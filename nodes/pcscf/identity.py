@@ -6,8 +6,9 @@ import contextlib
 from typing import Final
 
 from nodes.pcscf.bindings import Registration
-from nodes.pcscf.register import NEVER_FROM_UE, drop_network_provided, hide_from_ue
+from nodes.pcscf.register import drop_network_provided
 from nodes.pcscf.rejection import RejectionError
+from nodes.pcscf.trust import hide_from_ue, take_from_ue
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipMessage, SipRequest, SipResponse
 from signalling.sip.uri import SipUri, TelUri, Uri
@@ -19,9 +20,7 @@ _UNREGISTERED_EMERGENCY: Final = "sip:anonymous@anonymous.invalid"
 
 def clean_from_ue(message: SipMessage) -> None:
     """Delete what a UE may not set (HOP-5, T7)."""
-    for name in NEVER_FROM_UE:
-        message.headers.remove(name)
-    message.headers.remove("Resource-Priority")
+    take_from_ue(message)
     if isinstance(message, SipRequest):
         drop_network_provided(message)
 

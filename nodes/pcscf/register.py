@@ -16,6 +16,7 @@ from nodes.pcscf.pending import Procedure, Procedures
 from nodes.pcscf.rejection import RejectionError
 from nodes.pcscf.satable import SaTable, SecurityAssociation
 from nodes.pcscf.scheme import Scheme, Standing, choose_scheme, credentials_of, integrity_flag, vouch
+from nodes.pcscf.trust import hide_from_ue, take_from_ue
 from signalling.secagree import MechanismEntry, format_entries, parse_security_header, same_list, signalling_entries
 from signalling.sip.flow import Flow
 from signalling.sip.headers import Credentials, GrammarError, NameAddr, parse_challenge, parse_name_addr
@@ -23,16 +24,6 @@ from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.uri import SipUri, UriError, parse_uri
 
 DEFAULT_EXPIRES_S: Final = 3600
-NEVER_FROM_UE: Final = (
-    "P-Asserted-Identity", "P-Charging-Vector", "P-Charging-Function-Addresses", "P-Visited-Network-ID",
-    "P-Called-Party-ID", "P-Associated-URI", "P-Asserted-Service", "P-Served-User", "Feature-Caps",
-    "P-Imslab-Media-Security", "P-Imslab-Max-Sessions", "Service-Route", "Path",
-)  # fmt: skip
-"""What a UE may not say on its way into the trust domain (HOP-5)."""
-NEVER_TO_UE: Final = (
-    "P-Charging-Vector", "P-Charging-Function-Addresses", "P-Imslab-Media-Security", "P-Imslab-Max-Sessions",
-    "P-Visited-Network-ID", "P-Served-User",
-)  # fmt: skip
 CORE_SESSIONS: Final = "P-Imslab-Max-Sessions"
 """Header by which the S-CSCF may tell how many sessions a subscriber may have at once; Mw only (testbed)."""
 CORE_POLICY: Final = "P-Imslab-Media-Security"
@@ -247,8 +238,7 @@ class RegisterEdge:
     def _towards_core(self, request: SipRequest, attempt: RegisterAttempt) -> None:
         vouch(request, attempt.flag)
         mediasec.strip(request)
-        for name in NEVER_FROM_UE:
-            request.headers.remove(name)
+        take_from_ue(request)
         drop_network_provided(request)
         if "Max-Forwards" not in request.headers:
             request.headers.set("Max-Forwards", "70")
@@ -423,12 +413,6 @@ def drop_network_provided(request: SipRequest) -> None:
         request.headers.set("P-Access-Network-Info", ", ".join(kept))
     else:
         request.headers.remove("P-Access-Network-Info")
-
-
-def hide_from_ue(message: SipRequest | SipResponse) -> None:
-    """Remove what stays inside the trust domain (RFC 7315 4.5, 4.6.2)."""
-    for name in NEVER_TO_UE:
-        message.headers.remove(name)
 
 
 def strip_session_keys(response: SipResponse) -> None:

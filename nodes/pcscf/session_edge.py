@@ -64,7 +64,7 @@ class SessionEdge:
             if arrived.registration is None or found.id != arrived.registration.id:
                 raise RejectionError(403, "Forbidden")
             _check_standalone(request)
-            await self._pass(txn, request, self._edge.towards_core(request, found), MW)
+            await self._pass(txn, request, self._edge.towards_core(request, found), MW, found)
             return
         session = self._ue.owned_session(found, request, arrived)
         await self._in_dialog(txn, request, session, Side.ACCESS)
@@ -93,7 +93,7 @@ class SessionEdge:
             self._record_route(request, registration, STANDALONE, _named(registration, request.call_id), Side.CORE)
         clean_towards_ue(request)
         hop, role = self._edge.towards_ue(registration)
-        await self._pass(txn, request, hop, role)
+        await self._pass(txn, request, hop, role, registration)
 
     def cancelled(self, txn: ServerTxn, cancel: SipRequest) -> None:
         """The caller gave up (RFC 3261 16.10)."""
@@ -130,6 +130,7 @@ class SessionEdge:
                 self._ue.steer(dialog, ack, found.registration)
             else:
                 clean_towards_ue(ack)
+                ack.headers.remove("Via")
             hop, role = self._releaser.way(found, ack, sender.other)
         except RejectionError:
             return
@@ -176,7 +177,7 @@ class SessionEdge:
                 self._edge.sessions.add(session)
                 await self._edge.sessions.save(session)
             hop, role = await self._first_hop(request, caller, registration)
-            forwarding.start(request, hop, role)
+            forwarding.start(request, hop, role, hide_path=role != MW)
             status = await forwarding.done
         except RejectionError:
             await self._releaser.finish(session, normal=False)
@@ -254,7 +255,7 @@ class SessionEdge:
         async with session.lock:
             if session.ended:
                 return response if response.status >= 300 else None
-            self._ue.clean_response(response, callee, self._edge.bindings.get(session.registration))
+            self._ue.clean_response(request, response, callee, self._edge.bindings.get(session.registration))
             tag = response.to_tag or ""
             if response.status >= 300:
                 check_answer_body(response)
@@ -379,7 +380,7 @@ class SessionEdge:
         if request.method == "INVITE":
             self._invites[txn.key] = forwarding
         try:
-            forwarding.start(request, hop, role)
+            forwarding.start(request, hop, role, hide_path=role != MW)
             status = await forwarding.done
         finally:
             self._invites.pop(txn.key, None)
@@ -420,7 +421,7 @@ class SessionEdge:
     ) -> SipResponse | None:
         async with session.lock:
             answerer = sender.other
-            self._ue.clean_response(response, answerer, self._edge.bindings.get(session.registration))
+            self._ue.clean_response(request, response, answerer, self._edge.bindings.get(session.registration))
             if session.ended and response.status < 300:
                 drop_body(response)
                 return response
@@ -469,19 +470,18 @@ class SessionEdge:
         request.headers.set("P-Charging-Vector", charging_vector(secrets.token_hex(12), self._edge.network))
         if request.method in ("SUBSCRIBE", "REFER"):
             self._record_route(request, registration, STANDALONE, _named(registration, request.call_id), Side.ACCESS)
-        await self._pass(txn, request, await self._core_hop(request, registration), MW)
+        await self._pass(txn, request, await self._core_hop(request, registration), MW, registration)
 
-    async def _pass(self, txn: ServerTxn, request: SipRequest, hop: Hop, role: str) -> None:
-        from_ue = role == MW
+    async def _pass(self, txn: ServerTxn, request: SipRequest, hop: Hop, role: str, registration: Registration) -> None:
+        answerer = Side.CORE if role == MW else Side.ACCESS
 
         async def transform(response: SipResponse) -> SipResponse:
-            if from_ue:
-                clean_towards_ue(response)
+            self._ue.clean_response(request, response, answerer, registration)
             check_answer_body(response)
             return response
 
         forwarding = Forwarding(self._edge.stack, txn, transform=transform)
-        forwarding.start(request, hop, role)
+        forwarding.start(request, hop, role, hide_path=role != MW)
         await forwarding.done
 
     def _by_token(self, tokens: tuple[str, ...], call_id: str) -> Session | Registration | None:

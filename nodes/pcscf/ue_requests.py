@@ -23,6 +23,9 @@ from signalling.sip.message import SipRequest, SipResponse
 _LENIENT = frozenset({"ACK", "PRACK", "CANCEL"})
 """Methods for which RFC 3329 contradicts itself: Security-Verify is not looked at."""
 
+_RECORDED = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
+"""Methods that make a dialog, whose responses repeat the Record-Route (RFC 3261 12.1.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
@@ -194,12 +197,19 @@ class UeRequests:
                 reason="Route was not the Service-Route",
             )
 
-    def clean_response(self, response: SipResponse, sender: Side, registration: Registration | None) -> None:
-        """A response leaves the side it came from: identity asserted, or what is internal hidden (5.2)."""
+    def clean_response(
+        self, request: SipRequest, response: SipResponse, sender: Side, registration: Registration | None
+    ) -> None:
+        """A response leaves the side it came from: identity asserted, or what is internal hidden (5.2).
+
+        The Record-Route of a UE's response is what `request` brought to it, not what it made of it (5.2.6.4).
+        """
         if sender is Side.CORE:
             clean_towards_ue(response)
             return
         clean_from_ue(response)
+        if request.method in _RECORDED and request.to_tag is None and 100 < response.status < 300:
+            response.headers.set_values("Record-Route", request.headers.get_all("Record-Route"))
         for name in mediasec.SECURITY_HEADERS:
             response.headers.remove(name)
         if registration is not None and 100 < response.status < 300:
