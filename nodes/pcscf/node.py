@@ -293,8 +293,8 @@ class Pcscf(NetworkFunction):
                 self.edge.recorder.agreement(
                     request.call_id, attempt.impu, outcome.agreement, claimed=str(attempt.verify)
                 )
-            if outcome.removed:
-                await self._forget(attempt.registration)
+            for registration in outcome.removed:
+                await self._forget(registration)
             return response
 
         forwarding = Forwarding(self.edge.stack, txn, transform=transform)

@@ -68,7 +68,7 @@ class RegisterOutcome:
     """What an answer from the core changed."""
 
     registered: bool = False
-    removed: bool = False
+    removed: tuple[Registration, ...] = ()
     agreement: Agreement | None = None
 
 
@@ -152,6 +152,8 @@ class RegisterEdge:
         self, call_id: str, impi: str, impu: str, contact: str, instance: str, flow: FlowAddress, scheme: Scheme
     ) -> Registration:
         found = self._bindings.of_device(call_id, impi, contact, instance)
+        if found is None and not contact:  # `Contact: *` under a new Call-ID names no device: the one it came from
+            found = next((one for one in self._bindings.on_flow(flow) if one.impi == impi), None)
         return found or Registration(impi, impu, contact, instance, flow, scheme, call_id=call_id)
 
     def _check_user(self, address: FlowAddress, flow: Flow, impi: str) -> None:
@@ -368,11 +370,18 @@ class RegisterEdge:
                 await self._bindings.remove(other)
 
     async def _deregistered(self, attempt: RegisterAttempt) -> RegisterOutcome:
+        """One binding ended, or with `Contact: *` all that the identity has here (RFC 3261 10.2.2)."""
         self._end(attempt)
-        if attempt.registration.association:
-            self._sas.drop(attempt.registration.association)
-        await self._bindings.remove(attempt.registration)
-        return RegisterOutcome(removed=True)
+        ended = [attempt.registration]
+        if attempt.wildcard:
+            of_user = self._bindings.of_impi(attempt.registration.impi)
+            same_set = [one for one in of_user if attempt.impu in (one.impu, *one.identities)]
+            ended += [one for one in same_set if one is not attempt.registration]
+        for one in ended:
+            if one.association:
+                self._sas.drop(one.association)
+            await self._bindings.remove(one)
+        return RegisterOutcome(removed=tuple(ended))
 
     def _end(self, attempt: RegisterAttempt) -> None:
         """Delete what was temporary; a registration that exists stays (E-1, 3.13)."""

@@ -6,7 +6,7 @@ import pytest
 
 from sba.testing import async_test
 from signalling.sip.headers import parse_credentials
-from tests.pcscf.edge import CRYPTO_1, REQUESTED, audio, edge
+from tests.pcscf.edge import CRYPTO_1, REQUESTED, audio, edge, ok
 
 
 @pytest.mark.clause("TS 33.203", "PC-1", "PC-3", "PC-5", "PC-6")
@@ -184,6 +184,35 @@ async def test_deregistration_ends_binding_agreement_and_sessions(tmp_path):
         assert not list(it.node.edge.bindings)
         answer = await alice.send(alice.invite("sip:bob@ims.test", audio(40000)), alice.hop).final()
         assert answer.status == 403
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.clause("RFC 3261", "10.2.2")
+@pytest.mark.parametrize("transport", ["TLS", "UDP"])
+@async_test
+async def test_removing_every_binding_under_a_new_call_id_leaves_none_at_the_edge(tmp_path, transport):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice", transport)
+        await alice.sign_on()
+        attempt = alice.send(alice.invite("sip:bob@ims.test", audio(40000)), alice.hop)
+        invite = await it.core.next("INVITE")
+        invite.respond(ok(invite, audio(50000), contact=f"<{it.core_uri('bob')}>"))
+        await attempt.final()
+        elsewhere = await it.ue("alice", transport)
+        await elsewhere.sign_on(call_id="another-device@ue")
+        stranger = await it.ue("carol", transport)
+        await stranger.sign_on()
+        assert len(it.node.edge.bindings) == 3
+        for response in ("", "00" * 16):
+            request = alice.register(response=response, call_id="fresh@ue", verify=alice.verify)
+            request.headers.set("Contact", "*")
+            request.headers.set("Expires", "0")
+            final = await alice.send(request, alice.hop).final()
+        assert final.status == 200
+        assert [one.impu for one in it.node.edge.bindings] == ["sip:carol@ims.test"]
+        assert not len(it.node.edge.sessions)
+        refused = await alice.send(alice.invite("sip:bob@ims.test", audio(40000), call_id="late@ue"), alice.hop).final()
+        assert refused.status == 403
 
 
 @pytest.mark.attack("T9")
