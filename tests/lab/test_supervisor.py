@@ -73,6 +73,7 @@ def test_a_node_that_cannot_start_is_named_with_reason_and_log_line_and_nothing_
     host, _, port = str(rows(folder)["hss"]["sbi"]).rpartition(":")
     down(folder)
     with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the lab before may linger
         squatter.bind((host, int(port)))
         squatter.listen()
         with pytest.raises(LaunchError) as failed:
