@@ -42,6 +42,8 @@ def description(folder: Path, pairs: int, sampling: float) -> Path:
     """The repository's lab with ``pairs`` callers on one access and as many callees on the other."""
     lab = yaml.safe_load((ROOT / "config" / "lab.yaml").read_text())
     lab["trace_sampling"] = sampling
+    for access in lab["access_networks"]:
+        access |= {"max_sessions": 0, "max_streams": 0}  # a few users place all the calls
     lab["users"] = []
     for index in range(pairs):
         for side, name in enumerate(("caller", "callee")):

@@ -96,6 +96,10 @@ class AccessNetwork(_Entry):
     gateway: Name
     media_security: MediaSecurityPolicy = "preferred"
     suites: list[str] = Field(default_factory=list, description="SDES suites in order; empty = the node's own order")
+    max_sessions: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """Calls of one user at once, 0 for no limit."""
+    max_streams: Annotated[int, Field(ge=0, le=100_000)] = 32
+    """Media streams of all those calls together, 0 for no limit."""
     announce_on_clear_gm: bool = False
     """List sdes-srtp to UEs on an unencrypted Gm as well: shows the headers, and shows keys to the access network."""
 

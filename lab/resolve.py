@@ -196,6 +196,8 @@ def _pcscf(instance: str, access_name: str, layout: Layout, config: LabConfig, d
         "access_network": access.name,
         "home_domains": domains,
         "e2ae": access.media_security,
+        "max_sessions": access.max_sessions,
+        "max_streams": access.max_streams,
         "trusted_core_addresses": trusted if config.mw_transport == "tcp" else [],
     }
     if access.suites:
