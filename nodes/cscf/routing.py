@@ -15,6 +15,7 @@ from nodes.cscf.registration import Binding, Registration
 from nodes.cscf.rejection import RejectionError
 from nodes.cscf.route_tokens import HandedBack, RouteTokens
 from nodes.cscf.trust import Peer
+from signalling.sip.flow import same_host
 from signalling.sip.headers import GrammarError, default_port, parse_name_addr
 from signalling.sip.message import SipRequest
 from signalling.sip.stack import Hop
@@ -220,12 +221,21 @@ def hop_of(request: SipRequest, default_transport: str) -> Hop:
 
 
 def way_back(request: SipRequest, default_transport: str) -> Hop | None:
-    """Where requests of the called side go on to: the topmost Record-Route, else the Contact (RFC 3261 12.1.1)."""
-    value = request.headers.first_value("Record-Route") or request.headers.first_value("Contact")
+    """Where requests of the called side go on to: the topmost Record-Route, else the Contact (RFC 3261 12.1.1).
+
+    A Contact counts only when it names the host that sent the request: this node opens connections to its neighbours,
+    not to whatever host a UE behind one of them wrote.
+    """
+    record_route = request.headers.first_value("Record-Route")
+    value = record_route or request.headers.first_value("Contact")
     try:
-        return None if value is None else _hop(parse_name_addr(value).sip_uri, default_transport)
+        hop = None if value is None else _hop(parse_name_addr(value).sip_uri, default_transport)
     except GrammarError:
         return None
+    if hop is None or record_route:
+        return hop
+    via = request.top_via
+    return hop if same_host(hop.host, via.received or via.host.strip("[]")) else None
 
 
 def _hop(uri: SipUri, default_transport: str) -> Hop:

@@ -148,9 +148,12 @@ class PcscfSettings(NodeSettings):
 
     # -- how much one user may hold
     max_sessions: int = Field(default=10, ge=0)
-    """Sessions of one private identity at once, over all its registrations; 0: no limit. The S-CSCF may tell less."""
+    """Sessions of one private identity at once, over all its registrations, those it began and those others began with
+    it apart; 0: no limit. The S-CSCF may tell less."""
+    max_unanswered_per_caller: int = Field(default=4, ge=1)
+    """Calls of one caller that wait for the same user's answer at once; not counted without `max_sessions`."""
     max_streams: int = Field(default=32, ge=0)
-    """Streams of all those sessions together; 0: no limit."""
+    """Streams of all sessions a user began, and of all that others began with him; 0: no limit."""
     max_media_lines: int = Field(default=8, ge=0)
     """m-lines of one session; 0: what the SDP parser takes."""
     max_emergency_calls: int = Field(default=4, ge=1)

@@ -35,6 +35,8 @@ class Session:
     policy: AlgPolicy
     owner: str = ""
     """Whose session it is for `Admission`: private identity, or address of an unregistered emergency caller."""
+    peer: str = ""
+    """Who calls the UE, as the core asserts it; not stored, it counts while the call is unanswered."""
     icid: str = ""
     emergency: bool = False
     traced: bool = False
@@ -120,9 +122,9 @@ class Sessions:
         if not owned:
             self._owned.pop(session.owner, None)
 
-    def of_owner(self, owner: str) -> list[Session]:
-        """The sessions of one owner, those under way among them."""
-        return list(self._owned.get(owner, {}).values())
+    def of_owner(self, owner: str, caller: Side) -> list[Session]:
+        """The sessions of one owner that `caller`'s side began, those under way among them."""
+        return [session for session in self._owned.get(owner, {}).values() if session.caller is caller]
 
     async def save(self, session: Session) -> None:
         """Write a session to the store."""

@@ -13,7 +13,7 @@ from nodes.pcscf.dialogs import EdgeDialog, dialog_of
 from nodes.pcscf.edge import MW, Edge
 from nodes.pcscf.flowtoken import FlowAddress
 from nodes.pcscf.forwarding import Forwarding, take_hop
-from nodes.pcscf.identity import clean_from_ue, clean_towards_ue
+from nodes.pcscf.identity import ASSERTED, clean_from_ue, clean_towards_ue
 from nodes.pcscf.media_plan import AlgPolicy, Refusal, Side
 from nodes.pcscf.register import charging_vector
 from nodes.pcscf.rejection import RejectionError, media_rejection
@@ -23,12 +23,15 @@ from nodes.pcscf.session import Session, Sessions
 from nodes.pcscf.session_media import AnswerFaultError, SessionMedia
 from nodes.pcscf.ue_requests import UeRequests
 from signalling.sip.flow import Flow, Hop
+from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import ServerTxn, make_response
 
 SESSION: Final = "s"
 STANDALONE: Final = "r"
 ROUTE_PURPOSE: Final = "route"
+MAX_DIALOGS: Final = 16
+"""Early and confirmed dialogs of one INVITE; responses that would begin another are dropped (T9)."""
 _GONE: Final = frozenset({0, 430})
 """No answer at all, or the UE's connection is gone: the session ends."""
 _ENDS_DIALOG: Final = frozenset({408, 481})
@@ -229,6 +232,7 @@ class SessionEdge:
             media=media,
             policy=edge.alg_policy(registration, encrypted=encrypted, emergency=emergency, flow=address),
             owner=_owner(registration, address, emergency=emergency),
+            peer="" if caller is Side.ACCESS else _asserted_caller(request),
             icid=secrets.token_hex(12),
             emergency=emergency,
             traced=registration.traced if registration else False,
@@ -260,6 +264,8 @@ class SessionEdge:
             if response.status >= 300:
                 check_answer_body(response)
                 return response
+            if tag not in session.dialogs and len(session.dialogs) >= MAX_DIALOGS:
+                return None  # nobody forks so wide: the callee makes it up
             dialog = self._learn_dialog(session, request, response, tag)
             final = response.status >= 200
             try:
@@ -468,7 +474,7 @@ class SessionEdge:
             raise RejectionError(403, "Forbidden")
         await self._ue.prepare_initial(request, registration, emergency=emergency)
         request.headers.set("P-Charging-Vector", charging_vector(secrets.token_hex(12), self._edge.network))
-        if request.method in ("SUBSCRIBE", "REFER"):
+        if request.method in ("SUBSCRIBE", "REFER", "NOTIFY"):
             self._record_route(request, registration, STANDALONE, _named(registration, request.call_id), Side.ACCESS)
         await self._pass(txn, request, await self._core_hop(request, registration), MW, registration)
 
@@ -509,6 +515,15 @@ def _check_standalone(request: SipRequest) -> None:
 def _owner(registration: Registration | None, address: FlowAddress, *, emergency: bool) -> str:
     name = registration.impi if registration is not None else address.remote[0]
     return f"sos {name}" if emergency else name
+
+
+def _asserted_caller(request: SipRequest) -> str:
+    """Who calls: the first asserted identity, else From (RFC 3325 9.1)."""
+    value = request.headers.first_value(ASSERTED) or request.headers.get("From") or ""
+    try:
+        return str(parse_name_addr(value).uri)
+    except GrammarError:
+        return value
 
 
 def _carrier(request: SipRequest) -> str:

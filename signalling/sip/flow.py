@@ -151,13 +151,13 @@ def same_host(one: str, other: str) -> bool:
 
 
 def response_destination(response: SipResponse, transport: str) -> Address:
-    """Say where a response goes when its connection is gone, or on UDP (RFC 3261 18.2.2, RFC 3581 4)."""
+    """Say where a response goes when its connection is gone, or on UDP (RFC 3261 18.2.2, RFC 3581 4).
+
+    ``maddr`` is not followed: it is for multicast, which IMS does not use, and would let any sender aim responses at a
+    host of its choice.
+    """
     via = response.top_via
     host, port = via.sent_by
-    if transport not in STREAM_TRANSPORTS:
-        maddr = via.params.get("maddr")
-        if maddr:
-            return maddr.strip("[]"), port
-        if via.received and via.rport is not None:
-            return via.received, via.rport
+    if transport not in STREAM_TRANSPORTS and via.received and via.rport is not None:
+        return via.received, via.rport
     return via.received or host, port

@@ -113,10 +113,13 @@ def test_a_record_route_names_the_ways_of_its_call_alone():
 
 
 @pytest.mark.clause("RFC 3261", "12.1.1")
-def test_the_way_back_is_the_topmost_record_route_or_the_contact():
+def test_the_way_back_is_the_topmost_record_route_or_the_contact_of_the_sender():
     contact = ("Contact", "<sip:a@192.0.2.1:5062;transport=tcp>")
     record = ("Record-Route", "<sip:p@192.0.2.7;lr>, <sip:q@192.0.2.8;lr>")
-    assert way_back(request("INVITE", "sip:b@h", contact), "TLS") == Hop("TCP", "192.0.2.1", 5062)
+    near = ("Via", "SIP/2.0/TCP 192.0.2.1:5062;branch=z9hG4bKa")
+    far = ("Via", "SIP/2.0/TCP 192.0.2.1:5062;branch=z9hG4bKa;received=192.0.2.9")
+    assert way_back(request("INVITE", "sip:b@h", near, contact), "TLS") == Hop("TCP", "192.0.2.1", 5062)
+    assert way_back(request("INVITE", "sip:b@h", far, contact), "TLS") is None
     assert way_back(request("INVITE", "sip:b@h", contact, record), "TLS") == Hop("TLS", "192.0.2.7", 5061)
     for nothing in ((), (("Contact", "<tel:+1>"),), (("Contact", "<broken"),)):
         assert way_back(request("INVITE", "sip:b@h", *nothing), "TLS") is None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from nodes.pcscf.media_plan import Refusal
+from nodes.pcscf.media_plan import Refusal, Side
 from nodes.pcscf.rejection import media_rejection
+from nodes.pcscf.session_edge import MAX_DIALOGS
 from sba.errors import ProblemError
 from sba.testing import async_test
 from signalling.sip.stack import make_response
@@ -74,7 +75,7 @@ async def test_calls_beyond_the_limit_of_one_user_are_refused_even_when_they_com
         dial(carol, 1)  # somebody else does not notice
         (await it.core.next("INVITE")).respond(make_response(invites[0].request, 486))
         invites[0].respond(make_response(invites[0].request, 486))
-        await eventually(lambda: len(it.node.edge.sessions.of_owner("alice@ims.test")) == 1)
+        await eventually(lambda: len(it.node.edge.sessions.of_owner("alice@ims.test", Side.ACCESS)) == 1)
         dial(alice, 7)
         await it.core.next("INVITE")
 
@@ -119,7 +120,7 @@ async def test_calls_survive_a_restart_and_are_still_counted(tmp_path):
         await call_out(it, alice, audio(40000))
         await it.node.edge.sessions._table.flush()
         await it.restart()
-        assert len(it.node.edge.sessions.of_owner("alice@ims.test")) == 1
+        assert len(it.node.edge.sessions.of_owner("alice@ims.test", Side.ACCESS)) == 1
 
 
 @async_test
@@ -131,6 +132,57 @@ async def test_a_callee_with_its_calls_full_is_busy(tmp_path):
         await bob.next("INVITE")
         second = await it.core.send(it.call_to(bob, audio(50000), call_id="second@core"), it.mw_hop()).final()
         assert second.status == 486
+
+
+@async_test
+async def test_nobody_keeps_a_user_from_calling_by_calling_him(tmp_path):
+    async with edge(tmp_path, max_sessions=2) as it:
+        bob = await it.ue("bob")
+        await bob.sign_on()
+        for number in range(2):
+            it.core.send(it.call_to(bob, audio(50000), call_id=f"ring-{number}"), it.mw_hop())
+            await bob.next("INVITE")
+        dial(bob, 1, to="sip:alice@ims.test")
+        assert (await it.core.next("INVITE")).request.call_id == "bob-1"
+
+
+@async_test
+async def test_one_caller_alone_does_not_keep_others_from_calling_a_user(tmp_path):
+    async with edge(tmp_path, max_unanswered_per_caller=2) as it:
+        bob = await it.ue("bob")
+        await bob.sign_on()
+
+        def ring(number, caller):
+            request = it.call_to(bob, audio(50000), call_id=f"ring-{number}")
+            request.headers.set("P-Asserted-Identity", f"<sip:{caller}@ims.test>")
+            return it.core.send(request, it.mw_hop())
+
+        for number in range(2):
+            ring(number, "mallory")
+            await bob.next("INVITE")
+        refused = await ring(2, "mallory").final()
+        assert refused.status == 486
+        assert "unanswered" in refused.headers.get("Warning")
+        ring(3, "alice")
+        assert (await bob.next("INVITE")).request.call_id == "ring-3"
+
+
+@async_test
+async def test_a_callee_that_makes_up_forks_gets_a_few_dialogs_and_no_more(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        attempt = dial(alice, 1)
+        invite = await it.core.next("INVITE")
+        for number in range(100):
+            contact = [("Contact", "<sip:bob@127.0.0.1:5062>")]
+            invite.respond(make_response(invite.request, 180, headers=contact, to_tag=f"fork{number}"))
+        invite.respond(make_response(invite.request, 486))
+        rings = []
+        while (response := await attempt.next()).status < 200:
+            rings.append(response.to_tag)
+        assert response.status == 486
+        assert rings == [f"fork{number}" for number in range(MAX_DIALOGS)]
 
 
 @async_test

@@ -9,9 +9,9 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
 
-from signalling.sip.flow import Flow
+from signalling.sip.flow import Flow, response_destination
 from signalling.sip.limits import StackLimits
-from signalling.sip.message import SipRequest, parse_message
+from signalling.sip.message import SipRequest, SipResponse, parse_message
 from signalling.sip.stack import SilentObserver, cancels, make_response
 from signalling.sip.transaction import State, cancel_for
 from tests.sip.support import headers, on_the_loop
@@ -114,6 +114,19 @@ async def test_a_request_over_a_connection_is_not_answered_over_another_one():
         assert pair.drops.reasons == ["response from elsewhere"]
         assert heard == []
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("via", "destination"),
+    [
+        (";maddr=192.0.2.66", ("192.0.2.1", 5062)),
+        (";maddr=192.0.2.66;received=192.0.2.9", ("192.0.2.9", 5062)),
+        (";maddr=192.0.2.66;received=192.0.2.9;rport=4001", ("192.0.2.9", 4001)),
+    ],
+)
+def test_nobody_aims_responses_at_another_host_by_maddr(via, destination):
+    response = SipResponse(403, "Forbidden", [("Via", f"SIP/2.0/UDP 192.0.2.1:5062;branch=z9hG4bKa{via}")])
+    assert response_destination(response, "UDP") == destination
 
 
 @pytest.mark.clause("RFC 3261", "18.1.2")
