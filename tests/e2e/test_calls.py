@@ -26,6 +26,7 @@ def assert_heard_both_ways(result: dict[str, Any], one: str, other: str) -> None
         assert audio["loss"] < 0.05, f"{direction}: {audio}"
 
 
+@pytest.mark.clause("TS 33.328", "4.1.2.1-2", "5.4.1-1", "5.4.1-2")
 @pytest.mark.clause("TS 33.328", "4.2.2-1", "4.2.2-2", "6.2.1.1-1", "6.2.1.2-1", "7.3.1-5")
 def test_e2ae_call_is_srtp_on_both_accesses_and_plain_in_the_core(lab: Lab) -> None:
     result = lab.call("alice", "bob", "--security", "e2ae-sdes", "--seconds", "3")
@@ -49,6 +50,7 @@ def test_e2ae_call_is_srtp_on_both_accesses_and_plain_in_the_core(lab: Lab) -> N
     assert_heard_both_ways(result, "alice", "bob")
 
 
+@pytest.mark.clause("TS 33.328", "4.1.2.1-2", "5.4.2-1")
 @pytest.mark.clause("TS 33.328", "4.2.3-1", "6.2.2-1", "7.2.2-1", "7.3.2-2")
 def test_e2e_sdes_call_passes_the_gateways_unopened(lab: Lab) -> None:
     result = lab.call("alice", "bob", "--security", "e2e-sdes", "--seconds", "2")

@@ -67,6 +67,7 @@ async def refused(awaitable: Any, code: grpc.StatusCode, cause: str) -> RemotePr
     return caught.value
 
 
+@pytest.mark.clause("TS 33.328", "6.2.1.3.1-1")
 @pytest.mark.clause("TS 33.328", "7.2.1-2", "7.2.1-4")
 @on_gateway()
 async def test_gateway_makes_its_own_key_for_the_accepted_line(node, pcscf, lab, call):

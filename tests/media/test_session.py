@@ -191,6 +191,7 @@ def test_a_side_that_only_receives_hears_and_one_that_only_sends_does_not() -> N
     assert len(call.alice.heard()) == 0
 
 
+@pytest.mark.clause("TS 33.328", "6.1.1-4")
 @pytest.mark.clause("RFC 4733", "2.5.1")
 def test_digits_are_sent_in_place_of_sound_and_told_once() -> None:
     call = Call(secure=True)

@@ -67,6 +67,7 @@ def test_srtcp_without_the_e_flag_is_refused_even_before_its_tag_is_read(suite) 
         receiver.unprotect_rtcp(bytes(plain))
 
 
+@pytest.mark.clause("TS 33.328", "5.3-2")
 def test_csrcs_and_header_extension_stay_in_clear_and_are_authenticated() -> None:
     header = struct.pack("!BBHII", 0x92, 8, 7, 0, SSRC) + struct.pack("!II", 1, 2)
     header += struct.pack("!HHI", 0xBEDE, 1, 0x10203040)

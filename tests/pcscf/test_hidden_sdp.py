@@ -56,6 +56,7 @@ async def test_a_blank_in_the_media_type_does_not_hide_a_plain_offer_where_prote
         assert not it.iq.contexts
 
 
+@pytest.mark.clause("TS 33.328", "4.1.1-3")
 @pytest.mark.attack("T1")
 @pytest.mark.clause("RFC 3261", "20.15")
 @pytest.mark.clause("TS 24.229", "HOP-6")

@@ -51,6 +51,7 @@ def settled(offer, answer_sdp: bytes):
 # FLOW-4 ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("TS 33.328", "6.1.1-3")
 @pytest.mark.clause("TS 33.328", "FLOW-4", "5.4.1-3")
 @pytest.mark.parametrize(("proto", "plain"), [("RTP/SAVP", "RTP/AVP"), ("RTP/SAVPF", "RTP/AVPF")])
 def test_row_1_secure_profile_with_requested_and_agreement_is_e2ae(proto, plain):

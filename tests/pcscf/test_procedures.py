@@ -75,6 +75,7 @@ def test_what_comes_of_the_announcement(client, verify, challenged, state):
     assert agreement.agreed() is (state in (AgreementState.CONFIRMED, AgreementState.ANNOUNCED))
 
 
+@pytest.mark.clause("TS 33.328", "4.1.1-2")
 @pytest.mark.clause("RFC 3329", "2.3.1")
 def test_the_own_list_does_not_depend_on_which_mechanisms_the_ue_named():
     own = ("sdes-srtp", "msrp-tls")

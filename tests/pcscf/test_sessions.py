@@ -483,6 +483,7 @@ async def test_deregistration_releases_calls(tmp_path):
         await eventually(lambda: not it.iq.contexts)
 
 
+@pytest.mark.clause("TS 33.328", "7.5-4")
 @pytest.mark.clause("TS 33.328", "7.5-3")
 @pytest.mark.clause("TS 24.229", "EM-4", "EM-8")
 @async_test

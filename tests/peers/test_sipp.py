@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,15 @@ def open_gm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
+def free_ports(host: str, count: int) -> list[int]:
+    """UDP ports of `host` that the kernel had free."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(count)]
+        for one in held:
+            one.bind((host, 0))
+        return [one.getsockname()[1] for one in held]
+
+
 def response_has_zero(nonce: str) -> bool:
     """sipp treats RES as text and stops at a zero octet; such a challenge it cannot answer."""
     challenge = base64.b64decode(nonce)
@@ -105,12 +116,17 @@ def test_fifty_registrations_in_a_row(open_gm: Lab, tmp_path: Path) -> None:
     row = open_gm.resolved["users"]["frank"]
     scenario = tmp_path / "register.xml"
     scenario.write_text(SCENARIO.replace("KEY", K).replace("OPERATOR", OP).replace("FIELD", AMF))
-    subprocess.run(
+    signalling, control = free_ports(row["address"], 2)
+    done = subprocess.run(
         [
             "sipp",
             f"{row['pcscf']['host']}:{row['pcscf']['port']}",
             "-i",
             row["address"],
+            "-p",
+            str(signalling),
+            "-cp",
+            str(control),
             "-sf",
             str(scenario),
             "-m",
@@ -135,7 +151,9 @@ def test_fifty_registrations_in_a_row(open_gm: Lab, tmp_path: Path) -> None:
         check=False,
         timeout=120,
     )
-    text = (tmp_path / "messages").read_text(errors="replace")
+    messages = tmp_path / "messages"
+    assert messages.exists(), f"sipp ended with {done.returncode}: {done.stderr.decode(errors='replace')[-2000:]}"
+    text = messages.read_text(errors="replace")
     outcomes: dict[str, int] = {}
     nonces: dict[str, str] = {}
     for message in re.split(r"-{20,}", text):
