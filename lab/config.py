@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 MediaSecurityPolicy = Literal["off", "preferred", "required"]
 """``off``: never protect; ``preferred``: protect what was announced; ``required``: refuse the unprotected (488)."""
@@ -25,6 +25,8 @@ MAX_CONFIG_OCTETS = 1 << 20
 """Largest lab description read, octets."""
 MAX_USERS = 200
 """Most users in one lab: each gets a loopback address of one /24 subnet less the nodes."""
+OWN_KINDS = frozenset({"nrf", "hss", "cscf", "pcscf", "imsagw", "ue", "lab"})
+"""Kinds of node that the lab makes itself; an extra node is of another kind."""
 
 _RIGHT = {
     "literal_error": "one of the listed words",
@@ -143,6 +145,14 @@ class User(_Entry):
         return f"sip:{self.name}@{self.domain}"
 
 
+class ExtraNode(_Entry):
+    """A node of a kind that another distribution brings (docs/extending.md); its settings are that kind's own."""
+
+    name: Name
+    kind: Name
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+
 class LabConfig(_Entry):
     """A whole lab, as ``config/lab.yaml`` writes it."""
 
@@ -157,6 +167,7 @@ class LabConfig(_Entry):
     home_domains: Annotated[list[HomeDomain], Field(min_length=1)]
     access_networks: Annotated[list[AccessNetwork], Field(min_length=1)]
     users: Annotated[list[User], Field(max_length=MAX_USERS)] = Field(default_factory=list)
+    extra_nodes: list[ExtraNode] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _consistent(self) -> LabConfig:
@@ -219,6 +230,18 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
             yield ("users", index, "domain"), f"{user.domain} is not a home domain", f"one of {_names(domains)}"
         if user.access is not None and user.access not in networks:
             yield ("users", index, "access"), f"{user.access} is no access network", f"one of {_names(networks)}"
+    for index, extra in enumerate(config.extra_nodes):
+        yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
+    yield from _extra_faults(config.extra_nodes)
+
+
+def _extra_faults(nodes: Sequence[ExtraNode]) -> Iterator[Fault]:
+    for index, extra in enumerate(nodes):
+        if extra.name == "lab":
+            yield ("extra_nodes", index, "name"), "the name lab is the operator's", "a name of its own for every node"
+        if extra.kind in OWN_KINDS:
+            where = ("extra_nodes", index, "kind")
+            yield where, f"{extra.kind} is a kind of the lab itself", "a kind that another distribution brings"
 
 
 def _names(names: set[str]) -> str:
@@ -292,6 +315,7 @@ def _salvage(content: object) -> LabConfig:
         home_domains=entries("home_domains", HomeDomain),
         access_networks=entries("access_networks", AccessNetwork),
         users=entries("users", User),
+        extra_nodes=entries("extra_nodes", ExtraNode),
     )
 
 

@@ -38,8 +38,26 @@ NF_TYPES = {
 _SUBNET_TRIES = 64
 
 
-class ResolveError(Exception):
-    """The lab cannot be laid out on this machine."""
+class ResolveError(RuntimeError):
+    """The lab cannot be laid out with what this machine has."""
+
+
+def nf_types(kind: str) -> tuple[str, ...]:
+    """Return the NF types in the certificate of a node; those of a kind from elsewhere are what its class states.
+
+    Raises ``ResolveError`` when the kind is not installed or has no NF type.
+    """
+    if kind in NF_TYPES:
+        return NF_TYPES[kind]
+    from sba.run import node_class
+
+    try:
+        stated = node_class(kind).nf_types
+    except (ConfigurationError, ImportError, AttributeError) as error:
+        raise ResolveError(f"extra node of kind {kind}: {error}") from error
+    if not stated:
+        raise ResolveError(f"extra node of kind {kind}: its class states no NF type")
+    return stated
 
 
 @dataclass
@@ -153,6 +171,8 @@ def _nodes(config: LabConfig, layout: Layout, folder: StateFolder) -> Iterable[R
     for user in config.users:
         if user.software_ue:
             yield _ue(user, layout, config, folder)
+    for extra in config.extra_nodes:
+        yield _node(extra.kind, extra.name, layout, {**extra.settings})
 
 
 def _node(
@@ -234,8 +254,9 @@ def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> R
 def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
     """Lay the lab out in ``folder``: write certificates, sealed keys and ``lab.json``, and return its content.
 
-    Raises ``ResolveError`` when the machine gives no addresses, ``OSError`` when the folder cannot be written and
-    ``sba.errors.ConfigurationError`` when the folder holds a damaged certificate authority.
+    Raises ``ResolveError`` when the machine gives no addresses or the kind of an extra node is not installed,
+    ``OSError`` when the folder cannot be written and ``sba.errors.ConfigurationError`` when the folder holds a damaged
+    certificate authority.
     """
     folder.create()
     before = _read(folder.lab_json)
@@ -326,7 +347,7 @@ def _issue_certificates(folder: StateFolder, nodes: Sequence[ResolvedNode], ids:
             pass
         authority.issue(
             node.instance,
-            NF_TYPES[node.kind],
+            nf_types(node.kind),
             ids[node.instance],
             dns=[f"{node.instance}.{domain}"],
             ips=node.addresses,

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,8 @@ import protos
 from protos import options_pb2
 from sba.errors import ContractError
 
+GROUP = "imslab.contracts"
+"""Entry-point group through which the contracts of other distributions are found: one generated module each."""
 ANY_CONSUMER = "*"
 TOKEN_REQUIRED = options_pb2.TOKEN_REQUIRED
 TOKEN_EXEMPT_BOOTSTRAP = options_pb2.TOKEN_EXEMPT_BOOTSTRAP
@@ -133,10 +136,26 @@ def _method(method: MethodDescriptor, producer: options_pb2.Producer) -> MethodC
 
 @cache
 def all_contracts() -> tuple[ServiceContract, ...]:
-    """Return the contract of every service in ``protos/``, in a fixed order."""
-    found: list[ServiceContract] = []
-    for module in sorted(info.name for info in pkgutil.iter_modules(protos.__path__)):
-        if module.endswith("_pb2"):
-            descriptor = importlib.import_module(f"protos.{module}").DESCRIPTOR
-            found += [service_contract(service) for service in descriptor.services_by_name.values()]
+    """Return the contract of every service in ``protos/`` and then of every module in ``GROUP``, in a fixed order.
+
+    Raises :class:`ContractError` for a module that cannot be loaded, is not generated from a contract, or names a
+    service that another contract has.
+    """
+    names = sorted(info.name for info in pkgutil.iter_modules(protos.__path__) if info.name.endswith("_pb2"))
+    found = [contract for name in names for contract in _contracts(importlib.import_module(f"protos.{name}"))]
+    taken = {contract.service_name for contract in found}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
+        try:
+            more = _contracts(entry.load())
+        except (ImportError, AttributeError) as error:
+            raise ContractError(f"the contract {entry.name} ({entry.value}) cannot be loaded: {error}") from error
+        for contract in more:
+            if contract.service_name in taken:
+                raise ContractError(f"the contract {entry.name} ({entry.value}): {contract.service_name} is taken")
+        taken.update(contract.service_name for contract in more)
+        found += more
     return tuple(found)
+
+
+def _contracts(module: Any) -> list[ServiceContract]:
+    return [service_contract(service) for service in module.DESCRIPTOR.services_by_name.values()]
