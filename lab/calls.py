@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import grpc
 from opentelemetry.trace import SpanKind, format_trace_id
 
 from lab.control import ControlError, Progress
@@ -16,6 +17,7 @@ from lab.labfile import LabFile, UserRow
 from lab.ladder import MediaEnd, media_ends
 from lab.operator import Operator
 from lab.packets import CallCapture
+from lab.refusals import explain, refusal
 from lab.tracestore import TraceStore
 from lab.verdict import Audio, Verdict, join_legs
 from media.quality import compare
@@ -80,11 +82,13 @@ class CallDesk:
 
     async def ensure_registered(self, user: UserRow, progress: Progress) -> None:
         """Register ``user``'s UE unless it is; raises ``ControlError`` when the network refuses."""
-        status = await self._operator.ue_status(user.name)
-        if status.registered:
-            return
-        await progress({"state": "registering", "user": user.name})
-        answer = await self._operator.register(user.name)
+        try:
+            if (await self._operator.ue_status(user.name)).registered:
+                return
+            await progress({"state": "registering", "user": user.name})
+            answer = await self._operator.register(user.name)
+        except RemoteProblem as problem:
+            raise refusal(user.name, problem) from None
         if not answer.registered:
             raise ControlError(f"{user.name} could not register: SIP {answer.sip_status} {answer.reason}")
 
@@ -98,12 +102,9 @@ class CallDesk:
             wav = await asyncio.to_thread(Path(order.play).read_bytes) if order.play else b""
         except OSError as error:
             raise ControlError(f"{order.play} cannot be read: {error.strerror}", "usage") from None
-        try:
-            await self.ensure_registered(caller, progress)
-            if callee is not None and callee.software_ue:
-                await self.ensure_registered(callee, progress)
-        except RemoteProblem as problem:
-            raise ControlError(f"a UE does not answer: {problem}") from None
+        await self.ensure_registered(caller, progress)
+        if callee is not None and callee.software_ue:
+            await self.ensure_registered(callee, progress)
         security = order.security or ("e2ae-sdes" if caller.announces else "none")
         tracer = self._operator.telemetry.tracer
         with tracer.start_as_current_span("imslab call", kind=SpanKind.INTERNAL) as span:
@@ -163,6 +164,9 @@ class _CallInProgress:
                 self._auditor.cancel()
             if capture is not None:
                 await capture.stop()
+        if problem is not None and problem.code is grpc.StatusCode.INVALID_ARGUMENT and not self._last.call_id:
+            names = {"target": order.callee, "play_wav": order.play, "suites": "suite"}
+            raise refusal(self._caller.name, problem, names)
         verdict = await self._conclude(problem, order)
         if capture is not None:
             path = await capture.write(Path(order.pcap), self._store, verdict)
@@ -229,7 +233,7 @@ class _CallInProgress:
             sip_status=last.sip_status,
             setup_ms=last.setup_ms,
             security=last.security,
-            reason=last.reason or (str(problem) if problem is not None else ""),
+            reason=last.reason or (explain(self._caller.name, problem) if problem is not None else ""),
             legs=join_legs(*reports, order=self._path()),
             audio=audio,
             recordings=tuple(recordings),

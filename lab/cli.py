@@ -209,6 +209,7 @@ def call(
 
     if with_keys and pcap is None:
         raise click.UsageError("--with-keys says what goes into a --pcap file; name one")
+    _check_suites(suites)
     params: Params = {
         "from": caller,
         "to": callee,
@@ -237,6 +238,16 @@ def call(
     if with_keys:
         click.secho(f"WARNING: {pcap} holds the media keys of this call", fg="red", bold=True, err=True)
     raise SystemExit(0 if verdict["result"] == "established" else 1)
+
+
+def _check_suites(names: tuple[str, ...]) -> None:
+    if not names:
+        return
+    from keying.suites import SUITES
+
+    for name in names:
+        if name not in SUITES:
+            raise click.BadParameter(f"{name!r} is no suite; there are {', '.join(SUITES)}", param_hint="--suite")
 
 
 def _absolute(path: Path | None) -> str:

@@ -11,6 +11,7 @@ from lab.calls import CallDesk, CallOrder
 from lab.control import ControlError, ControlServer, Json, Params, Progress
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
+from lab.refusals import refusal
 from lab.resolve import OPERATOR
 from lab.senders import Senders
 from lab.tracestore import TraceStore
@@ -145,12 +146,13 @@ class Operations:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
         answer = await _asked(
+            user.name,
             self.operator.register(
                 user.name,
                 media_security=_text(params, "media_security"),
                 expires=int(_number(params, "expires")),
                 options=_options(params),
-            )
+            ),
         )
         return {
             "user": user.name,
@@ -166,7 +168,7 @@ class Operations:
     async def _deregister(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
-        answer = await _asked(self.operator.deregister(user.name))
+        answer = await _asked(user.name, self.operator.deregister(user.name))
         return {
             "user": user.name,
             "registered": answer.registered,
@@ -197,7 +199,7 @@ class Operations:
     async def _ue(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
-        status = await _asked(self.operator.ue_status(user.name))
+        status = await _asked(user.name, self.operator.ue_status(user.name))
         return {
             "user": user.name,
             "impu": status.impu,
@@ -212,19 +214,19 @@ class Operations:
     async def _behave(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
-        return dict(await _asked(self.operator.behave(user.name, _options(params))))
+        return dict(await _asked(user.name, self.operator.behave(user.name, _options(params))))
 
     async def _modify(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
         call_id, action = _text(params, "call_id"), _text(params, "action")
-        answer = await _asked(self.operator.modify(user.name, call_id, action, _options(params)))
+        answer = await _asked(user.name, self.operator.modify(user.name, call_id, action, _options(params)))
         return {"sip_status": answer.sip_status, "reason": answer.reason}
 
     async def _hang_up(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
-        return {"sip_status": await _asked(self.operator.hang_up(user.name, _text(params, "call_id")))}
+        return {"sip_status": await _asked(user.name, self.operator.hang_up(user.name, _text(params, "call_id")))}
 
     async def _settle(self, params: Params, progress: Progress) -> Json:
         del params, progress
@@ -253,11 +255,11 @@ class Operations:
         return {}
 
 
-async def _asked(answer: Awaitable[_T]) -> _T:
+async def _asked(user: str, answer: Awaitable[_T]) -> _T:
     try:
         return await answer
     except RemoteProblem as problem:
-        raise ControlError(f"the UE does not answer: {problem}") from None
+        raise refusal(user, problem) from None
 
 
 def plain(value: object) -> Json:

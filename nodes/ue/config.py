@@ -91,7 +91,15 @@ class _Options(BaseModel):
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
-            faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+            faults = [
+                (
+                    ".".join(map(str, fault["loc"])),
+                    f"unknown option; there are {', '.join(cls.model_fields)}"
+                    if fault["type"] == "extra_forbidden"
+                    else fault["msg"],
+                )
+                for fault in error.errors()
+            ]
             raise ProblemError(
                 400, "INVALID_PARAM", "an option is unknown or does not fit", invalid_params=faults
             ) from None

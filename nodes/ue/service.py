@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from opentelemetry import trace
 
+from keying.suites import SUITES
 from media.session import AudioSource
 from media.wav import WavError, mix_down, parse_wav, resample
 from nodes.ue.agent import UserAgent
@@ -131,6 +132,10 @@ class UeControl:
         options = CallOptions.read(request.options)
         if request.security not in MODES:
             raise ProblemError(400, "INVALID_PARAM", invalid_params=[("security", "no such mode")])
+        for name in request.suites:
+            if name not in SUITES:
+                known = ", ".join(SUITES)
+                raise ProblemError(400, "INVALID_PARAM", invalid_params=[("suites", f"{name}: there are {known}")])
         try:
             parse_uri(request.target)
         except UriError as error:

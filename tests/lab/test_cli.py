@@ -40,6 +40,7 @@ def invoke(*arguments: str) -> Any:
         ["call", "alice", "bob", "--with-keys"],
         ["call", "alice", "bob", "--option", "no-value"],
         ["call", "alice", "bob", "--play", "/no/such/file.wav"],
+        ["call", "alice", "bob", "--suite", "FOO"],
         ["flow", "--format", "pdf"],
         ["no-such-command"],
         ["logs", "nobody"],
@@ -64,6 +65,12 @@ def test_a_call_that_cannot_be_tried_is_still_one_json_object(state: str) -> Non
     assert result.exit_code == 1
     document = json.loads(result.stdout)
     assert (document["result"], document["legs"], document["audio"]) == ("failed", [], {})
+
+
+def test_an_unknown_suite_is_refused_with_those_there_are(state: str) -> None:
+    result = invoke("call", "alice", "bob", "--suite", "AEAD_AES_128_GCM", "--suite", "FOO", "--state", state)
+    assert result.exit_code == 2
+    assert re.search("FOO.*AES_CM_128_HMAC_SHA1_80", result.output, re.DOTALL)
 
 
 def test_down_without_a_lab_is_no_fault(state: str) -> None:

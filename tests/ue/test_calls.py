@@ -649,6 +649,7 @@ async def test_many_calls_at_once(tmp_path):
         (ue_control_pb2.CallRequest(target="nonsense"), "INVALID_PARAM"),
         (ue_control_pb2.CallRequest(target=TARGET, security="rot13"), "INVALID_PARAM"),
         (ue_control_pb2.CallRequest(target=TARGET, options={"unknown": "1"}), "INVALID_PARAM"),
+        (ue_control_pb2.CallRequest(target=TARGET, suites=["FOO"]), "INVALID_PARAM"),
         (ue_control_pb2.CallRequest(target=TARGET, play_wav=b"RIFFxxxx"), "INVALID_PARAM"),
         (ue_control_pb2.CallRequest(target=TARGET), "UE_NOT_REGISTERED"),
     ],

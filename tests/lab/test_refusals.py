@@ -1,0 +1,97 @@
+"""What the command line says when a UE refuses what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.trace import NoOpTracer
+
+from lab.calls import CallDesk, CallOrder
+from lab.control import ControlError, Params
+from lab.refusals import refusal
+from nodes.ue.config import Behaviour, CallOptions, RegisterOptions
+from protos import ue_control_pb2
+from sba.errors import ProblemError, RemoteProblem
+from sba.testing import async_test
+
+
+def remote(problem: ProblemError) -> RemoteProblem:
+    return RemoteProblem(problem.code, problem.details(), method="/ims.ue_control.v1.UeControl/Call")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [(RegisterOptions, "bad_response"), (CallOptions, "codec"), (Behaviour, "reject_status")]
+)
+def test_an_unknown_option_is_named_with_those_there_are(
+    options: type[RegisterOptions | CallOptions | Behaviour], expected: str
+) -> None:
+    with pytest.raises(ProblemError) as caught:
+        options.read({"foo": "1"})
+    error = refusal("bob", remote(caught.value))
+    assert str(error).startswith("foo: unknown option; there are ")
+    assert expected in str(error)
+    assert error.kind == "usage"
+
+
+def test_an_option_with_a_wrong_value_is_named_with_what_fits() -> None:
+    with pytest.raises(ProblemError) as caught:
+        CallOptions.read({"codec": "G729"})
+    error = refusal("bob", remote(caught.value))
+    assert str(error).startswith("codec: ")
+    assert "PCMA" in str(error)
+    assert error.kind == "usage"
+
+
+@pytest.mark.parametrize(
+    ("problem", "text", "kind"),
+    [
+        (remote(ProblemError(404, "RESOURCE_CONTEXT_NOT_FOUND", "no such call")), "no such call", "usage"),
+        (
+            remote(ProblemError(409, "CALL_CANNOT_CHANGE", "the call is not established")),
+            "the UE bob refused: the call is not established",
+            "failed",
+        ),
+        (RemoteProblem(grpc.StatusCode.UNAVAILABLE, message="x"), "the UE bob does not answer", "failed"),
+        (RemoteProblem(grpc.StatusCode.DEADLINE_EXCEEDED), "the UE bob does not answer", "failed"),
+    ],
+)
+def test_a_refusal_keeps_its_reason_and_only_silence_is_called_silence(
+    problem: RemoteProblem, text: str, kind: str
+) -> None:
+    error = refusal("bob", problem)
+    assert (str(error), error.kind) == (text, kind)
+
+
+@pytest.mark.parametrize(
+    ("param", "reason", "said"),
+    [("target", "no host", "sip:: no host"), ("suites", "FOO: there are A, B", "suite: FOO: there are A, B")],
+)
+def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: str, said: str) -> None:
+    class Refusing:
+        telemetry = SimpleNamespace(tracer=NoOpTracer())
+
+        async def ue_status(self, user: str) -> ue_control_pb2.StatusResponse:
+            return ue_control_pb2.StatusResponse(registered=True)
+
+        async def call(self, user: str, request: object) -> AsyncIterator[ue_control_pb2.CallEvent]:
+            raise remote(ProblemError(400, "INVALID_PARAM", invalid_params=[(param, reason)]))
+            yield ue_control_pb2.CallEvent()
+
+    alice = SimpleNamespace(name="alice", impu="sip:alice@x", tel="", software_ue=True, announces=(), gateway="g")
+    lab: Any = SimpleNamespace(users={"alice": alice}, gateways=())
+    desk = CallDesk(Refusing(), SimpleNamespace(), lab)  # type: ignore[arg-type]
+
+    async def progress(item: Params) -> None:
+        del item
+
+    @async_test
+    async def run() -> None:
+        with pytest.raises(ControlError) as caught:
+            await desk.place(CallOrder("alice", "sip:"), progress)
+        assert (str(caught.value), caught.value.kind) == (said, "usage")
+
+    run()
