@@ -12,7 +12,16 @@ from pathlib import Path
 
 import click
 
-from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
+from lab.cli_base import (
+    ask_supervisor,
+    echo_json,
+    fail,
+    json_option,
+    pairs_of,
+    state_option,
+    writable_file,
+    writable_folder,
+)
 from lab.cli_parts import pki, ue, user
 from lab.control import ControlError, Json, Params, ask
 from lab.printable import one_line, printable
@@ -38,7 +47,7 @@ def imslab() -> None:
 def up(config: Path | None, state: Path | None, as_json: bool) -> None:
     """Start the lab: every node a process of its own. Returns when all serve."""
     from lab.config import ConfigError
-    from lab.launch import LaunchError, default_config
+    from lab.launch import LaunchError, StateFolderError, default_config, runs_another
     from lab.launch import up as start
     from lab.show import StartProgress, node_table
 
@@ -47,12 +56,17 @@ def up(config: Path | None, state: Path | None, as_json: bool) -> None:
     try:
         with progress:
             started = start(config or default_config(), folder, progress.note)
+        other = started.already and config is not None and runs_another(config, folder)
     except ConfigError as error:
         fail(f"the lab description has {len(error.problems)} fault(s)\n{error}", 2)
+    except StateFolderError as error:
+        fail(str(error), 2)
     except (LaunchError, OSError, RuntimeError) as error:
         if as_json and isinstance(error, LaunchError):
             echo_json({"error": error.reason, "node": error.node, "log_line": error.log_line})
         fail(f"the lab did not come up\n{error}")
+    if other:
+        fail(f"a lab of another description than {config} runs in {folder.root}; end it first with: imslab down", 2)
     if as_json:
         echo_json({"state": str(folder.root), "start_s": round(started.seconds, 3), "nodes": list(started.rows)})
         return
@@ -79,9 +93,9 @@ def status(state: Path | None, as_json: bool) -> None:
 @imslab.command()
 @click.argument("node")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what is written.")
-@click.option("-n", "--lines", default=0, help="Only the last N lines; 0 for all.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last N lines (default: all).")
 @state_option
-def logs(node: str, follow: bool, lines: int, state: Path | None) -> None:
+def logs(node: str, follow: bool, lines: int | None, state: Path | None) -> None:
     """Print the log of NODE (or of the supervisor)."""
     path = StateFolder.at(state).log_of(Path(node).name)
     if not path.exists():
@@ -89,7 +103,7 @@ def logs(node: str, follow: bool, lines: int, state: Path | None) -> None:
         fail(f"there is no log of {node}" + (f"; there are {', '.join(known)}" if known else ""), 2)
     with path.open(encoding="utf-8", errors="replace") as stream:
         text = stream.readlines()
-        sys.stdout.writelines(map(printable, text[-lines:] if lines else text))
+        sys.stdout.writelines(map(printable, text if lines is None else text[max(0, len(text) - lines) :]))
         try:
             while follow:
                 chunk = stream.read()
@@ -139,7 +153,7 @@ def node(kind: str, instance: str, config: Path | None, state: Path | None) -> N
 @imslab.command()
 @click.argument("user")
 @click.option("--media-security", default="", help="Announce this instead of the configured mechanisms (or none).")
-@click.option("--expires", default=0, help="Seconds; 0 for the UE's own choice.")
+@click.option("--expires", default=0, type=click.IntRange(0, 2**31 - 1), help="Seconds; 0 for the UE's own choice.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
 @state_option
 @json_option
@@ -147,6 +161,7 @@ def register(
     user: str, media_security: str, expires: int, options: tuple[str, ...], state: Path | None, as_json: bool
 ) -> None:
     """Register USER with IMS AKA and agree media security with the P-CSCF."""
+    _check_mechanisms(media_security)
     params: Params = {"user": user, "media_security": media_security, "expires": expires, "options": pairs_of(options)}
     _show_registration(ask_supervisor(state, "register", params), as_json, wanted=True)
 
@@ -210,6 +225,11 @@ def call(
     if with_keys and pcap is None:
         raise click.UsageError("--with-keys says what goes into a --pcap file; name one")
     _check_suites(suites)
+    named = pairs_of(options)
+    if record is not None:
+        writable_folder(record)
+    if pcap is not None:
+        writable_file(pcap)
     params: Params = {
         "from": caller,
         "to": callee,
@@ -220,7 +240,7 @@ def call(
         "pcap": _absolute(pcap),
         "with_keys": with_keys,
         "suites": list(suites),
-        "options": pairs_of(options),
+        "options": named,
     }
     progress = CallProgress(seconds, quiet=as_json)
     try:
@@ -230,6 +250,10 @@ def call(
         if as_json and error.kind != "usage":
             echo_json(_no_call(str(error)))
         fail(str(error), 2 if error.kind == "usage" else 1)
+    except KeyboardInterrupt:
+        if as_json:
+            echo_json(_no_call("interrupted"))
+        fail("interrupted; the call was ended")
     assert isinstance(verdict, dict)
     if as_json:
         echo_json(verdict)
@@ -238,6 +262,18 @@ def call(
     if with_keys:
         click.secho(f"WARNING: {pcap} holds the media keys of this call", fg="red", bold=True, err=True)
     raise SystemExit(0 if verdict["result"] == "established" else 1)
+
+
+def _check_mechanisms(text: str) -> None:
+    names = text.replace(",", " ").split()
+    if not names or names == ["none"]:
+        return
+    from signalling.secagree import MEDIA_MECHANISMS
+
+    for name in names:
+        if name not in MEDIA_MECHANISMS:
+            known = ", ".join(("none", *MEDIA_MECHANISMS))
+            raise click.BadParameter(f"{name!r} is no mechanism; there are {known}", param_hint="--media-security")
 
 
 def _check_suites(names: tuple[str, ...]) -> None:
@@ -289,6 +325,7 @@ def flow(call_id: str | None, form: str, output: Path | None, messages: bool, st
     if output is None:
         click.echo(text)
     else:
+        writable_file(output)
         output.write_text(text, "utf-8")
         click.echo(f"{output} written", err=True)
 
@@ -310,6 +347,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     """Start a lab, place four calls, say why each went as it did, write report.html, end the lab."""
     from lab.demo import run_demo
 
+    writable_folder(out)
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 

@@ -32,6 +32,35 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
+def _reason(error: OSError) -> str:
+    return "Not a directory" if isinstance(error, FileExistsError) else error.strerror or str(error)
+
+
+def writable_folder(path: Path) -> None:
+    """Make the folder ``path`` unless it is there; ends with 2 where nothing can be written into it."""
+    import tempfile
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        fail(f"the folder {path} cannot be written: {_reason(error)}", 2)
+
+
+def writable_file(path: Path) -> None:
+    """Make the folder of the file ``path`` unless it is there; ends with 2 where the file cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = path.exists()
+        with path.open("ab"):
+            pass
+        if not known:
+            path.unlink()
+    except OSError as error:
+        fail(f"{path} cannot be written: {_reason(error)}", 2)
+
+
 def ask_supervisor(
     state: Path | None, op: str, params: Params | None = None, progress: Callable[[Params], None] | None = None
 ) -> Json:

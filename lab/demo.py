@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lab.control import ControlError, Params, ask
 from lab.flow import FlowError, build
-from lab.launch import LaunchError, default_config, down, up
+from lab.launch import LaunchError, StateFolderError, default_config, down, up
 from lab.printable import one_line
 from lab.render_html import render_call, render_page
 from lab.state import StateFolder
@@ -159,6 +159,9 @@ def run_demo(out: Path, config: Path | None, state: Path | None, *, keep: bool =
         outcomes += [_play(scene, folder, out, console) for scene in SCENES]
         ask(folder.socket, "settle")
         write_report(out / "report.html", outcomes, folder, started.seconds)
+    except StateFolderError as error:
+        console.print(escape_markup(one_line(str(error))))
+        return 2
     except (LaunchError, ControlError, OSError, ValueError) as error:
         console.print(f"[bold red]the demonstration failed[/]: {escape_markup(one_line(str(error)))}")
         return 1

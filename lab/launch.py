@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,10 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.control import ControlError, Json, NotRunningError, Params, ask
 from lab.fleet import last_log_line
 from lab.state import StateFolder
+
+if TYPE_CHECKING:
+    from lab.config import LabConfig
 
 CONNECT_TIMEOUT_S = 20.0
 """How long a new supervisor may take to answer, seconds."""
@@ -31,6 +36,10 @@ class LaunchError(Exception):
         self.node = node
         self.reason = reason
         self.log_line = log_line
+
+
+class StateFolderError(Exception):
+    """The state folder cannot be made or written."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,9 @@ def rows_of(answer: Json) -> list[Params]:
 def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) -> Started:
     """Start the lab described by ``config`` in ``folder`` and return when every node serves.
 
-    Raises ``lab.config.ConfigError`` for a faulty description, ``LaunchError`` when a node cannot serve (the lab is
-    taken down again), ``lab.resolve.ResolveError`` when the machine gives no addresses.
+    Raises ``lab.config.ConfigError`` for a faulty description, ``StateFolderError`` for a folder that cannot be
+    written, ``LaunchError`` when a node cannot serve (the lab is taken down again),
+    ``lab.resolve.ResolveError`` when the machine gives no addresses.
     """
     if is_running(folder):
         return Started(rows_of(ask(folder.socket, "status")), 0.0, already=True)
@@ -78,12 +88,17 @@ def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) ->
     from lab.config import load
 
     description = load(config)
-    folder.create()
+    try:
+        folder.create()
+    except OSError as error:
+        raise StateFolderError(f"the state folder {folder.root} cannot be written: {error.strerror}") from None
     supervisor = _start_supervisor(folder)
     try:
         from lab.resolve import resolve
 
         resolve(description, folder)
+        folder.description.touch(mode=0o600)
+        folder.description.write_text(_digest(description))
     except BaseException:
         supervisor.kill()
         supervisor.wait()
@@ -101,6 +116,21 @@ def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) ->
         row = next(row for row in rows if row["instance"] == failed[0])
         raise LaunchError(str(row["instance"]), str(row["reason"]), str(row["log_line"]))
     return Started(rows, time.monotonic() - began)
+
+
+def runs_another(config: Path, folder: StateFolder) -> bool:
+    """Tell whether the lab in ``folder`` came from another description. Raises ``lab.config.ConfigError``."""
+    from lab.config import load
+
+    wanted = _digest(load(config))
+    try:
+        return folder.description.read_text() != wanted
+    except OSError:
+        return True
+
+
+def _digest(description: LabConfig) -> str:
+    return hashlib.sha256(description.model_dump_json().encode()).hexdigest()
 
 
 def _start_supervisor(folder: StateFolder) -> subprocess.Popen[bytes]:

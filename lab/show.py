@@ -183,7 +183,8 @@ def verdict_table(verdict: Params) -> None:
         word = "[green]heard[/]" if heard["heard"] else "[red]not heard[/]"
         loss = heard["loss"]
         percent = f"{loss:.1%}" if isinstance(loss, float) else str(loss)
-        console.print(f"{direction}: {word}, SNR {heard['snr_db']} dB, loss {percent}, jitter {heard['jitter_ms']} ms")
+        snr = f"{heard['snr_db']} dB" if heard["snr_db"] else "n/a"
+        console.print(f"{direction}: {word}, SNR {snr}, loss {percent}, jitter {heard['jitter_ms']} ms")
     for key in ("recordings", "pcap"):
         if verdict.get(key):
             console.print(f"{key}: {verdict[key]}", soft_wrap=True)

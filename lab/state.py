@@ -39,6 +39,11 @@ class StateFolder:
         return self.root / "lab.json"
 
     @property
+    def description(self) -> Path:
+        """The digest of the lab description that ``lab.json`` came from."""
+        return self.root / "description.sha256"
+
+    @property
     def socket(self) -> Path:
         """The supervisor's control socket."""
         return self.root / "control.sock"

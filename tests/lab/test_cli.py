@@ -41,7 +41,10 @@ def invoke(*arguments: str) -> Any:
         ["call", "alice", "bob", "--option", "no-value"],
         ["call", "alice", "bob", "--play", "/no/such/file.wav"],
         ["call", "alice", "bob", "--suite", "FOO"],
+        ["register", "alice", "--expires", "-5"],
+        ["register", "alice", "--media-security", "foo"],
         ["flow", "--format", "pdf"],
+        ["logs", "hss", "-n", "-1"],
         ["no-such-command"],
         ["logs", "nobody"],
     ],
@@ -71,6 +74,62 @@ def test_an_unknown_suite_is_refused_with_those_there_are(state: str) -> None:
     result = invoke("call", "alice", "bob", "--suite", "AEAD_AES_128_GCM", "--suite", "FOO", "--state", state)
     assert result.exit_code == 2
     assert re.search("FOO.*AES_CM_128_HMAC_SHA1_80", result.output, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["call", "alice", "bob", "--record", "{file}/heard"],
+        ["call", "alice", "bob", "--pcap", "{file}/call.pcapng"],
+        ["demo", "--out", "{file}/out"],
+        ["up", "--state", "{file}/state"],
+    ],
+)
+def test_what_cannot_be_written_is_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, arguments: list[str]
+) -> None:
+    def ask(*_: object, **__: object) -> Any:
+        raise AssertionError("a call was placed")
+
+    monkeypatch.setattr(cli, "ask", ask)
+    file = tmp_path / "file"
+    file.touch()
+    named = [argument.format(file=file) for argument in arguments]
+    result = invoke(*named, *([] if "--state" in named else ["--state", state]))
+    assert result.exit_code == 2
+    assert f"{file}/" in result.output
+    assert "Not a directory" in result.output
+
+
+def test_a_running_lab_of_another_description_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from lab import launch
+    from lab.config import load
+    from lab.state import StateFolder
+
+    config, other = ROOT / "config" / "lab.yaml", tmp_path / "other.yaml"
+    text = config.read_text()
+    other.write_text(text.replace("alice", "alina"))
+    same = tmp_path / "same.yaml"
+    same.write_text("# the same lab\n" + text)
+    folder = StateFolder.at(tmp_path / "state")
+    folder.create()
+    folder.description.write_text(launch._digest(load(config)))
+    monkeypatch.setattr(launch, "ask", lambda *_: {"nodes": []})
+    assert invoke("up", "--state", str(folder.root)).exit_code == 0
+    assert invoke("up", "--config", str(same), "--state", str(folder.root)).exit_code == 0
+    refused = invoke("up", "--config", str(other), "--state", str(folder.root))
+    assert refused.exit_code == 2
+    assert str(other) in refused.output
+
+
+def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "hss.log").write_text("a\nb\nc\n")
+    state = str(tmp_path)
+    printed = [invoke("logs", "hss", "-n", count, "--state", state).output for count in ("0", "2", "9")]
+    assert printed == ["", "b\nc\n", "a\nb\nc\n"]
 
 
 def test_down_without_a_lab_is_no_fault(state: str) -> None:
@@ -132,7 +191,7 @@ def test_a_flow_is_drawn_from_the_store_of_a_lab_that_is_down(tmp_path: Path) ->
     text = invoke("flow", "--state", str(folder.root))
     assert text.exit_code == 0
     assert "INVITE +SDP" in text.output
-    page = tmp_path / "call.html"
+    page = tmp_path / "new" / "call.html"
     assert invoke("flow", CALL[:6], "--format", "html", "-o", str(page), "--state", str(folder.root)).exit_code == 0
     assert "<svg" in page.read_text()
     assert invoke("flow", "unknown", "--state", str(folder.root)).exit_code == 2
