@@ -234,7 +234,8 @@ class Caller:
             response = await self.agent.exchange(request, self.call)
         except TransactionFailure:
             return
-        branch.dialog.take_response(request, response)
+        if response.status != 481:  # says that no response waits for this PRACK, and nothing of the dialog (RFC 3262 3)
+            branch.dialog.take_response(request, response)
 
     def _success(self, response: SipResponse) -> None:
         branch = self._branch(response)

@@ -70,6 +70,7 @@ class ReliableSender:
         self._rseq = secrets.randbelow(_FIRST_RSEQ_MOST) if first_rseq is None else first_rseq - 1
         self._outstanding: _Outstanding | None = None
         self._final = False
+        self._overtaken: int | None = None
 
     @property
     def waiting(self) -> bool:
@@ -138,15 +139,22 @@ class ReliableSender:
         except GrammarError as error:
             raise ReliableError(400, str(error)) from error
         number, method = self.invite.cseq
+        if self._overtaken is not None and rack == RAck(self._overtaken, number, method):
+            self._overtaken = None
+            return
         if self._outstanding is None or rack != RAck(self._outstanding.rseq, number, method):
             raise ReliableError(481, "PRACK matches no response")
         self._outstanding = None
 
     def final_sent(self) -> None:
-        """Take note of the final response: nothing is retransmitted and nothing new is reliable."""
+        """Take note of the final response: nothing is retransmitted and nothing new is reliable.
+
+        The PRACK of a response that the final one overtook is still taken (RFC 3262 3).
+        """
         self._final = True
-        if self._outstanding is not None and self._outstanding.has_offer_or_answer:
+        if self._outstanding is None or self._outstanding.has_offer_or_answer:
             return
+        self._overtaken = self._outstanding.rseq
         self._outstanding = None
 
 

@@ -216,3 +216,16 @@ def test_prack_matches_by_rack_and_order_is_kept():
 def test_caller_without_100rel_gets_no_reliable_response():
     with pytest.raises(ReliableError):
         ReliableSender(invite(), TimerConfig.core()).send(answer(invite(), 183), 0.0)
+
+
+@pytest.mark.clause("RFC 3262", "3")
+def test_prack_of_a_response_that_the_final_one_overtook_is_taken_once_and_nothing_is_repeated():
+    request = invite([("Supported", "100rel")])
+    sender = ReliableSender(request, TimerConfig.core(), first_rseq=5)
+    sender.send(answer(request, 180), 0.0)
+    sender.final_sent()
+    assert sender.next_time is None
+    prack = SipRequest("PRACK", "sip:bob@b", headers("PRACK", extra=[("RAck", "5 1 INVITE")]))
+    sender.acknowledge(prack)
+    with pytest.raises(ReliableError, match="481"):
+        sender.acknowledge(prack)
