@@ -9,23 +9,16 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
-MediaSecurityPolicy = Literal["off", "preferred", "required"]
-"""``off``: never protect; ``preferred``: protect what was announced; ``required``: refuse the unprotected (488)."""
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
-Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")]
-Impi = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+@[a-z0-9.-]+$")]
-Tel = Annotated[str, StringConstraints(pattern=r"^\+[0-9]{3,15}$")]
-
-Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{32}$")]
+from lab.config_kms import KmsPolicy, KmsSection
+from lab.config_types import Domain, Entry, Impi, Key, MediaSecurityPolicy, Name, Tel
 
 MAX_CONFIG_OCTETS = 1 << 20
 """Largest lab description read, octets."""
 MAX_USERS = 200
 """Most users in one lab: each gets a loopback address of one /24 subnet less the nodes."""
-OWN_KINDS = frozenset({"nrf", "hss", "cscf", "pcscf", "imsagw", "ue", "lab"})
+OWN_KINDS = frozenset({"nrf", "hss", "cscf", "pcscf", "imsagw", "kms", "bsf", "ue", "lab"})
 """Kinds of node that the lab makes itself; an extra node is of another kind."""
 
 _RIGHT = {
@@ -71,26 +64,26 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Plmn(_Entry):
+class Plmn(Entry):
     """The public land mobile network the lab plays (TS 23.003)."""
 
     mcc: Annotated[str, StringConstraints(pattern=r"^[0-9]{3}$")] = "001"
     mnc: Annotated[str, StringConstraints(pattern=r"^[0-9]{2,3}$")] = "01"
 
 
-class HomeDomain(_Entry):
-    """A home network: its S-/I-CSCF and HSS instances. Domains may share instances."""
+class HomeDomain(Entry):
+    """A home network: its S-/I-CSCF and HSS instances, which domains may share, and its KMS with the BSF."""
 
     name: Domain
     cscf: Name = "cscf"
     hss: Name = "hss"
+    kms: Name | None = None
+    """Key management service of the users of this domain; without one they have no end-to-end KMS keys."""
+    bsf: Name | None = None
+    """Bootstrapping server function, from which the KMS takes its users' keys."""
 
 
-class AccessNetwork(_Entry):
+class AccessNetwork(Entry):
     """An access network: its P-CSCF, its IMS access gateway and the operator's policy there."""
 
     name: Name
@@ -106,7 +99,7 @@ class AccessNetwork(_Entry):
     """List sdes-srtp to UEs on an unencrypted Gm as well: shows the headers, and shows keys to the access network."""
 
 
-class Usim(_Entry):
+class Usim(Entry):
     """The card of a foreign client or a programmable USIM: K with OPc or OP (TS 35.206), 32 hexadecimal digits each."""
 
     k: Key
@@ -122,7 +115,7 @@ class Usim(_Entry):
         return self
 
 
-class User(_Entry):
+class User(Entry):
     """A subscriber, and the software UE that plays it unless ``software_ue`` is false."""
 
     name: Name
@@ -136,6 +129,7 @@ class User(_Entry):
     level: MediaSecurityPolicy = Field(default="preferred", description="What the UE itself accepts")
     suites: list[str] = Field(default_factory=list, description="SDES suites the UE offers; empty = its own order")
     software_ue: bool = True
+    kms_policy: KmsPolicy = KmsPolicy()
     usim: Usim | None = None
     """Keys of a card the lab did not make; absent = random keys for each lab, never shown."""
 
@@ -145,7 +139,7 @@ class User(_Entry):
         return f"sip:{self.name}@{self.domain}"
 
 
-class ExtraNode(_Entry):
+class ExtraNode(Entry):
     """A node of a kind that another distribution brings (docs/extending.md); its settings are that kind's own."""
 
     name: Name
@@ -153,20 +147,21 @@ class ExtraNode(_Entry):
     settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class LabConfig(_Entry):
+class LabConfig(Entry):
     """A whole lab, as ``config/lab.yaml`` writes it."""
 
     name: Name = "imslab"
     plmn: Plmn = Plmn()
     mw_transport: Literal["tls", "tcp"] = "tls"
     key_export: Literal["never", "per-call"] = "per-call"
-    digest_algorithms: Annotated[list[Literal["SHA-256", "MD5"]], Field(min_length=1)] = ["MD5"]
+    digest_algorithms: list[Literal["SHA-256", "MD5"]] = Field(default_factory=lambda: ["MD5"], min_length=1)
     """What digest users are challenged with, best first; clients that do not know RFC 8760 want MD5 alone."""
     trace_sampling: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
     nrf: Name = "nrf"
     home_domains: Annotated[list[HomeDomain], Field(min_length=1)]
     access_networks: Annotated[list[AccessNetwork], Field(min_length=1)]
     users: Annotated[list[User], Field(max_length=MAX_USERS)] = Field(default_factory=list)
+    kms: KmsSection = KmsSection()
     extra_nodes: list[ExtraNode] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -185,7 +180,7 @@ class LabConfig(_Entry):
 
 
 Fault = tuple[Location, str, str]
-_EntryT = TypeVar("_EntryT", bound=_Entry)
+_EntryT = TypeVar("_EntryT", bound=Entry)
 
 
 class _InconsistentError(ValueError):
@@ -213,6 +208,8 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
         domains.add(home.name)
         yield from claim(home.cscf, "cscf", ("home_domains", index, "cscf"), shared=True)
         yield from claim(home.hss, "hss", ("home_domains", index, "hss"), shared=True)
+        yield from claim(home.kms, "kms", ("home_domains", index, "kms"))
+        yield from claim(home.bsf, "bsf", ("home_domains", index, "bsf"))
     networks: set[str] = set()
     for index, access in enumerate(config.access_networks):
         if access.name is not None and access.name in networks:

@@ -8,15 +8,14 @@ of ``nodes/<kind>/config.py``. Subscriber keys are made at random for each lab; 
 from __future__ import annotations
 
 import json
-import secrets
-import socket
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config import LabConfig, User
 from lab.control import Json
+from lab.layout import Layout, ResolveError, choose_subnet
 from lab.state import StateFolder
 from lab.subscribers import provision
 from sba.errors import ConfigurationError
@@ -35,11 +34,6 @@ NF_TYPES = {
     "lab": ("LAB",),
 }
 """NF types in the certificate of each node kind; the first is the audience type."""
-_SUBNET_TRIES = 64
-
-
-class ResolveError(RuntimeError):
-    """The lab cannot be laid out with what this machine has."""
 
 
 def nf_types(kind: str) -> tuple[str, ...]:
@@ -58,67 +52,6 @@ def nf_types(kind: str) -> tuple[str, ...]:
     if not stated:
         raise ResolveError(f"extra node of kind {kind}: its class states no NF type")
     return stated
-
-
-@dataclass
-class Layout:
-    """Gives out addresses of one loopback subnet and ports of the kernel; what was given before is given again."""
-
-    prefix: str
-    addresses: dict[str, str] = field(default_factory=dict)
-    ports: dict[str, int] = field(default_factory=dict)
-
-    def address(self, role: str) -> str:
-        """Return the address of ``role``, e.g. ``pcscf-a/core``."""
-        if role not in self.addresses:
-            used = set(self.addresses.values())
-            free = (f"{self.prefix}.{last}" for last in range(2, 254))
-            try:
-                self.addresses[role] = next(address for address in free if address not in used)
-            except StopIteration:
-                raise ResolveError("the lab has more nodes and users than its subnet has addresses") from None
-        return self.addresses[role]
-
-    def port(self, role: str, name: str, kinds: str = "tcp") -> int:
-        """Return the port called ``name`` of ``role``, free for each of ``kinds`` (``tcp``, ``udp``)."""
-        key = f"{role}:{name}"
-        if key not in self.ports:
-            taken = {port for other, port in self.ports.items() if other.startswith(f"{role}:")}
-            self.ports[key] = free_port(self.address(role), kinds.split("+"), taken)
-        return self.ports[key]
-
-
-def free_port(host: str, kinds: Sequence[str], taken: set[int]) -> int:
-    """Ask the kernel for a port on ``host`` that is free for every kind; raises ``ResolveError``."""
-    for _ in range(_SUBNET_TRIES):
-        opened: list[socket.socket] = []
-        try:
-            port = 0
-            for kind in kinds:
-                bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-                opened.append(bound)
-                bound.bind((host, port))
-                port = bound.getsockname()[1]
-            if port not in taken:
-                return port
-        except OSError:
-            continue
-        finally:
-            for bound in opened:
-                bound.close()
-    raise ResolveError(f"the kernel gives no port on {host}")
-
-
-def choose_subnet() -> str:
-    """Choose a loopback /24 nobody seems to use; raises ``ResolveError`` where loopback has one address only."""
-    for _ in range(_SUBNET_TRIES):
-        prefix = f"127.{16 + secrets.randbelow(224)}.{secrets.randbelow(256)}"
-        try:
-            free_port(f"{prefix}.2", ["tcp", "udp"], set())
-        except ResolveError:
-            continue
-        return prefix
-    raise ResolveError("no loopback subnet can be used here (127.0.0.0/8 is needed)")
 
 
 @dataclass(frozen=True)
@@ -147,9 +80,11 @@ def _nodes(config: LabConfig, layout: Layout, folder: StateFolder) -> Iterable[R
     domains: list[Json] = [home.name for home in config.home_domains]
     yield _node("nrf", config.nrf, layout, {})
     for hss in dict.fromkeys(home.hss for home in config.home_domains):
-        yield _node("hss", hss, layout, {"provisioning_file": str(folder.secrets / f"{hss}.sealed")})
+        served: list[Json] = [home.name for home in config.home_domains if home.hss == hss]
+        sealed = str(folder.secrets / f"{hss}.sealed")
+        yield _node("hss", hss, layout, {"home_domains": served, "provisioning_file": sealed})
     for cscf in dict.fromkeys(home.cscf for home in config.home_domains):
-        served: list[Json] = [home.name for home in config.home_domains if home.cscf == cscf]
+        served = [home.name for home in config.home_domains if home.cscf == cscf]
         mw: dict[str, Json] = {"host": layout.address(cscf), "port": layout.port(cscf, "mw", "tcp+udp")}
         trusted: list[Json] = [layout.address(f"{access.pcscf}/core") for access in config.access_networks]
         trusted += [layout.address(home.cscf) for home in config.home_domains]

@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
 
 def _more_users(description: dict[str, Any]) -> None:
-    """frank's digest client is a UE of the lab; erin uses AKA with ipsec-3gpp over UDP; dave stays a foreign client."""
+    """frank's digest client is a UE of the lab; grace uses AKA with ipsec-3gpp over UDP; dave stays a foreign client."""
     description["digest_algorithms"] = ["SHA-256", "MD5"]
     more = {"domain": "ims.test", "access": "access-a", "announces": ["sdes-srtp"]}
     description["users"] += [
-        {"name": "erin", "impi": "001010000000009@ims.test", "profile": "aka-udp", **more},
+        {"name": "grace", "impi": "001010000000009@ims.test", "profile": "aka-udp", **more},
         {"name": "frank", "impi": "frank@ims.test", "profile": "digest", **more},
     ]
 
@@ -69,7 +69,7 @@ def rounds(lab: Lab, answer: dict[str, Any], user: str) -> list[str]:
 @pytest.mark.clause("ims-signalling", "UE-1", "UE-4", "PC-2", "3.6")
 @pytest.mark.parametrize(
     ("user", "agreed"),
-    [("alice", ["sdes-srtp"]), ("carol", []), ("erin", []), ("frank", [])],
+    [("alice", ["sdes-srtp"]), ("carol", []), ("grace", []), ("frank", [])],
     ids=["aka-tls", "aka-tls without mediasec", "aka-udp", "digest"],
 )
 def test_every_profile_registers_with_one_challenge_and_keys_are_agreed_on_encrypted_gm_alone(
@@ -84,7 +84,7 @@ def test_every_profile_registers_with_one_challenge_and_keys_are_agreed_on_encry
 
 
 @pytest.mark.clause("ims-signalling", "RR-1", "RR-2")
-@pytest.mark.parametrize("user", ["alice", "erin", "frank"])
+@pytest.mark.parametrize("user", ["alice", "grace", "frank"])
 def test_registering_again_keeps_the_registration_and_is_not_challenged_more_than_once(home: Lab, user: str) -> None:
     home.run("register", user)
     answer = home.json("register", user)
@@ -115,7 +115,7 @@ def foreign(lab: Lab) -> Iterator[DigestPhone]:
 def test_deregistered_user_is_unreachable(home: Lab) -> None:
     with foreign(home) as phone:
         assert phone.register(600).status == 200
-        for user in ("bob", "erin", "frank"):
+        for user in ("bob", "grace", "frank"):
             home.run("register", user)
             assert user in home.json("status")["registrations"]
             assert home.json("deregister", user)["sip_status"] == 200
@@ -148,7 +148,7 @@ def test_too_short_a_registration_is_answered_423_and_asked_for_again(home: Lab)
 
 @pytest.mark.clause("ims-signalling", "E-1")
 def test_wrong_proof_of_the_user_is_answered_403_and_leaves_no_registration(home: Lab) -> None:
-    for user in ("alice", "erin", "frank"):
+    for user in ("alice", "grace", "frank"):
         home.run("deregister", user)
         answer = home.json("register", user, "--option", "bad_response=true", status=1)
         assert (answer["registered"], answer["sip_status"]) in {(False, 403), (False, 401)}, user
@@ -158,7 +158,7 @@ def test_wrong_proof_of_the_user_is_answered_403_and_leaves_no_registration(home
 
 @pytest.mark.clause("ims-signalling", "E-3", "E-4", "E-6")
 def test_phone_gives_up_by_itself_after_two_challenges_it_cannot_verify(home: Lab) -> None:
-    for user in ("alice", "erin"):
+    for user in ("alice", "grace"):
         home.run("deregister", user)
         answer = home.json("register", user, "--option", "fail_mac=true", status=1)
         assert not answer["registered"]
@@ -168,7 +168,7 @@ def test_phone_gives_up_by_itself_after_two_challenges_it_cannot_verify(home: La
 
 @pytest.mark.clause("ims-signalling", "E-5")
 def test_phone_that_says_out_of_range_is_resynchronised_and_registered_at_once(home: Lab) -> None:
-    for user in ("alice", "erin"):
+    for user in ("alice", "grace"):
         home.run("deregister", user)
         answer = home.json("register", user, "--option", "fail_sync=true")
         assert answer["registered"]
@@ -179,10 +179,10 @@ def test_phone_that_says_out_of_range_is_resynchronised_and_registered_at_once(h
 @pytest.mark.clause("ims-signalling", "E-11", "E-12")
 @pytest.mark.parametrize("tampering", ["alter", "drop", "reorder", "omit"])
 def test_altered_signalling_agreement_of_aka_udp_is_answered_494(home: Lab, tampering: str) -> None:
-    home.run("deregister", "erin")
-    answer = home.json("register", "erin", "--option", f"tamper_verify={tampering}", status=1)
+    home.run("deregister", "grace")
+    answer = home.json("register", "grace", "--option", f"tamper_verify={tampering}", status=1)
     assert (answer["registered"], answer["sip_status"]) == (False, 494)
-    assert home.json("register", "erin")["registered"]
+    assert home.json("register", "grace")["registered"]
 
 
 @pytest.mark.clause("ims-signalling", "E-7", "DR-4")

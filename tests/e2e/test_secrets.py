@@ -70,13 +70,13 @@ def _base64_forms(secret: bytes) -> Iterator[bytes]:
 
 
 def _digest_and_clear_users(description: dict[str, Any]) -> None:
-    """dave's digest client is a UE of the lab here, erin uses AKA with ipsec-3gpp over UDP."""
+    """dave's digest client is a UE of the lab here, grace uses AKA with ipsec-3gpp over UDP."""
     for user in description["users"]:
         if user["name"] == "dave":
             user["software_ue"] = True
     description["users"].append(
         {
-            "name": "erin",
+            "name": "grace",
             "domain": "ims.test",
             "impi": "001010000000009@ims.test",
             "access": "access-a",
@@ -112,7 +112,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     captures = tmp_path_factory.mktemp("captures")
     with running(tmp_path_factory.mktemp("secrets"), _digest_and_clear_users) as lab:
         found = Searched(lab)
-        for user in ("alice", "bob", "dave", "erin"):
+        for user in ("alice", "bob", "dave", "grace"):
             assert lab.json("register", user)["registered"], user
 
         def take(name: str, result: dict[str, Any], path: Path) -> None:
@@ -198,7 +198,7 @@ def test_no_status_or_log_command_shows_a_key(searched: Searched) -> None:
     lab = searched.lab
     outputs = [lab.run("status").stdout, lab.run("status", "--json").stdout, lab.run("pki", "show").stdout]
     outputs += [lab.run("user", name).stdout for name in lab.resolved["users"]]
-    outputs += [lab.run("ue", "status", name).stdout for name in ("alice", "bob", "dave", "erin")]
+    outputs += [lab.run("ue", "status", name).stdout for name in ("alice", "bob", "dave", "grace")]
     outputs += [lab.run("ue", "behave", "alice").stdout, json.dumps(lab.resolved)]
     outputs += [lab.run("logs", name).stdout for name in lab.nodes()]
     for output in outputs:

@@ -34,9 +34,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             access["suites"] = list(SUITES)
         description["users"].append(
             {
-                "name": "erin",
+                "name": "grace",
                 "domain": "ims.test",
-                "impi": "erin@ims.test",
+                "impi": "grace@ims.test",
                 "access": "access-b",
                 "profile": "digest",
                 "software_ue": False,
@@ -146,33 +146,33 @@ def test_ffmpeg_hears_protected_what_carol_says_in_plain_rtp(wide: Lab, tmp_path
 def test_two_ffmpegs_hear_each_other_under_keys_of_their_own(
     wide: Lab, tmp_path: Path, voice: Path, suite: str
 ) -> None:
-    with SdesPhone(wide, "dave") as dave, SdesPhone(wide, "erin") as erin:
+    with SdesPhone(wide, "dave") as dave, SdesPhone(wide, "grace") as grace:
         dave.sign_on()
-        erin.sign_on()
+        grace.sign_on()
         hers = generate(suite, 1)
-        calling = erin.call("sip:dave@ims.test", hers)
-        erin.send(calling)
+        calling = grace.call("sip:dave@ims.test", hers)
+        grace.send(calling)
         invite = dave.next_request("INVITE")
         at_dave = FarSide.of(invite)
         his = generate(suite, at_dave.line(suite).tag)
         dave.answer(invite, his)
-        answered = erin.next_final("INVITE")
+        answered = grace.next_final("INVITE")
         assert answered.status == 200, answered.to_bytes()
-        dialog = erin.acknowledge(calling, answered)
+        dialog = grace.acknowledge(calling, answered)
         dave.next_request("ACK")
-        at_erin = FarSide.of(answered)
+        at_grace = FarSide.of(answered)
         with (
-            listening(tmp_path, at_erin.crypto[0], erin.media, 2) as recording,
+            listening(tmp_path, at_grace.crypto[0], grace.media, 2) as recording,
             speaking(voice, his, at_dave.address, dave.media),
         ):
             heard = recording.samples()
-        erin.hang_up(dialog)
+        grace.hang_up(dialog)
         dave.accept_bye()
-        assert erin.next_final("BYE").status == 200
+        assert grace.next_final("BYE").status == 200
     found = compare(spoken_by("dave").samples, heard)
     assert found.heard
     assert found.snr_db > SNR_DB
-    lines: list[CryptoAttribute] = [hers, his, at_dave.line(suite), at_erin.crypto[0]]
+    lines: list[CryptoAttribute] = [hers, his, at_dave.line(suite), at_grace.crypto[0]]
     assert {line.suite.name for line in lines} == {suite}
     assert len({line.keys[0].key_salt.reveal() for line in lines}) == 4
 
