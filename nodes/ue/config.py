@@ -10,11 +10,13 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from keying.suites import SUITES
+from nodes.https import HttpsAddress
 from sba.errors import ProblemError
 from sba.nf import NodeSettings
 
 Level = Literal["off", "preferred", "required"]
-Mode = Literal["none", "e2ae-sdes", "e2e-sdes"]
+Mode = Literal["none", "e2ae-sdes", "e2e-sdes", "e2e-kms"]
+KmsLevel = Literal["off", "allowed", "preferred", "required"]
 
 
 class PcscfAddress(BaseModel):
@@ -30,6 +32,57 @@ class PcscfAddress(BaseModel):
     """Port."""
     tls_name: str = ""
     """DNS name the certificate has to show; empty: the host."""
+
+
+class KmsAddress(HttpsAddress):
+    """The KMS of this user's home domain (TS 33.328 Annex A)."""
+
+    identity: str = ""
+    """IDRkms, and the FQDN that Ks_NAF is derived for; empty: the name of the certificate."""
+
+    @property
+    def fqdn(self) -> str:
+        """The name under which GBA knows the KMS, e.g. ``kms.ims.test``."""
+        return self.identity or self.name
+
+
+class KmsPolicy(BaseModel):
+    """Local policy of this UE on keys from the KMS (TS 33.328 6.2.3.3; its contents are assumed)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    level: KmsLevel = "allowed"
+    """off: neither offered nor taken. allowed: taken when offered, offered when asked for. preferred: offered first.
+    required: a call with other keys or with none is refused."""
+    peers: dict[str, KmsLevel] = Field(default_factory=dict)
+    """The level towards single users, by SIP or tel URI, or towards a domain, e.g. ``*@ims.test``."""
+    reusable: bool = False
+    """Ask for tickets that serve several calls (flag J), and keep them."""
+    forking: bool = True
+    """Ask for keys that differ for every responder (flag I)."""
+    responder_rand: bool = True
+    """Let the responder contribute to the keys (flag G)."""
+    session_keys: bool = True
+    """Let either end bring new keys in a later exchange (flags L and M); else re-keying takes another ticket."""
+    validity_s: int = Field(default=3600, ge=1)
+    """Validity asked for, s."""
+    also: tuple[str, ...] = ()
+    """Who may answer besides who was called, e.g. a deputy or a group: every ticket names them too."""
+    allow_diverted: bool = False
+    """Go on with a call that somebody else answered whom the ticket names (TS 33.328 6.2.3.6); off: it is ended."""
+    fallback: bool = False
+    """When the KMS gives no ticket for a call whose mode this UE chose itself: go on with the best other mode that
+    security_level allows, and say so. Off, and always when e2e-kms was asked for: the call is refused."""
+    beside_sdes: bool = False
+    """Offer SDES lines of this UE beside MIKEY; the answer takes one of the two (RFC 4568 7.5)."""
+    use_offered: bool = True
+    """Take MIKEY before SDES in an offer that has both."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """Longest wait for one answer of the KMS, s."""
+    tickets_kept: int = Field(default=256, ge=1)
+    """Tickets kept at most; the one that was used longest ago goes first."""
+    resolving_at_once: int = Field(default=32, ge=1)
+    """Tickets of callers that this UE has the KMS resolve at the same time; one more call is refused."""
 
 
 class UeSettings(NodeSettings):
@@ -73,6 +126,14 @@ class UeSettings(NodeSettings):
     """Calls at the same time; one more is answered 486."""
     user_agent: str = "imslab-ue"
     """Value of User-Agent."""
+    bsf: HttpsAddress | None = None
+    """The BSF of the home domain, for keys out of the USIM; None: none."""
+    kms: KmsAddress | None = None
+    """The KMS of the home domain; None: this UE neither offers nor takes MIKEY."""
+    kms_policy: KmsPolicy = KmsPolicy()
+    """What this UE wants of its KMS."""
+    mikey_profile: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Values of :class:`keying.mikey.profile.Profile` that differ from the default, by name."""
 
     @field_validator("suites")
     @classmethod
@@ -156,6 +217,24 @@ class CallOptions(_Options):
     """Negative test: what to spoil in the crypto lines of the offer (T2)."""
     ignore_security_failure: bool = False
     """Negative test: accept an answer that breaks the rules and go on plain."""
+    responders: str = ""
+    """Who the ticket of an e2e-kms call names, separated by spaces; empty: who is called, and kms_policy.also."""
+    ticket: str = ""
+    """Use this ticket (its id of RequestTicket or ListTickets); empty: one that fits, or a new one."""
+    fresh_ticket: bool = False
+    """Ask the KMS for a ticket although one that could be used again is at hand."""
+    allow_diverted: bool = False
+    """Go on with a call that somebody else answered whom the ticket names (TS 33.328 6.2.3.6)."""
+    tamper_mikey: Literal[
+        "", "flip-mac", "truncate", "replay", "wrong-ticket", "wrong-responder", "strip-sdp-ids", "expired",
+        "old-timestamp", "strip", "garbage",
+    ] = ""  # fmt: skip
+    """Negative test: what to spoil in the TRANSFER_INIT of an e2e-kms offer (T5).
+
+    flip-mac: the last octet of its MAC. truncate: the last ten octets are cut. replay: the message of the call before.
+    wrong-ticket: one bit of Ticket Data, under a good MAC. wrong-responder: the policy names nobody that is called.
+    strip-sdp-ids: the extension says that a second protocol was offered, which SDP does not have. expired: the ticket
+    ended an hour ago. old-timestamp: the message is an hour old. strip: the line is not there. garbage: no base64."""
 
 
 class Behaviour(_Options):
@@ -185,6 +264,13 @@ class Behaviour(_Options):
     """Negative test: what to spoil in the crypto line of an answer."""
     keep_ringing: bool = False
     """Never answer; the caller has to give up."""
+    kms: Literal["", "off", "allowed", "preferred", "required"] = ""
+    """Level of keys from the KMS for incoming calls; empty: as configured."""
+    tamper_mikey: Literal["", "flip-mac", "truncate", "strip", "reflect", "garbage", "with-crypto"] = ""
+    """Negative test: what to spoil in the TRANSFER_RESP of an answer (T5).
+
+    flip-mac: the last octet of its MAC. truncate: the last ten octets are cut. strip: the line is not there. reflect:
+    the offer's own message comes back. garbage: no base64. with-crypto: a crypto line stands beside it."""
 
     @field_validator("suites")
     @classmethod
@@ -200,6 +286,25 @@ class Behaviour(_Options):
     def as_options(self) -> dict[str, str]:
         """Return all switches as text."""
         return {name: _text(value) for name, value in self.model_dump().items()}
+
+
+class TicketOptions(_Options):
+    """Switches of RequestTicket; all for negative tests (T5)."""
+
+    initiator: str = ""
+    """IDRi of somebody else."""
+    tamper: Literal["", "flip-mac", "truncate", "replay", "old-timestamp", "wrong-psk"] = ""
+    """flip-mac, truncate: as of Call. replay: the request before. old-timestamp: an hour old. wrong-psk: made with a
+    key that the KMS does not know."""
+
+
+class ResolveOptions(_Options):
+    """Switches of ResolveTicket; all for negative tests (T5)."""
+
+    responder: str = ""
+    """IDRr of somebody else."""
+    tamper: Literal["", "flip-mac", "truncate", "replay", "old-timestamp", "wrong-psk", "wrong-ticket"] = ""
+    """As of RequestTicket; wrong-ticket: one bit of Ticket Data, under a good MAC."""
 
 
 def _text(value: object) -> str:
