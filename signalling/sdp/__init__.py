@@ -1,6 +1,7 @@
 """Session descriptions: ordered lines with typed access, nothing dropped (RFC 8866, RFC 3264)."""
 
 from signalling.sdp.errors import SdpAttributeError, SdpError, SdpShapeError
+from signalling.sdp.keymgmt import KeyManagement
 from signalling.sdp.model import DIRECTIONS, Line, MediaDescription, SessionDescription
 from signalling.sdp.parser import parse_sdp
 from signalling.sdp.shape import check_answer_shape, check_successor
@@ -13,6 +14,7 @@ __all__ = [
     "Connection",
     "Fingerprint",
     "Fmtp",
+    "KeyManagement",
     "Line",
     "MediaDescription",
     "Origin",
