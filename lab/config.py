@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
-from lab.config_kms import KmsPolicy, KmsSection
+from lab.config_kms import KmsPolicy, KmsRights, KmsSection
+from lab.config_problems import (
+    ConfigError,
+    ConfigProblem,
+    Fault,
+    InconsistentError,
+    Location,
+    dotted,
+    duplicate_keys,
+    line_of,
+    problems_of,
+)
 from lab.config_types import Domain, Entry, Impi, Key, MediaSecurityPolicy, Name, Tel
 
 MAX_CONFIG_OCTETS = 1 << 20
@@ -20,48 +29,6 @@ MAX_USERS = 200
 """Most users in one lab: each gets a loopback address of one /24 subnet less the nodes."""
 OWN_KINDS = frozenset({"nrf", "hss", "cscf", "pcscf", "imsagw", "kms", "bsf", "ue", "lab"})
 """Kinds of node that the lab makes itself; an extra node is of another kind."""
-
-_RIGHT = {
-    "literal_error": "one of the listed words",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "missing": "this entry is needed",
-    "extra_forbidden": "no such entry here; remove it or correct its spelling",
-    "string_type": "text; write numbers in quotes",
-    "model_type": "a table of entries, each 'name: value'",
-    "list_type": "a list: [one, two] or one '- entry' a line",
-}
-_PATTERNS = {
-    "Name": "a lower-case name such as pcscf-a",
-    "Domain": "a domain such as ims.test",
-    "Impi": "a private identity such as 001010000000001@ims.test",
-    "Tel": 'an international number in quotes, such as "+15550100"',
-}
-_FIELD_PATTERN = {"domain": "Domain", "impi": "Impi", "tel": "Tel"}
-
-Location = tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class ConfigProblem:
-    """One thing wrong in a lab description: where (file, line from 1), what, and what would be right."""
-
-    file: str
-    line: int
-    where: str
-    found: str
-    right: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.where}: {self.found}; right would be: {self.right}"
-
-
-class ConfigError(Exception):
-    """The lab description cannot be used; ``problems`` holds every fault, in file order."""
-
-    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = tuple(problems)
 
 
 class Plmn(Entry):
@@ -130,6 +97,8 @@ class User(Entry):
     suites: list[str] = Field(default_factory=list, description="SDES suites the UE offers; empty = its own order")
     software_ue: bool = True
     kms_policy: KmsPolicy = KmsPolicy()
+    kms_rights: KmsRights | None = None
+    """What the user's KMS lets him do; absent: everything with users of the lab."""
     usim: Usim | None = None
     """Keys of a card the lab did not make; absent = random keys for each lab, never shown."""
 
@@ -147,6 +116,13 @@ class ExtraNode(Entry):
     settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+DigestAlgorithm = Literal["SHA-256", "MD5"]
+
+
+def _md5_alone() -> list[DigestAlgorithm]:
+    return ["MD5"]
+
+
 class LabConfig(Entry):
     """A whole lab, as ``config/lab.yaml`` writes it."""
 
@@ -154,7 +130,7 @@ class LabConfig(Entry):
     plmn: Plmn = Plmn()
     mw_transport: Literal["tls", "tcp"] = "tls"
     key_export: Literal["never", "per-call"] = "per-call"
-    digest_algorithms: list[Literal["SHA-256", "MD5"]] = Field(default_factory=lambda: ["MD5"], min_length=1)
+    digest_algorithms: list[DigestAlgorithm] = Field(default_factory=_md5_alone, min_length=1)
     """What digest users are challenged with, best first; clients that do not know RFC 8760 want MD5 alone."""
     trace_sampling: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
     nrf: Name = "nrf"
@@ -168,7 +144,7 @@ class LabConfig(Entry):
     def _consistent(self) -> LabConfig:
         faults = list(_inconsistencies(self))
         if faults:
-            raise _InconsistentError(faults)
+            raise InconsistentError(faults)
         return self
 
     def user(self, name: str) -> User:
@@ -179,16 +155,7 @@ class LabConfig(Entry):
         raise KeyError(name)
 
 
-Fault = tuple[Location, str, str]
 _EntryT = TypeVar("_EntryT", bound=Entry)
-
-
-class _InconsistentError(ValueError):
-    """Entries that are well formed but do not fit together."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("inconsistent")
-        self.faults = faults
 
 
 def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
@@ -227,9 +194,43 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
             yield ("users", index, "domain"), f"{user.domain} is not a home domain", f"one of {_names(domains)}"
         if user.access is not None and user.access not in networks:
             yield ("users", index, "access"), f"{user.access} is no access network", f"one of {_names(networks)}"
+    yield from _kms_faults(config, domains)
     for index, extra in enumerate(config.extra_nodes):
         yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
     yield from _extra_faults(config.extra_nodes)
+
+
+def _kms_faults(config: LabConfig, domains: set[str]) -> Iterator[Fault]:
+    for index, home in enumerate(config.home_domains):
+        if home.kms is not None and home.bsf is None and not config.kms.static_psk:
+            where = ("home_domains", index, "kms")
+            yield (
+                where,
+                f"{home.kms} has no bsf to take its users' keys from",
+                "a bsf beside it, or kms.static_psk: true",
+            )
+    users = {user.name for user in config.users}
+
+    def strangers(parties: Iterable[str], where: Location, *, keys: bool = False) -> Iterator[Fault]:
+        for position, party in enumerate(parties):
+            if not party.startswith(("@", "*", "sip:", "tel:")) and party not in users:
+                yield (
+                    (*where, party if keys else position),
+                    f"{party} is no user",
+                    f"a URI, @lab, @home or one of {_names(users)}",
+                )
+
+    for index, user in enumerate(config.users):
+        yield from strangers(user.kms_policy.peers, ("users", index, "kms_policy", "peers"), keys=True)
+        yield from strangers(user.kms_policy.also, ("users", index, "kms_policy", "also"))
+        if user.kms_rights is not None:
+            yield from strangers(user.kms_rights.request_for, ("users", index, "kms_rights", "request_for"))
+            yield from strangers(user.kms_rights.resolve_from, ("users", index, "kms_rights", "resolve_from"))
+    for index, group in enumerate(config.kms.groups):
+        yield from strangers(group.members, ("kms", "groups", index, "members"))
+        yield from strangers(group.requesters, ("kms", "groups", index, "requesters"))
+        if group.uri.rpartition("@")[2] not in domains:
+            yield ("kms", "groups", index, "uri"), f"{group.uri} is of no home domain", f"a group of {_names(domains)}"
 
 
 def _extra_faults(nodes: Sequence[ExtraNode]) -> Iterator[Fault]:
@@ -277,14 +278,14 @@ def parse(text: str, file: str = "lab.yaml") -> LabConfig:
         raise ConfigError([problem]) from None
     except yaml.YAMLError as error:
         raise ConfigError([ConfigProblem(file, 1, "YAML", str(error), "valid YAML")]) from None
-    duplicates = list(_duplicate_keys(tree, file))
+    duplicates = list(duplicate_keys(tree, file))
     try:
         config = LabConfig.model_validate(content)
     except ValidationError as error:
-        problems = [*duplicates, *_problems(error, tree, file)]
+        problems = [*duplicates, *problems_of(error, tree, file)]
         wrong = {(problem.line, problem.where) for problem in problems}
         for location, found, right in _inconsistencies(_salvage(content)):
-            problem = ConfigProblem(file, _line(tree, location), _dotted(location), found, right)
+            problem = ConfigProblem(file, line_of(tree, location), dotted(location), found, right)
             if (problem.line, problem.where) not in wrong:
                 problems.append(problem)
         raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
@@ -314,77 +315,3 @@ def _salvage(content: object) -> LabConfig:
         users=entries("users", User),
         extra_nodes=entries("extra_nodes", ExtraNode),
     )
-
-
-def _duplicate_keys(node: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                yield ConfigProblem(file, line, str(key.value), "is written twice", "each entry once")
-            seen.add(key.value)
-            yield from _duplicate_keys(value, file)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _duplicate_keys(item, file)
-
-
-def _problems(error: ValidationError, tree: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
-    for item in error.errors():
-        cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, _InconsistentError):
-            for location, found, right in cause.faults:
-                yield ConfigProblem(file, _line(tree, location), _dotted(location), found, right)
-            continue
-        location = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
-        found = _found(item["type"], item["msg"], item["input"])
-        yield ConfigProblem(file, _line(tree, location), _dotted(location), found, _right(item))
-
-
-def _found(kind: str, message: str, value: object) -> str:
-    if kind == "missing":
-        return "is missing"
-    if kind == "extra_forbidden":
-        return "is unknown"
-    if isinstance(value, (str, int, float, bool)):
-        return f"{value!r} does not fit"
-    return message
-
-
-def _right(item: object) -> str:
-    assert isinstance(item, dict)
-    kind, location = item["type"], item["loc"]
-    if kind == "literal_error":
-        return "one of " + str(item["ctx"]["expected"])
-    if kind == "string_pattern_mismatch" and location:
-        name = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
-        if name == "name" and location[0] == "home_domains":
-            return _PATTERNS["Domain"]
-        if name in ("mcc", "mnc"):
-            return 'digits in quotes, such as "001"'
-        return _PATTERNS[_FIELD_PATTERN.get(name, "Name")]
-    return _RIGHT.get(kind, str(item["msg"]))
-
-
-def _line(tree: yaml.Node | None, location: Location) -> int:
-    node, line = tree, (tree.start_mark.line + 1 if tree else 1)
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    node, line = value, key.start_mark.line + 1
-                    break
-            else:
-                return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line
-
-
-def _dotted(location: Location) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return re.sub(r"^\.", "", text) or "the file"

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_ROLE_NAMES = {"kms": "identity", "bsf": "fqdn"}
+"""The setting that holds the name of a node in its home domain, by kind."""
+
 
 class LabFileError(Exception):
     """There is no usable ``lab.json``."""
@@ -23,6 +26,8 @@ class NodeRow:
     host: str
     port: int
     access_network: str
+    role_name: str
+    """The name it goes by in its home domain: the identity of a KMS, the name of a BSF; empty for others."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def _node(entry: dict[str, dict[str, str]]) -> NodeRow:
         host=str(entry["sbi"]["host"]),
         port=int(entry["sbi"]["port"]),
         access_network=str(entry["settings"].get("access_network", "")),
+        role_name=str(entry["settings"].get(_ROLE_NAMES.get(str(entry["kind"]), ""), "")),
     )
 
 
@@ -125,3 +131,5 @@ def _names(addresses: dict[str, str], nodes: dict[str, NodeRow]) -> Iterator[tup
         yield address, role.partition("/")[0]
     for row in nodes.values():
         yield row.fqdn, row.instance
+        if row.role_name:
+            yield row.role_name, row.instance

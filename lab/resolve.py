@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config import LabConfig, User
 from lab.control import Json
 from lab.layout import Layout, ResolveError, choose_subnet
+from lab.resolve_kms import bsf_settings, kms_settings, names_of, ue_settings
 from lab.state import StateFolder
 from lab.subscribers import provision
 from sba.errors import ConfigurationError
@@ -30,6 +31,8 @@ NF_TYPES = {
     "cscf": ("SCSCF", "ICSCF"),
     "pcscf": ("PCSCF",),
     "imsagw": ("IMS_AGW",),
+    "kms": ("KMS",),
+    "bsf": ("BSF",),
     "ue": ("UE",),
     "lab": ("LAB",),
 }
@@ -100,6 +103,12 @@ def _nodes(config: LabConfig, layout: Layout, folder: StateFolder) -> Iterable[R
                 "trusted_peers": trusted if config.mw_transport == "tcp" else [],
             },
         )
+    for home in config.home_domains:
+        if home.bsf is not None:
+            yield _node("bsf", home.bsf, layout, bsf_settings(home, layout))
+        if home.kms is not None:
+            psk_file = str(folder.secrets / f"{home.kms}.sealed")
+            yield _node("kms", home.kms, layout, kms_settings(home, config, layout, psk_file))
     for access in config.access_networks:
         yield _gateway(access.gateway, access.name, layout, config)
         yield _pcscf(access.pcscf, access.name, layout, config, domains)
@@ -183,6 +192,7 @@ def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> R
     }
     if user.suites:
         settings["suites"] = list(user.suites)
+    settings |= ue_settings(user, config, layout)
     return _node("ue", user.name, layout, settings)
 
 
@@ -204,7 +214,9 @@ def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
     for node in (*nodes, operator):
         instance_id = ids.setdefault(node.instance, str(uuid.uuid4()))
         entries[node.instance] = node.entry(instance_id, domain)
-    _issue_certificates(folder, (*nodes, operator), ids, domain)
+    names = {node.instance: [f"{node.instance}.{domain}", *names_of(config, node.instance)] for node in nodes}
+    names[OPERATOR] = [f"{OPERATOR}.{domain}"]
+    _issue_certificates(folder, (*nodes, operator), ids, names)
     provision(config, folder, ids)
     nrf = next(node for node in nodes if node.kind == "nrf")
     lab: dict[str, Json] = {
@@ -271,19 +283,20 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
     return content if isinstance(content, dict) else {}
 
 
-def _issue_certificates(folder: StateFolder, nodes: Sequence[ResolvedNode], ids: dict[str, str], domain: str) -> None:
+def _issue_certificates(
+    folder: StateFolder, nodes: Sequence[ResolvedNode], ids: Mapping[str, str], names: Mapping[str, Sequence[str]]
+) -> None:
     authority = LabCa.open(folder.pki) if (folder.pki / "ca.key").exists() else LabCa.create(folder.pki)
     for node in nodes:
+        wanted = names[node.instance]
         try:
             present = read_identity(authority.present(node.instance))
-            if present.instance_id == ids[node.instance] and set(node.addresses) <= set(present.addresses):
+            if (
+                present.instance_id == ids[node.instance]
+                and set(node.addresses) <= set(present.addresses)
+                and set(wanted) <= set(present.dns_names)
+            ):
                 continue
         except ConfigurationError:
             pass
-        authority.issue(
-            node.instance,
-            nf_types(node.kind),
-            ids[node.instance],
-            dns=[f"{node.instance}.{domain}"],
-            ips=node.addresses,
-        )
+        authority.issue(node.instance, nf_types(node.kind), ids[node.instance], dns=wanted, ips=node.addresses)

@@ -31,7 +31,7 @@ from lab.spawner import (
 )
 from lab.state import StateFolder
 
-NODE_MODULES = ("nrf", "hss", "cscf", "pcscf", "imsagw", "ue")
+NODE_MODULES = ("nrf", "hss", "cscf", "pcscf", "imsagw", "bsf", "kms", "ue")
 """Node kinds whose modules the fork server loads before it forks."""
 TELEMETRY_GRACE_S = 0.6
 """How long nodes may take to send the spans they hold, seconds; a little above the export interval."""

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from lab.config import load
+from lab.config import LabConfig, load, parse
 from lab.labfile import LabFile, LabFileError
 from lab.resolve import OPERATOR, resolve
 from lab.state import StateFolder
 from lab.subscribers import load as load_secrets
 from nodes.hss.provision import AkaCredentials, read_provisioning
+from nodes.ue.config import UeSettings
 from sba.config import NodeEnvironment
 from sba.errors import StoreError
 from sba.identity import read_identity
@@ -144,3 +146,80 @@ def test_the_lab_file_names_nodes_by_address_and_by_name(lab: dict[str, Any], fo
 def test_without_a_lab_the_lab_file_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(LabFileError, match="imslab up"):
         LabFile.read(tmp_path / "lab.json")
+
+
+def with_kms(**changes: Any) -> LabConfig:
+    description: dict[str, Any] = yaml.safe_load(LAB.read_text())
+    for home, suffix in zip(description["home_domains"], ("", "-p"), strict=True):
+        home |= {"kms": f"kms{suffix}", "bsf": f"bsf{suffix}"}
+    return parse(yaml.safe_dump({**description, **changes}))
+
+
+def test_each_home_domain_has_a_kms_and_a_bsf_of_its_own_under_the_names_ues_know_them_by(folder: StateFolder) -> None:
+    lab: Any = resolve(with_kms(), folder)
+    authority = LabCa.open(folder.pki)
+    for domain, user, kms, bsf in (("ims.test", "alice", "kms", "bsf"), ("partner.test", "erin", "kms-p", "bsf-p")):
+        told = lab["nodes"][user]["settings"]
+        assert told["kms"]["tls_name"] == told["kms"]["identity"] == f"kms.{domain}"
+        assert told["bsf"]["tls_name"] == f"bsf.{domain}"
+        for role, instance, listener in (("kms", kms, "http"), ("bsf", bsf, "ub")):
+            settings = lab["nodes"][instance]["settings"]
+            assert settings["home_domains"] == [domain]
+            assert {key: told[role][key] for key in ("host", "port")} == settings[listener]
+            identity = read_identity(authority.present(instance))
+            assert set(identity.dns_names) == {f"{instance}.ims.test", f"{role}.{domain}"}
+            assert identity.nf_types == (role.upper(),)
+    file = LabFile.read(folder.lab_json)
+    assert (file.names["kms.partner.test"], file.names["bsf.ims.test"]) == ("kms-p", "bsf")
+
+
+def test_a_certificate_without_the_name_of_the_role_is_replaced(lab: dict[str, Any], folder: StateFolder) -> None:
+    authority = LabCa.open(folder.pki)
+    ids = {name: entry["nf_instance_id"] for name, entry in lab["nodes"].items()}
+    resolve(with_kms(), folder)
+    nodes: Any = json.loads(folder.lab_json.read_text())["nodes"]
+    authority.issue("kms", ("KMS",), nodes["kms"]["nf_instance_id"], dns=["kms.elsewhere.test"], ips=["127.0.0.9"])
+    assert {name: nodes[name]["nf_instance_id"] for name in ids} == ids
+    resolve(with_kms(), folder)
+    assert "kms.ims.test" in read_identity(LabCa.open(folder.pki).present("kms")).dns_names
+
+
+def test_what_a_kms_lets_users_do_reaches_the_kms_of_their_domain(folder: StateFolder) -> None:
+    description: dict[str, Any] = yaml.safe_load(LAB.read_text())
+    description["users"][0]["kms_rights"] = {"request_for": ["bob"], "resolve_from": [], "max_validity_s": 60}
+    groups = [{"uri": "sip:sales@partner.test", "members": ["erin", "*@ims.test"], "requesters": ["alice"]}]
+    config = with_kms(users=description["users"], kms={"groups": groups, "max_validity_s": 7200, "foreign_kms": "none"})
+    nodes: Any = resolve(config, folder)["nodes"]
+    own, other = nodes["kms"]["settings"], nodes["kms-p"]["settings"]
+    assert own["users"]["sip:alice@ims.test"] == {
+        "request_for": ["sip:bob@ims.test"],
+        "resolve_from": [],
+        "reusable": True,
+        "max_validity_s": 60,
+    }
+    assert own["groups"] == {}
+    assert "sip:alice@ims.test" not in other["users"]
+    assert other["groups"] == {
+        "sip:sales@partner.test": {
+            "members": ["sip:erin@partner.test", "*@ims.test"],
+            "requesters": ["sip:alice@ims.test"],
+        }
+    }
+    assert {each["max_ticket_validity_s"] for each in (own, other)} == {7200}
+    assert {each["foreign_kms"] for each in (own, other)} == {"none"}
+
+
+def test_the_local_policy_of_a_user_reaches_the_ue(folder: StateFolder) -> None:
+    description: dict[str, Any] = yaml.safe_load(LAB.read_text())
+    policy = {
+        "level": "required",
+        "reusable": True,
+        "peers": {"erin": "off", "*@partner.test": "allowed"},
+        "also": ["bob"],
+    }
+    description["users"][0]["kms_policy"] = policy
+    nodes: Any = resolve(with_kms(users=description["users"]), folder)["nodes"]
+    told = nodes["alice"]["settings"]["kms_policy"]
+    assert (told["level"], told["reusable"], told["also"]) == ("required", True, ["sip:bob@ims.test"])
+    assert told["peers"] == {"sip:erin@partner.test": "off", "*@partner.test": "allowed"}
+    assert UeSettings.model_validate(nodes["alice"]["settings"]).kms_policy.level == "required"

@@ -1,0 +1,139 @@
+"""What is wrong in a lab description, told with its line and what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import yaml
+from pydantic import ValidationError
+
+_RIGHT = {
+    "literal_error": "one of the listed words",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "missing": "this entry is needed",
+    "extra_forbidden": "no such entry here; remove it or correct its spelling",
+    "string_type": "text; write numbers in quotes",
+    "model_type": "a table of entries, each 'name: value'",
+    "list_type": "a list: [one, two] or one '- entry' a line",
+}
+_PATTERNS = {
+    "Name": "a lower-case name such as pcscf-a",
+    "Domain": "a domain such as ims.test",
+    "Impi": "a private identity such as 001010000000001@ims.test",
+    "Tel": 'an international number in quotes, such as "+15550100"',
+}
+_FIELD_PATTERN = {"domain": "Domain", "impi": "Impi", "tel": "Tel"}
+
+Location = tuple[str | int, ...]
+Fault = tuple[Location, str, str]
+
+
+@dataclass(frozen=True)
+class ConfigProblem:
+    """One thing wrong in a lab description: where (file, line from 1), what, and what would be right."""
+
+    file: str
+    line: int
+    where: str
+    found: str
+    right: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.where}: {self.found}; right would be: {self.right}"
+
+
+class ConfigError(Exception):
+    """The lab description cannot be used; ``problems`` holds every fault, in file order."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class InconsistentError(ValueError):
+    """Entries that are well formed but do not fit together."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("inconsistent")
+        self.faults = faults
+
+
+def duplicate_keys(node: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
+    """Yield a problem for every entry written twice."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                yield ConfigProblem(file, line, str(key.value), "is written twice", "each entry once")
+            seen.add(key.value)
+            yield from duplicate_keys(value, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from duplicate_keys(item, file)
+
+
+def problems_of(error: ValidationError, tree: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
+    """Yield what the model found wrong."""
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, InconsistentError):
+            for location, found, right in cause.faults:
+                yield ConfigProblem(file, line_of(tree, location), dotted(location), found, right)
+            continue
+        location = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
+        found = _found(item["type"], item["msg"], item["input"])
+        yield ConfigProblem(file, line_of(tree, location), dotted(location), found, _right(item))
+
+
+def _found(kind: str, message: str, value: object) -> str:
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "is unknown"
+    if isinstance(value, (str, int, float, bool)):
+        return f"{value!r} does not fit"
+    return message
+
+
+def _right(item: object) -> str:
+    assert isinstance(item, dict)
+    kind, location = item["type"], item["loc"]
+    if kind == "literal_error":
+        return "one of " + str(item["ctx"]["expected"])
+    if kind == "string_pattern_mismatch" and location:
+        name = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
+        if name == "name" and location[0] == "home_domains":
+            return _PATTERNS["Domain"]
+        if name in ("mcc", "mnc"):
+            return 'digits in quotes, such as "001"'
+        return _PATTERNS[_FIELD_PATTERN.get(name, "Name")]
+    return _RIGHT.get(kind, str(item["msg"]))
+
+
+def line_of(tree: yaml.Node | None, location: Location) -> int:
+    """Return the line of an entry, counted from 1; of what surrounds it where it is missing."""
+    node, line = tree, (tree.start_mark.line + 1 if tree else 1)
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    node, line = value, key.start_mark.line + 1
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def dotted(location: Location) -> str:
+    """Return a location as people write it, e.g. ``users[1].tel``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return re.sub(r"^\.", "", text) or "the file"
