@@ -105,12 +105,14 @@ class SbiClient:
         instance: str | None = None,
         home_domain: str | None = None,
         access_network: str | None = None,
+        tls_name: str = "",
     ) -> Any:
         """Call a unary method and return its response message.
 
         ``timeout`` is the deadline of the whole call in seconds, retries included. ``instance`` (an NF instance
-        id) pins the producer. Only methods marked idempotent are repeated after they may have reached a
-        producer. Raises :class:`RemoteProblem`.
+        id) pins the producer. ``tls_name`` is a DNS name that its certificate has to show, where the role matters and
+        not only that the NRF named it; empty: the FQDN of its profile. Only methods marked idempotent are repeated
+        after they may have reached a producer. Raises :class:`RemoteProblem`.
         """
         self._follow_certificates()
         contract = method_contract(method)
@@ -120,7 +122,7 @@ class SbiClient:
         fresh = False
         renewed = False
         for attempt in range(_ATTEMPTS):
-            targets = await self._targets(contract, query, deadline - self._clock(), fresh=fresh)
+            targets = await self._targets(contract, query, deadline - self._clock(), fresh=fresh, tls_name=tls_name)
             if not targets:
                 break
             for target in targets:
@@ -283,14 +285,14 @@ class SbiClient:
     # Whom to call.
 
     async def _targets(
-        self, contract: MethodContract, query: Query, remaining: float, *, fresh: bool = False
+        self, contract: MethodContract, query: Query, remaining: float, *, fresh: bool = False, tls_name: str = ""
     ) -> list[Target]:
         if contract.nf_type == _NRF:
             return [self._nrf]
         profiles = None if fresh else self.discovery.known(query)
         if profiles is None:
             profiles = await self._within(remaining, self.discovery.find(query, fresh=fresh), contract)
-        return [Target(p.nf_instance_id, p.host, p.port, p.fqdn) for p in profiles]
+        return [Target(p.nf_instance_id, p.host, p.port, tls_name or p.fqdn) for p in profiles]
 
     @staticmethod
     async def _within(remaining: float, question: Awaitable[T], contract: MethodContract) -> T:
