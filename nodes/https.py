@@ -15,8 +15,9 @@ A node that asks::
     response = await client.request("POST", HttpsAddress(host=..., port=..., tls_name="kms.ims.test"), "/keymanagement",
                                     headers=(("Content-Type", "application/mikey"),), body=octets, timeout_s=5.0)
 
-TLS 1.2 at least (TS 33.210 6.2, assumed), the server by the certificate of the lab CA that shows the name asked for, the
-client by whatever the protocol above proves. Each request is one span on both sides, joined by ``traceparent``.
+TLS 1.2 at least (TS 33.210 6.2, assumed). The server proves itself by a certificate of the lab CA that shows the name
+asked for, the client by whatever the protocol above wants. Each request is one span on both sides, joined by
+``traceparent``.
 """
 
 from nodes.httpmessage import Fields, HttpError, HttpFault, HttpLimits, HttpRequest, HttpResponse, HttpsAddress

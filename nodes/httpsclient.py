@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, Final, cast
 
-from nodes.httpmessage import Fields, HttpResponse, HttpsAddress
-from sba.telemetry import Telemetry
+from OpenSSL import SSL
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from twisted.internet import error
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.web._newclient import HTTP11ClientProtocol, Request, ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
 
-MAX_RESPONSE = 256 * 1024
+from nodes import siptls
+from nodes.httpmessage import Fields, HttpError, HttpFault, HttpResponse, HttpsAddress
+from sba import runtime
+from sba.telemetry import Telemetry, format_traceparent
+
+MAX_RESPONSE: Final = 256 * 1024
 """Largest response with its head that is read, octets."""
+_HTTPS: Final = 443
 
 
 class HttpsClient:
-    """Asks HTTPS servers whose certificate the lab CA issued for the name asked for."""
+    """Asks HTTPS servers whose certificate the lab CA issued for the name asked for.
 
-    def __init__(self, ca_path: Path, telemetry: Telemetry) -> None:
-        self._ca_path = ca_path
+    `source` is the IP address to dial from, "" for any.
+    """
+
+    def __init__(self, ca_path: Path, telemetry: Telemetry, *, source: str = "") -> None:
+        self._tls = siptls.client(ca_path)
         self._telemetry = telemetry
+        self._source = (source, 0) if source else None
 
     async def request(
         self,
@@ -33,4 +54,201 @@ class HttpsClient:
         Host, Content-Length and traceparent are added. `timeout_s` bounds everything from the connection to the last
         octet of the response. Nothing is repeated. Raises :class:`~nodes.httpmessage.HttpError`.
         """
-        raise NotImplementedError
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "url.path": target.partition("?")[0],
+            "server.address": address.name,
+            "server.port": address.port,
+            "imslab.http.from": self._telemetry.service_name,
+            "imslab.http.to": address.name,
+        }
+        with self._telemetry.tracer.start_as_current_span(f"HTTP {method}", None, SpanKind.CLIENT, attributes) as span:
+            fields = (*headers, ("Traceparent", format_traceparent(span.get_span_context())))
+            try:
+                response = await self._exchange(method, address, target, fields, body, timeout_s)
+            except HttpError as failed:
+                span.set_attribute("error.type", failed.fault.value)
+                span.set_status(Status(StatusCode.ERROR, failed.fault.value))
+                raise
+            span.set_attribute("http.response.status_code", response.status)
+            return response
+
+    async def _exchange(
+        self, method: str, address: HttpsAddress, target: str, fields: Fields, body: bytes, timeout_s: float
+    ) -> HttpResponse:
+        attempt = _Attempt(address.name)
+        factory = TLSMemoryBIOFactory(
+            cast("Any", self._tls(address.name)), isClient=True, wrappedFactory=cast("Any", attempt)
+        )
+        factory.noisy = False
+        cast("Any", runtime.reactor()).connectTCP(
+            address.host, address.port, factory, timeout=timeout_s, bindAddress=self._source
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await runtime.future(attempt.connected)
+                request = Request(
+                    method.encode("ascii"),
+                    target.encode("ascii"),
+                    _headers(address, fields),
+                    _Octets(body) if body or method in {"POST", "PUT"} else None,
+                )
+                answer = await runtime.future(connection.request(request))
+                reading = _Body()
+                cast("Any", answer).deliverBody(reading)
+                content = await runtime.future(reading.done)
+                return HttpResponse(answer.code, _fields(cast("Headers", answer.headers)), content)
+        except TimeoutError:
+            raise HttpError(HttpFault.TIMEOUT, f"{address.name} did not answer in {timeout_s:g} s") from None
+        except HttpError:
+            raise
+        except Exception as reason:  # noqa: BLE001 - Twisted wraps causes in many types; all mean the same to a caller
+            raise attempt.fault(reason) from None
+        finally:
+            attempt.close()
+
+
+def _headers(address: HttpsAddress, fields: Fields) -> Headers:
+    headers = Headers()
+    host = address.name if address.port == _HTTPS else f"{address.name}:{address.port}"
+    headers.setRawHeaders(b"Host", [host.encode("ascii")])
+    for name, value in fields:
+        headers.addRawHeader(name.encode("ascii"), value.encode("latin-1"))
+    return headers
+
+
+def _fields(headers: Headers) -> Fields:
+    return tuple(
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, values in headers.getAllRawHeaders()
+        for value in values
+    )
+
+
+class _Attempt(ClientFactory):
+    """The one connection of a request, and what became of it."""
+
+    noisy = False
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.connected: Deferred[_Connection] = Deferred(self._cancelled)
+        self._connection: _Connection | None = None
+        self._closed = False
+
+    def buildProtocol(self, addr: object) -> Protocol | None:  # noqa: N802 - Twisted's name
+        del addr
+        if self._closed:
+            return None
+        self._connection = _Connection(self.connected)
+        return cast("Protocol", self._connection)
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+        del connector
+        if not self.connected.called:
+            self.connected.errback(reason)
+
+    def _cancelled(self, _deferred: Deferred[_Connection]) -> None:
+        self._closed = True
+
+    def close(self) -> None:
+        """End the connection, standing or not yet."""
+        self._closed = True
+        if self._connection is not None:
+            self._connection.end()
+
+    def fault(self, reason: BaseException) -> HttpError:
+        """Say in a word what went wrong; the text of the cause stays out, it may quote what was sent."""
+        if self._connection is not None and self._connection.too_much:
+            return HttpError(HttpFault.PROTOCOL, f"{self._name} sent more than {MAX_RESPONSE} octets")
+        causes = tuple(_causes(reason))
+        if any(isinstance(cause, SSL.Error) for cause in causes):
+            return HttpError(HttpFault.TLS, f"{self._name} is not protected as it has to be")
+        if any(isinstance(cause, (error.ConnectError, error.ConnectionClosed, OSError)) for cause in causes):
+            return HttpError(HttpFault.UNREACHABLE, f"{self._name}: {type(causes[-1]).__name__}")
+        return HttpError(HttpFault.PROTOCOL, f"{self._name}: {type(causes[-1]).__name__}")
+
+
+def _causes(reason: BaseException) -> list[BaseException]:
+    """The reason and what it wraps, outermost first."""
+    wrapping = getattr(reason, "reasons", ())
+    inner = [item.value for item in wrapping if isinstance(item, Failure) and item.value is not None]
+    return [reason, *(cause for wrapped in inner for cause in _causes(wrapped))]
+
+
+class _Connection(HTTP11ClientProtocol):
+    """Counts what comes in, so that no server makes the client hold more than a response."""
+
+    def __init__(self, connected: Deferred[_Connection]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._connected: Deferred[_Connection] | None = connected
+        self._room = MAX_RESPONSE
+        self.too_much = False
+        self._standing = False
+
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        super().connectionMade()
+        self._standing = True
+        connected, self._connected = self._connected, None
+        if connected is not None and not connected.called:
+            connected.callback(self)
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        self._room -= len(data)
+        if self._room < 0:
+            self.too_much = True
+            self.end()
+        else:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        self._standing = False
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def end(self) -> None:
+        """Close at once what is still open."""
+        if self._standing:
+            self._standing = False
+            cast("Any", self.transport).abortConnection()
+
+
+class _Body(Protocol):
+    """Collects the body of a response; a broken one is none."""
+
+    def __init__(self) -> None:
+        self.done: Deferred[bytes] = Deferred()
+        self._octets = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        self._octets += data
+
+    def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: N802 - Twisted's name
+        if self.done.called:
+            return
+        if reason is not None and reason.check(ResponseDone):
+            self.done.callback(bytes(self._octets))
+        else:
+            self.done.errback(reason or Failure(error.ConnectionLost()))
+
+
+@implementer(IBodyProducer)
+class _Octets:
+    """A request body that is at hand."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self.length = len(octets)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:  # noqa: N802 - Twisted's name
+        """Write all of it."""
+        consumer.write(self._octets)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
+        """Nothing is held back."""
+
+    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
+        """Nothing was held back."""
+
+    def stopProducing(self) -> None:  # noqa: N802 - Twisted's name
+        """Nothing is left."""
