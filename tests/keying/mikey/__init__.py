@@ -1,0 +1,1 @@
+"""MIKEY-TICKET: octets, keys, exchanges."""
