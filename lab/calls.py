@@ -12,6 +12,8 @@ from pathlib import Path
 import grpc
 from opentelemetry.trace import SpanKind, format_trace_id
 
+from keying.secret import Secret
+from lab import exchange
 from lab.control import ControlError, Progress
 from lab.labfile import LabFile, UserRow
 from lab.ladder import MediaEnd, media_ends
@@ -47,6 +49,7 @@ class CallOrder:
     record: str = ""
     pcap: str = ""
     with_keys: bool = False
+    exchange: str = ""
     suites: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -168,6 +171,8 @@ class _CallInProgress:
             names = {"target": order.callee, "play_wav": order.play, "suites": "suite"}
             raise refusal(self._caller.name, problem, names)
         verdict = await self._conclude(problem, order)
+        if order.exchange:
+            verdict = await self._write_exchange(Path(order.exchange), verdict)
         if capture is not None:
             path = await capture.write(Path(order.pcap), self._store, verdict)
             verdict = replace(verdict, pcap=str(path))
@@ -238,6 +243,22 @@ class _CallInProgress:
             audio=audio,
             recordings=tuple(recordings),
         )
+
+    async def _write_exchange(self, path: Path, verdict: Verdict) -> Verdict:
+        """Write the MIKEY messages and keys of the call; a call without them leaves no file."""
+        caller, callee = self._last.mikey, ue_control_pb2.MikeyExchange()
+        if not caller.transfer_init:
+            return verdict
+        if self._callee is not None and self._callee.software_ue:
+            with contextlib.suppress(RemoteProblem):
+                callee = (await self._operator.report(self._callee.name, verdict.call_id, with_keys=True)).mikey
+        issuer = self._lab.names.get(caller.issuer, "")
+        key: Secret | None = None
+        if issuer in self._lab.kms:
+            with contextlib.suppress(RemoteProblem):
+                key = await self._operator.export_ticket_key(issuer, caller.ticket)
+        await asyncio.to_thread(exchange.write, path, exchange.document(caller, callee, key))
+        return replace(verdict, exchange=str(path))
 
     def _path(self) -> list[str]:
         path = [self._caller.name, self._caller.gateway]

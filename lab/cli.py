@@ -26,8 +26,9 @@ from lab.cli_parts import pki, ue, user
 from lab.control import ControlError, Json, Params, ask
 from lab.printable import one_line, printable
 from lab.state import StateFolder
+from lab.ticket_cli import kms, ticket
 
-SECURITY_MODES = ("none", "e2ae-sdes", "e2e-sdes")
+SECURITY_MODES = ("none", "e2ae-sdes", "e2e-sdes", "e2e-kms")
 """Values of ``--security``."""
 FLOW_FORMATS = ("text", "json", "mermaid", "html")
 """Values of ``flow --format``."""
@@ -46,7 +47,7 @@ def imslab() -> None:
 @json_option
 def up(config: Path | None, state: Path | None, as_json: bool) -> None:
     """Start the lab: every node a process of its own. Returns when all serve."""
-    from lab.config import ConfigError
+    from lab.config_problems import ConfigError
     from lab.launch import LaunchError, StateFolderError, default_config, runs_another
     from lab.launch import up as start
     from lab.show import StartProgress, node_table
@@ -200,7 +201,8 @@ def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
 @click.option("--play", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="WAV that FROM plays.")
 @click.option("--record", type=click.Path(file_okay=False, path_type=Path), help="Folder for what each end heard.")
 @click.option("--pcap", type=click.Path(dir_okay=False, path_type=Path), help="Signalling and media as pcapng.")
-@click.option("--with-keys", is_flag=True, help="Put the media keys into the pcap as well. Dangerous outside a lab.")
+@click.option("--exchange", type=click.Path(dir_okay=False, path_type=Path), help="MIKEY messages and keys as JSON.")
+@click.option("--with-keys", is_flag=True, help="Put keys into the files of this call. Dangerous outside a lab.")
 @click.option("--suite", "suites", multiple=True, help="Crypto suite to offer; repeat for an order.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
 @state_option
@@ -213,6 +215,7 @@ def call(
     play: Path | None,
     record: Path | None,
     pcap: Path | None,
+    exchange: Path | None,
     with_keys: bool,
     suites: tuple[str, ...],
     options: tuple[str, ...],
@@ -222,14 +225,20 @@ def call(
     """Call TO from FROM (users or URIs); registers both ends when needed, plays audio and prints the verdict."""
     from lab.show import CallProgress, verdict_table
 
-    if with_keys and pcap is None:
-        raise click.UsageError("--with-keys says what goes into a --pcap file; name one")
+    if with_keys and pcap is None and exchange is None:
+        raise click.UsageError("--with-keys says what goes into a --pcap or --exchange file; name one")
+    if exchange is not None and not with_keys:
+        raise click.UsageError("an --exchange file holds keys; say so with --with-keys")
+    if exchange is not None and security != "e2e-kms":
+        raise click.UsageError("an --exchange file is of a call with --security e2e-kms")
     _check_suites(suites)
     named = pairs_of(options)
     if record is not None:
         writable_folder(record)
     if pcap is not None:
         writable_file(pcap)
+    if exchange is not None:
+        writable_file(exchange)
     params: Params = {
         "from": caller,
         "to": callee,
@@ -238,6 +247,7 @@ def call(
         "play": _absolute(play),
         "record": _absolute(record),
         "pcap": _absolute(pcap),
+        "exchange": _absolute(exchange),
         "with_keys": with_keys,
         "suites": list(suites),
         "options": named,
@@ -260,7 +270,9 @@ def call(
     else:
         verdict_table(verdict)
     if with_keys:
-        click.secho(f"WARNING: {pcap} holds the media keys of this call", fg="red", bold=True, err=True)
+        files = " and ".join(str(file) for file in (pcap, verdict.get("exchange")) if file)
+        if files:
+            click.secho(f"WARNING: {files} holds keys of this call", fg="red", bold=True, err=True)
     raise SystemExit(0 if verdict["result"] == "established" else 1)
 
 
@@ -351,7 +363,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (pki, user, ue):
+for part in (pki, user, ue, ticket, kms):
     imslab.add_command(part)
 
 

@@ -68,6 +68,11 @@ class LabFile:
         """Instances of the IMS access gateways."""
         return tuple(row.instance for row in self.nodes.values() if row.kind == "imsagw")
 
+    @property
+    def kms(self) -> tuple[str, ...]:
+        """Instances of the key management services."""
+        return tuple(row.instance for row in self.nodes.values() if row.kind == "kms")
+
     @classmethod
     def read(cls, path: Path) -> LabFile:
         """Read ``lab.json``; raises ``LabFileError`` when it is missing or not what ``imslab up`` wrote."""

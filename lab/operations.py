@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lab.calls import CallDesk, CallOrder
 from lab.control import ControlError, ControlServer, Json, Params, Progress
+from lab.kms_operations import TicketDesk
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
 from lab.refusals import refusal
@@ -53,6 +54,7 @@ class Operations:
                 "metrics": self._metrics,
                 "restart": self._restart,
                 "down": self._down,
+                **TicketDesk(self.operator, lab, self._desk.software_ue).operations(),
             },
         )
 
@@ -188,10 +190,11 @@ class Operations:
             record=_text(params, "record"),
             pcap=_text(params, "pcap"),
             with_keys=params.get("with_keys") is True,
+            exchange=_text(params, "exchange"),
             suites=tuple(map(str, suites)) if isinstance(suites, list) else (),
             options=_options(params),
         )
-        if order.with_keys and not self._supervisor.lab.key_export:
+        if (order.with_keys or order.exchange) and not self._supervisor.lab.key_export:
             raise ControlError("this lab never exports keys (key_export: never in its description)", "usage")
         verdict = await self._desk.place(order, progress)
         return verdict.document()

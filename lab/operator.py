@@ -16,9 +16,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from keying.secret import Secret
 from lab.labfile import NodeRow
 from lab.resolve import OPERATOR
-from protos import capture_pb2, iq_pb2, ue_control_pb2
+from protos import capture_pb2, iq_pb2, kms_control_pb2, ue_control_pb2
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
 from sba.identity import NodeIdentity
@@ -30,10 +31,18 @@ REGISTER_TIMEOUT_S = 20.0
 """Patience with one registration, seconds (timer F on the access is 128 s; an operator is less patient)."""
 REPORT_WAIT_S = 3.0
 """How long the called UE is given to see the end of a call, seconds."""
+TICKET_TIMEOUT_S = 20.0
+"""Patience with a UE that asks its KMS, seconds: bootstrapping and one answer each of KMS, BSF and HSS."""
+KMS_TIMEOUT_S = 5.0
+"""Patience with a KMS's own answers, seconds."""
 
 
 def _ue(method: str) -> MethodDescriptor:
     return ue_control_pb2.DESCRIPTOR.services_by_name["UeControl"].methods_by_name[method]
+
+
+def _kms(method: str) -> MethodDescriptor:
+    return kms_control_pb2.DESCRIPTOR.services_by_name["NkmsControl"].methods_by_name[method]
 
 
 class Operator:
@@ -89,8 +98,11 @@ class Operator:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def _ask(self, user: str, method: str, request: Message, timeout_s: float) -> Message:
+        return await self._ask_node(user, _ue(method), request, timeout_s)
+
+    async def _ask_node(self, instance: str, method: MethodDescriptor, request: Message, timeout_s: float) -> Message:
         answer: Message = await self._sbi.call(
-            _ue(method), request, timeout=timeout_s, instance=self._producers[user].instance_id
+            method, request, timeout=timeout_s, instance=self._producers[instance].instance_id
         )
         return answer
 
@@ -144,12 +156,54 @@ class Operator:
                 assert isinstance(event, ue_control_pb2.CallEvent)
                 yield event
 
-    async def report(self, user: str, call_id: str, *, with_wav: bool) -> ue_control_pb2.CallEvent:
-        """Return what ``user``'s end of a call saw."""
-        request = ue_control_pb2.ReportRequest(call_id=call_id, with_wav=with_wav, wait_s=REPORT_WAIT_S)
+    async def report(
+        self, user: str, call_id: str, *, with_wav: bool = False, with_keys: bool = False
+    ) -> ue_control_pb2.CallEvent:
+        """Return what ``user``'s end of a call saw; ``with_keys`` only where the lab exports keys."""
+        request = ue_control_pb2.ReportRequest(
+            call_id=call_id, with_wav=with_wav, wait_s=REPORT_WAIT_S, with_keys=with_keys
+        )
         answer = await self._ask(user, "Report", request, REPORT_WAIT_S + 2.0)
         assert isinstance(answer, ue_control_pb2.CallEvent)
         return answer
+
+    async def request_ticket(self, user: str, order: ue_control_pb2.TicketOrder) -> ue_control_pb2.TicketInfo:
+        """Have the UE of ``user`` ask its KMS for a ticket, or make one."""
+        answer = await self._ask(user, "RequestTicket", order, TICKET_TIMEOUT_S)
+        assert isinstance(answer, ue_control_pb2.TicketInfo)
+        return answer
+
+    async def tickets(self, user: str) -> ue_control_pb2.TicketList:
+        """Return the tickets the UE of ``user`` holds."""
+        answer = await self._ask(user, "ListTickets", ue_control_pb2.TicketListRequest(), 2.0)
+        assert isinstance(answer, ue_control_pb2.TicketList)
+        return answer
+
+    async def resolve_ticket(self, user: str, order: ue_control_pb2.ResolveOrder) -> ue_control_pb2.ResolveInfo:
+        """Have the UE of ``user`` ask its KMS what a ticket holds for it."""
+        answer = await self._ask(user, "ResolveTicket", order, TICKET_TIMEOUT_S)
+        assert isinstance(answer, ue_control_pb2.ResolveInfo)
+        return answer
+
+    async def kms_audit(self, kms: str, user: str, limit: int) -> kms_control_pb2.AuditResponse:
+        """Return what a KMS granted and refused, newest first; ``user`` a public identity, empty for everybody."""
+        request = kms_control_pb2.AuditRequest(user=user, limit=limit)
+        answer = await self._ask_node(kms, _kms("Audit"), request, KMS_TIMEOUT_S)
+        assert isinstance(answer, kms_control_pb2.AuditResponse)
+        return answer
+
+    async def rotate_ticket_key(self, kms: str) -> str:
+        """Give a KMS a new ticket protection key; returns its identifier, hexadecimal."""
+        answer = await self._ask_node(kms, _kms("RotateTicketKey"), kms_control_pb2.RotateRequest(), KMS_TIMEOUT_S)
+        assert isinstance(answer, kms_control_pb2.RotateResponse)
+        return answer.tpk_id
+
+    async def export_ticket_key(self, kms: str, ticket: bytes) -> Secret:
+        """Return the key that protects a ticket; refused unless the lab exports keys."""
+        request = kms_control_pb2.ExportTicketKeyRequest(ticket=ticket)
+        answer = await self._ask_node(kms, _kms("ExportTicketKey"), request, KMS_TIMEOUT_S)
+        assert isinstance(answer, kms_control_pb2.ExportTicketKeyResponse)
+        return Secret(answer.tpk)
 
     async def audit(self, gateway: str) -> iq_pb2.AuditResponse:
         """Return every context of a gateway, with statistics."""

@@ -185,7 +185,7 @@ def verdict_table(verdict: Params) -> None:
         percent = f"{loss:.1%}" if isinstance(loss, float) else str(loss)
         snr = f"{heard['snr_db']} dB" if heard["snr_db"] else "n/a"
         console.print(f"{direction}: {word}, SNR {snr}, loss {percent}, jitter {heard['jitter_ms']} ms")
-    for key in ("recordings", "pcap"):
+    for key in ("recordings", "pcap", "exchange"):
         if verdict.get(key):
             console.print(f"{key}: {verdict[key]}", soft_wrap=True)
     console.print(f"[dim]call {verdict['call_id']} trace {verdict['trace_id']}[/]", soft_wrap=True)

@@ -48,6 +48,7 @@ class Verdict:
     audio: dict[str, Audio] = field(default_factory=dict)
     recordings: tuple[str, ...] = ()
     pcap: str = ""
+    exchange: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -73,6 +74,8 @@ class Verdict:
             document["recordings"] = list(self.recordings)
         if self.pcap:
             document["pcap"] = self.pcap
+        if self.exchange:
+            document["exchange"] = self.exchange
         return document
 
 

@@ -38,6 +38,13 @@ def invoke(*arguments: str) -> Any:
         ["call", "alice", "bob", "--security", "rot13"],
         ["call", "alice", "bob", "--seconds", "0"],
         ["call", "alice", "bob", "--with-keys"],
+        ["call", "alice", "bob", "--security", "e2e-kms", "--exchange", "/tmp/exchange.json"],
+        ["call", "alice", "bob", "--security", "e2e-sdes", "--with-keys", "--exchange", "/tmp/exchange.json"],
+        ["call", "alice", "bob", "--with-keys", "--exchange", "/tmp/exchange.json"],
+        ["ticket", "request", "alice"],
+        ["ticket", "request", "alice", "bob", "--validity", "-1"],
+        ["ticket", "resolve", "bob", "no ticket at all"],
+        ["kms", "audit", "-n", "0"],
         ["call", "alice", "bob", "--option", "no-value"],
         ["call", "alice", "bob", "--play", "/no/such/file.wav"],
         ["call", "alice", "bob", "--suite", "FOO"],
@@ -55,7 +62,16 @@ def test_wrong_usage_ends_with_two(arguments: list[str], state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["status"], ["register", "alice"], ["call", "alice", "bob"], ["ue", "status", "bob"]]
+    "command",
+    [
+        ["status"],
+        ["register", "alice"],
+        ["call", "alice", "bob"],
+        ["ue", "status", "bob"],
+        ["ticket", "request", "alice", "bob"],
+        ["ticket", "resolve", "bob", "AgID"],
+        ["kms", "rotate"],
+    ],
 )
 def test_without_a_lab_a_command_fails_and_says_what_to_do(command: list[str], state: str) -> None:
     result = invoke(*command, "--state", state)
@@ -81,6 +97,7 @@ def test_an_unknown_suite_is_refused_with_those_there_are(state: str) -> None:
     [
         ["call", "alice", "bob", "--record", "{file}/heard"],
         ["call", "alice", "bob", "--pcap", "{file}/call.pcapng"],
+        ["call", "alice", "bob", "--security", "e2e-kms", "--with-keys", "--exchange", "{file}/exchange.json"],
         ["demo", "--out", "{file}/out"],
         ["up", "--state", "{file}/state"],
     ],

@@ -1,0 +1,233 @@
+"""``imslab ticket`` and ``imslab kms``: tickets by hand, and what a key management service says of its own."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
+from lab.control import Json, Params
+from lab.printable import one_line
+
+MAX_TICKET_FILE = 1 << 20
+"""Largest file a ticket is read from, octets."""
+
+
+@click.group()
+def ticket() -> None:
+    """MIKEY tickets of a software UE (RFC 6043, TS 33.328 6.2.3)."""
+
+
+@ticket.command("request")
+@click.argument("user")
+@click.argument("responders", nargs=-1, required=True, metavar="RESPONDER...")
+@click.option("--group", "groups", multiple=True, metavar="URI", help="A group beside or instead of single users.")
+@click.option("--reusable", is_flag=True, help="For several calls.")
+@click.option("--no-forking", is_flag=True, help="The same keys for whoever answers.")
+@click.option("--validity", default=0, type=click.IntRange(0, 2**31 - 1), help="Seconds; 0 for the UE's own policy.")
+@click.option("--mode-3", is_flag=True, help="The UE makes the ticket itself, without asking the KMS.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
+@state_option
+@json_option
+def ticket_request(
+    user: str,
+    responders: tuple[str, ...],
+    groups: tuple[str, ...],
+    reusable: bool,
+    no_forking: bool,
+    validity: int,
+    mode_3: bool,
+    options: tuple[str, ...],
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Have the UE of USER ask its KMS for a ticket to RESPONDER (users or URIs); the UE keeps it."""
+    params: Params = {
+        "user": user,
+        "responders": [*responders, *groups],
+        "reusable": reusable,
+        "no_forking": no_forking,
+        "validity_s": validity,
+        "mode_3": mode_3,
+        "options": pairs_of(options),
+    }
+    answer = ask_supervisor(state, "ticket-request", params)
+    assert isinstance(answer, dict)
+    if as_json:
+        echo_json(answer)
+    else:
+        _show_ticket(answer)
+
+
+@ticket.command("show")
+@click.argument("user")
+@state_option
+@json_option
+def ticket_show(user: str, state: Path | None, as_json: bool) -> None:
+    """Show the tickets that the UE of USER holds."""
+    answer = ask_supervisor(state, "ticket-list", {"user": user})
+    assert isinstance(answer, dict)
+    if as_json:
+        echo_json(answer)
+        return
+    tickets = _dicts(answer.get("tickets"))
+    if not tickets:
+        click.echo(f"{user} holds no ticket")
+    for number, each in enumerate(tickets):
+        if number:
+            click.echo()
+        _show_ticket(each)
+
+
+@ticket.command("resolve")
+@click.argument("user")
+@click.argument("source", metavar="TICKET|FILE|-")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
+@state_option
+@json_option
+def ticket_resolve(user: str, source: str, options: tuple[str, ...], state: Path | None, as_json: bool) -> None:
+    """Have the UE of USER ask its KMS what TICKET holds for it.
+
+    TICKET is base64; FILE holds base64, the octets themselves or what `ticket request --json` printed.
+    """
+    params: Params = {"user": user, "ticket": read_ticket(source), "options": pairs_of(options)}
+    answer = ask_supervisor(state, "ticket-resolve", params)
+    assert isinstance(answer, dict)
+    if as_json:
+        echo_json(answer)
+        return
+    _facts(
+        {
+            "KMS": answer["kms"],
+            "responder": answer["responder"],
+            "keys": _listed(answer["key_spis"]) + (" (forked)" if answer["forked"] else ""),
+            "trace": answer["trace_id"],
+        }
+    )
+
+
+@click.group()
+def kms() -> None:
+    """Key management services of the lab."""
+
+
+_kms_option = click.option("--kms", "name", metavar="NAME", help="One KMS (default: every KMS of the lab).")
+
+
+@kms.command("audit")
+@_kms_option
+@click.option("--user", default="", help="Only what this user (or URI) asked.")
+@click.option("-n", "--limit", default=20, type=click.IntRange(1, 10_000), help="Newest records of each KMS.")
+@state_option
+@json_option
+def kms_audit(name: str | None, user: str, limit: int, state: Path | None, as_json: bool) -> None:
+    """Show which tickets were issued, resolved and refused; newest first, no keys."""
+    answer = ask_supervisor(state, "kms-audit", {"kms": name, "user": user, "limit": limit})
+    assert isinstance(answer, dict)
+    if as_json:
+        echo_json(answer)
+        return
+    for entry in _dicts(answer.get("entries")):
+        at = entry["at"]
+        clock = time.strftime("%H:%M:%S", time.localtime(at if isinstance(at, (int, float)) else 0))
+        reason = f": {entry['reason']}" if entry["reason"] else ""
+        peer = f", KMS {entry['peer_kms']}" if entry["peer_kms"] else ""
+        ticket_id = f", ticket {str(entry['ticket_id'])[:16]}" if entry["ticket_id"] else ""
+        what = f"{entry['operation']} {entry['outcome']}{reason}"
+        who = f"{entry['user'] or 'nobody known'} for {_listed(entry['responders']) or '-'}"
+        click.echo(one_line(f"{clock} {entry['kms']}: {what}; {who}{ticket_id}{peer}"))
+
+
+@kms.command("rotate")
+@_kms_option
+@state_option
+@json_option
+def kms_rotate(name: str | None, state: Path | None, as_json: bool) -> None:
+    """Seal tickets with a new key from now on; tickets under the old one are opened until they end."""
+    answer = ask_supervisor(state, "kms-rotate", {"kms": name})
+    assert isinstance(answer, dict)
+    if as_json:
+        echo_json(answer)
+        return
+    rotated = answer["tpk_id"]
+    for instance, key_id in rotated.items() if isinstance(rotated, dict) else ():
+        click.echo(one_line(f"{instance} seals tickets with key {key_id}"))
+
+
+def read_ticket(source: str) -> str:
+    """Return a ticket in base64 from the argument itself, a file, or ``-``; ends with 2 where there is none."""
+    octets = _octets_of(source)
+    text = octets.decode("ascii", "replace").strip()
+    if text.startswith("{"):
+        try:
+            text = str(json.loads(text)["ticket"])
+        except (ValueError, KeyError):
+            fail(f"{source} is JSON without a ticket", 2)
+    text = "".join(text.split())
+    try:
+        whole = bool(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        if octets == source.encode():
+            fail(f"{source} is neither a file nor a ticket in base64", 2)
+        return base64.b64encode(octets).decode("ascii")
+    if not whole:
+        fail("there is no ticket in it", 2)
+    return text
+
+
+def _octets_of(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read(MAX_TICKET_FILE)
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(MAX_TICKET_FILE)
+    except FileNotFoundError:
+        return source.encode()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return source.encode()
+        fail(f"{source} cannot be read: {error.strerror}", 2)
+
+
+def _show_ticket(row: Params) -> None:
+    _facts(
+        {
+            "ticket": row["ticket_id"],
+            "KMS": row["kms"],
+            "from": row["initiator"],
+            "to": _listed(row["responders"]),
+            "type": f"{row['ticket_type']}, subtype {row['subtype']}, version {row['version']}",
+            "flags": row["flags"],
+            "valid": f"{_time(row['not_before'])} to {_time(row['not_after'])}",
+            "keys": _listed(row["key_spis"]),
+            "uses": row["uses"],
+            "octets": row["ticket"],
+            **({"trace": row["trace_id"]} if row.get("trace_id") else {}),
+        }
+    )
+
+
+def _facts(facts: Params) -> None:
+    for key, value in facts.items():
+        click.echo(one_line(f"{key:10} {value}"))
+
+
+def _time(value: Json) -> str:
+    if not isinstance(value, (int, float)) or not value:
+        return "unbounded"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+
+
+def _listed(value: Json) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _dicts(value: Json) -> list[Params]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
