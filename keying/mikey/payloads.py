@@ -14,15 +14,12 @@ from keying.mikey.registry import (
     DataType,
     EncrAlg,
     HashFunc,
-    IdRole,
     IdType,
     KeyDataType,
     MacAlg,
     PrfFunc,
     ProtType,
-    RandRole,
     SignType,
-    TsRole,
     TsType,
 )
 from keying.secret import Secret
@@ -77,9 +74,9 @@ class Timestamp:
 
 @dataclass(frozen=True, slots=True)
 class TimestampRole:
-    """TR (RFC 6043 6.4)."""
+    """TR (RFC 6043 6.4). `role` is a TsRole where it is a registered one."""
 
-    role: TsRole
+    role: int
     ts_type: TsType
     value: bytes
 
@@ -93,9 +90,9 @@ class Rand:
 
 @dataclass(frozen=True, slots=True)
 class RandRoled:
-    """RANDR (RFC 6043 6.8)."""
+    """RANDR (RFC 6043 6.8). `role` is a RandRole where it is a registered one."""
 
-    role: RandRole
+    role: int
     value: bytes
 
 
@@ -109,9 +106,9 @@ class Id:
 
 @dataclass(frozen=True, slots=True)
 class IdRoled:
-    """IDR (RFC 6043 6.6)."""
+    """IDR (RFC 6043 6.6). `role` is an IdRole where it is a registered one."""
 
-    role: IdRole
+    role: int
     id_type: IdType
     data: bytes
 
@@ -161,7 +158,7 @@ class Kemac:
     """KEMAC (RFC 3830 6.2): `encr_data` encrypted, or in the plain with NULL in a TP payload."""
 
     encr_alg: EncrAlg
-    encr_data: bytes
+    encr_data: bytes = field(repr=False)
     mac_alg: MacAlg = MacAlg.NULL
     mac: bytes = b""
 
@@ -273,11 +270,11 @@ Payload = (
 class Message:
     """A MIKEY message. A received one keeps its octets and where each payload stands in them, for MACs.
 
-    `spans` are (start, end) octets of each payload in `raw`, its next-payload octet included; both are empty in a message
-    that was built here and not encoded yet.
+    `spans` are (start, end) octets of each payload in `raw`, its next-payload octet included; both are empty in a
+    message that was built here and not encoded yet.
     """
 
     header: Header
     payloads: tuple[Payload, ...]
-    raw: bytes = field(default=b"", compare=False)
+    raw: bytes = field(default=b"", compare=False, repr=False)
     spans: tuple[tuple[int, int], ...] = field(default=(), compare=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 PSK_I = bytes.fromhex("00112233445566778899aabbccddeeff" * 2)
 PSK_R = bytes.fromhex("ffeeddccbbaa99887766554433221100" * 2)
-TPK = bytes(range(0x00, 0x10))
+TPK = bytes(range(0x10))
 MPK = bytes(range(0x10, 0x20))
 TGK = bytes(range(0x20, 0x30))
 RAND_TICKET = bytes(range(0xD0, 0xE0))
