@@ -16,7 +16,8 @@ from keying.secret import Secret
 from lab import exchange
 from lab.control import ControlError, Progress
 from lab.labfile import LabFile, UserRow
-from lab.ladder import MediaEnd, media_ends
+from lab.ladder import media_ends
+from lab.ladder_steps import MediaEnd
 from lab.operator import Operator
 from lab.packets import CallCapture
 from lab.refusals import explain, refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 
 from lab import ladder
@@ -18,7 +19,7 @@ class FlowError(Exception):
 def build(folder: StateFolder, call_id: str | None) -> ladder.Ladder:
     """Return the ladder of the call whose Call-ID is or begins with ``call_id``; the last call without it.
 
-    Raises ``FlowError``.
+    A trace without a call, of a ticket that was asked for by hand, is drawn by its trace id. Raises ``FlowError``.
     """
     try:
         names = LabFile.read(folder.lab_json).names
@@ -26,6 +27,8 @@ def build(folder: StateFolder, call_id: str | None) -> ladder.Ladder:
     except (LabFileError, sqlite3.Error) as error:
         raise FlowError(f"there are no traces in {folder.root}: {error}") from None
     try:
+        if call_id is not None and not store.find_call(call_id) and (spans := store.spans_of_trace(call_id)):
+            return dataclasses.replace(ladder.of_call(spans, "", names), call_id=call_id)
         chosen = _choose(store, call_id)
         return ladder.of_call(store.spans_of_call(chosen), chosen, names)
     except sqlite3.Error as error:

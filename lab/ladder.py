@@ -10,21 +10,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lab.ladder_http import http_steps, is_beside_sip, is_http, mikey_steps
+from lab.ladder_steps import MediaEnd, Step, at_ms
 from lab.spans import Span, SpanEvent, as_text
 
 MATCH_SLACK_NS = 5_000_000
 """How much earlier than its sending a message may seem to arrive (two clocks reads, one machine), nanoseconds."""
-_HIDDEN_SERVICES = ("ims.ue_control", "ims.capture", "grpc.health", "opentelemetry")
+_HIDDEN_SERVICES = ("ims.ue_control", "ims.kms_control", "ims.capture", "grpc.health", "opentelemetry")
 _REFERENCE_POINTS = {
     "ims.iq": "Iq",
     "ims.hss_ueau": "N70",
     "ims.hss_uecm": "N70",
     "ims.hss_sdm": "N70",
+    "ims.hss_gba": "Zh",
+    "ims.bsf_gba": "Zn",
+    "ims.kms_resolve": "Zk",
     "ims.nrf_nfm": "Nnrf",
     "ims.nrf_disc": "Nnrf",
     "ims.nrf_oauth2": "Nnrf",
 }
-_PLACE = {"UE": 0, "PCSCF": 1, "IMS_AGW": 2, "SCSCF": 3, "ICSCF": 3, "IMS_AS": 4, "HSS": 5, "NRF": 6}
+_PLACE = {
+    "UE": 0,
+    "PCSCF": 1,
+    "IMS_AGW": 2,
+    "SCSCF": 3,
+    "ICSCF": 3,
+    "IMS_AS": 4,
+    "KMS": 4,
+    "BSF": 5,
+    "HSS": 5,
+    "NRF": 6,
+}
 
 
 @dataclass(frozen=True)
@@ -43,56 +59,6 @@ class Message:
     transport: str
     local: tuple[str, int]
     remote: tuple[str, int]
-
-
-@dataclass(frozen=True)
-class MediaEnd:
-    """What one node reported of its end of a media leg; counters are packets, ``drops`` (cause, count)."""
-
-    node: str
-    side: str
-    protection: str
-    keying: str
-    suite: str
-    stream: str
-    local: str
-    remote: str
-    packets_in: int
-    packets_out: int
-    auth_failures: int
-    replays: int
-    drops: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Step:
-    """One row of the ladder. ``at_ms`` counts from the first step; ``until_ms`` is the arrival or the end.
-
-    ``kind``: ``sip``, ``rpc``, ``decision`` or ``media``. A decision has ``source`` alone.
-    """
-
-    kind: str
-    at_ms: float
-    until_ms: float
-    source: str
-    target: str
-    label: str
-    detail: str = ""
-    interface: str = ""
-    transport: str = ""
-    outcome: str = ""
-    retransmission: bool = False
-    unseen: bool = False
-    text: str = ""
-    protection: str = ""
-    ends: tuple[MediaEnd, ...] = ()
-
-
-def arrow_label(step: Step) -> str:
-    """Return what stands on the arrow: for a service call with its reference point, once."""
-    if step.kind == "rpc" and not step.label.startswith(f"{step.interface}."):
-        return f"{step.interface} {step.label}"
-    return step.label
 
 
 @dataclass(frozen=True)
@@ -175,19 +141,22 @@ def _fits(sent: Message, arrived: Message, nodes: frozenset[str]) -> bool:
 def of_call(spans: Sequence[Span], call_id: str, names: Mapping[str, str] | None = None) -> Ladder:
     """Build the ladder of ``call_id`` from ``spans``; ``names`` gives the node behind an IP address.
 
-    Spans of other calls in the same trace (a registration before the call) are left out. An unknown call gives a
-    ladder without steps.
+    Spans of other calls in the same trace (a registration before the call) are left out; what a UE asked its KMS before
+    the first INVITE is in. An unknown call gives a ladder without steps.
     """
     names = names or {}
     own = _of_the_call(spans, call_id)
     messages = messages_of(own, names)
     nodes = frozenset(span.node for span in spans)
-    start_ns = min((item.time_ns for item in messages), default=min((span.start_ns for span in own), default=0))
+    first = [item.time_ns for item in messages] + [span.start_ns for span in own if is_http(span)]
+    start_ns = min(first, default=min((span.start_ns for span in own), default=0))
     sip = list(_sip_steps(messages, nodes, start_ns))
     answered = next((step.until_ms for step in sip if step.label == "ACK"), 0.0)
     steps = [
         *sip,
         *_rpc_steps(own, spans, start_ns),
+        *http_steps(own, spans, names, start_ns),
+        *mikey_steps(own, start_ns),
         *_decision_steps(own, start_ns),
         *_media_steps(own, names, start_ns, answered),
     ]
@@ -221,13 +190,12 @@ def _of_the_call(spans: Sequence[Span], call_id: str) -> list[Span]:
                 break
             here = parent
         belongs.update(dict.fromkeys(path, found))
-        return found
+        if not found:
+            beside = [index for index, key in enumerate(path) if is_beside_sip(by_id[key])]
+            belongs.update(dict.fromkeys(path[: beside[-1] + 1] if beside else (), call_id))
+        return belongs[span.trace_id, span.span_id]
 
     return [span for span in spans if call_of(span) == call_id]
-
-
-def _ms(time_ns: int, start_ns: int) -> float:
-    return round((time_ns - start_ns) / 1e6, 3)
 
 
 def _sip_steps(messages: Sequence[Message], nodes: frozenset[str], start_ns: int) -> Iterable[Step]:
@@ -239,8 +207,8 @@ def _sip_steps(messages: Sequence[Message], nodes: frozenset[str], start_ns: int
         last = arrived or seen
         yield Step(
             kind="sip",
-            at_ms=_ms(seen.time_ns, start_ns),
-            until_ms=_ms(max(seen.time_ns, last.time_ns), start_ns),
+            at_ms=at_ms(seen.time_ns, start_ns),
+            until_ms=at_ms(max(seen.time_ns, last.time_ns), start_ns),
             source=source,
             target=target,
             label=_short(seen),
@@ -256,11 +224,12 @@ def _sip_steps(messages: Sequence[Message], nodes: frozenset[str], start_ns: int
 
 def _short(message: Message) -> str:
     words = message.start_line.split(" ", 2)
+    mikey = " +MIKEY" if "\na=key-mgmt:" in message.text else ""
     if words[0].startswith("SIP/"):
         method = message.cseq.partition(" ")[2]
-        return " ".join(words[1:]) + (f" ({method})" if method else "")
+        return " ".join(words[1:]) + (f" ({method})" if method else "") + mikey
     extra = " +SDP" if "\napplication/sdp" in message.text.lower().replace("content-type: ", "\n") else ""
-    return words[0] + extra
+    return words[0] + extra + mikey
 
 
 def _status(start_line: str) -> str:
@@ -278,8 +247,8 @@ def _rpc_steps(own: Sequence[Span], spans: Sequence[Span], start_ns: int) -> Ite
         target = server.node if server else span.text("imslab.peer") or span.text("server.address") or service
         yield Step(
             kind="rpc",
-            at_ms=_ms(span.start_ns, start_ns),
-            until_ms=_ms(span.end_ns, start_ns),
+            at_ms=at_ms(span.start_ns, start_ns),
+            until_ms=at_ms(span.end_ns, start_ns),
             source=span.node,
             target=target,
             label=f"{service.rpartition('.')[2]}.{method}",
@@ -315,7 +284,7 @@ def _decision_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
         outcome, mode, suite = _of(span, "outcome"), _of(span, "mode"), _of(span, "suite")
         reason, tag = _of(span, "reason"), _of(span, "tag")
         label = " ".join(filter(None, (mode, outcome, suite, f"tag {tag}" if tag and tag != "0" else "")))
-        at = _ms(span.start_ns, start_ns)
+        at = at_ms(span.start_ns, start_ns)
         node = _of(span, "node") or span.node
         yield Step("decision", at, at, node, "", label or "decision", detail=reason, outcome=outcome)
 
@@ -372,8 +341,8 @@ def _media_steps(own: Sequence[Span], names: Mapping[str, str], start_ns: int, a
         keying = next((e.keying for e in ends if e.keying), "")
         suite = next((e.suite for e in ends if e.suite), "")
         packets = max(max(e.packets_in, e.packets_out) for e in ends)
-        begun = _ms(min(span.start_ns for span, _ in members), start_ns)
-        ended = _ms(max(span.end_ns for span, _ in members), start_ns)
+        begun = at_ms(min(span.start_ns for span, _ in members), start_ns)
+        ended = at_ms(max(span.end_ns for span, _ in members), start_ns)
         yield Step(
             kind="media",
             at_ms=max(begun, answered_ms) if ended > answered_ms else begun,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from lab.ladder import Ladder, MediaEnd, Step, arrow_label
+from lab.ladder import Ladder
+from lab.ladder_steps import MediaEnd, Step, arrow_label
 
 LANE = 196
 """Distance between two participants, pixels."""
@@ -17,10 +18,10 @@ _PROTECTION_CLASS = {"SRTP": "srtp", "RTP": "rtp", "opaque": "opaque"}
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fdfdfc;--fg:#1c1e21;--dim:#6b7075;--line:#d4d6d9;--card:#fff;--edge:#e2e4e7;
---sip:#24527a;--rpc:#7a4f9a;--bad:#b3261e;--note:#fff4d6;--noteline:#d9b44a;--srtp:#1f7a3d;--srtpbg:#d6f2de;
+--sip:#24527a;--rpc:#7a4f9a;--http:#0f766e;--bad:#b3261e;--note:#fff4d6;--noteline:#d9b44a;--srtp:#1f7a3d;--srtpbg:#d6f2de;
 --rtp:#9a6400;--rtpbg:#fdebc8;--opaque:#1565a0;--opaquebg:#d5eafb;--head:#eef1f4}
 @media (prefers-color-scheme:dark){:root{--bg:#15171a;--fg:#e6e8ea;--dim:#9aa0a6;--line:#3a3f45;--card:#1c1f23;
---edge:#30353b;--sip:#8dbdeb;--rpc:#c9a3e6;--bad:#ff8a80;--note:#3a3218;--noteline:#a88a35;--srtp:#7fdb9b;
+--edge:#30353b;--sip:#8dbdeb;--rpc:#c9a3e6;--http:#5eead4;--bad:#ff8a80;--note:#3a3218;--noteline:#a88a35;--srtp:#7fdb9b;
 --srtpbg:#173a24;--rtp:#f0bf62;--rtpbg:#40300f;--opaque:#86c5f4;--opaquebg:#12324a;--head:#262a2f}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}
@@ -41,6 +42,8 @@ svg{display:block}svg text{font:12px system-ui,sans-serif;fill:var(--fg)}
 .sip.error text.label{fill:var(--bad)}.sip.again line{stroke-dasharray:2 4}
 .rpc line,.rpc path{stroke:var(--rpc);stroke-width:1.3}.rpc line{stroke-dasharray:6 4}.rpc path{fill:var(--rpc)}
 .rpc text.label{fill:var(--rpc)}.rpc.error text.label{fill:var(--bad)}
+.http line,.http path{stroke:var(--http);stroke-width:1.4}.http line{stroke-dasharray:2 3}.http path{fill:var(--http)}
+.http text.label{fill:var(--http)}.http.error text.label{fill:var(--bad)}.mikey rect.box{stroke:var(--http)}
 .note rect.box{fill:var(--note);stroke:var(--noteline)}
 .media rect.band{rx:7}.srtp rect.band{fill:var(--srtpbg);stroke:var(--srtp)}.srtp text.label{fill:var(--srtp)}
 .rtp rect.band{fill:var(--rtpbg);stroke:var(--rtp)}.rtp text.label{fill:var(--rtp)}
@@ -88,11 +91,11 @@ def render_svg(call: Ladder) -> str:
 
 
 def _step(step: Step, places: dict[str, int], top: int, width: int) -> str:
-    kinds = {"sip": "sip", "rpc": "rpc", "decision": "note", "media": "media"}
+    kinds = {"sip": "sip", "rpc": "rpc", "http": "http", "decision": "note", "mikey": "note mikey", "media": "media"}
     classes = ["step", kinds[step.kind]]
     if step.kind == "media":
         classes.append(_PROTECTION_CLASS.get(step.protection, "plain"))
-    if step.kind == "sip" and step.outcome:
+    if step.kind in ("sip", "http") and step.outcome:
         classes.append("error" if step.outcome >= "4" and step.outcome not in ("401", "407") else "final")
     if step.kind == "rpc" and step.outcome != "OK":
         classes.append("error")
@@ -100,7 +103,7 @@ def _step(step: Step, places: dict[str, int], top: int, width: int) -> str:
         classes.append("again")
     text = _describe(step)
     first_line = text.partition("\n")[0]
-    draw = {"sip": _arrow, "rpc": _arrow, "decision": _note, "media": _band}[step.kind]
+    draw = {"sip": _arrow, "rpc": _arrow, "http": _arrow, "decision": _note, "mikey": _note, "media": _band}[step.kind]
     return (
         f'<g class="{" ".join(classes)}" tabindex="0" data-text="{escape(text, quote=True)}">'
         f"<title>{escape(first_line)}</title>"
@@ -155,7 +158,11 @@ def _describe(step: Step) -> str:
         took = step.until_ms - step.at_ms
         way = f"{step.source} -> {step.target}: {step.interface} {step.label}"
         return f"{way}, {step.outcome}, {took:.2f} ms {step.detail}"
-    if step.kind == "decision":
+    if step.kind == "http":
+        fate = ", not seen to arrive" if step.unseen else ""
+        way = f"{step.source} -> {step.target}, {step.interface} {step.transport} {step.detail}"
+        return f"{way}, {step.at_ms:.3f} ms{fate}\n\n{step.label}"
+    if step.kind in ("decision", "mikey"):
         return f"{step.source}: {step.label}\n{step.detail}"
     rows = "\n".join(_end(end) for end in step.ends)
     return f"{step.source} - {step.target}: {step.label}, {step.detail}\n{rows}"

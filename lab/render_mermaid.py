@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lab.ladder import Ladder, Step, arrow_label
+from lab.ladder import Ladder
+from lab.ladder_steps import Step, arrow_label
 
 _COLOURS = {"SRTP": "rgb(209, 243, 217)", "RTP": "rgb(253, 236, 200)", "opaque": "rgb(210, 233, 252)"}
 
@@ -29,13 +30,13 @@ def render(call: Ladder) -> str:
 def _step(step: Step) -> list[str]:
     source, target = _identifier(step.source), _identifier(step.target)
     label = _text(f"{step.label}{' (retransmission)' if step.retransmission else ''}")
-    if step.kind == "sip":
+    if step.kind in ("sip", "http"):
         arrow = "--x" if step.unseen else "-->>" if step.outcome else "->>"
         return [f"  {source}{arrow}{target}: {label}"]
     if step.kind == "rpc":
         mark = "" if step.outcome == "OK" else " failed"
         return [f"  {source}-){target}: {_text(arrow_label(step))}{mark}"]
-    if step.kind == "decision":
+    if step.kind in ("decision", "mikey"):
         reason = f"<br/>{_text(step.detail)}" if step.detail else ""
         return [f"  Note over {source}: {label}{reason}"]
     colour = _COLOURS.get(step.protection, "rgb(235, 235, 235)")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lab.ladder import Ladder, Step, arrow_label
+from lab.ladder import Ladder
+from lab.ladder_steps import Step, arrow_label
 from lab.printable import one_line, printable
 
 MIN_COLUMN = 12
@@ -25,7 +26,10 @@ def render(call: Ladder, *, width: int = 120, messages: bool = False) -> str:
         lines += _rows(step, places)
         if messages and step.kind == "sip":
             lines += ["      | " + line for line in printable(step.text.replace("\r\n", "\n")).rstrip().split("\n")]
-    lines += ["", "-> SIP   ~> service call   = media   * key decision   x not seen to arrive"]
+    lines += [
+        "",
+        "-> SIP   ~> service call   .> HTTP   = media   * key decision or MIKEY message   x not seen to arrive",
+    ]
     return "\n".join(lines)
 
 
@@ -46,10 +50,10 @@ def _rows(step: Step, places: dict[str, int]) -> list[str]:
     left, right = places[step.source], places[step.target or step.source]
     label = one_line(_label(step))
     if left == right:
-        row[left] = "*" if step.kind == "decision" else "o"
+        row[left] = "*" if step.kind in ("decision", "mikey") else "o"
         return ["".join(row).rstrip() + "  " + label if left == max(places.values()) else _beside(row, left, label)]
     first, last = min(left, right), max(left, right)
-    stroke = {"sip": "-", "rpc": "~", "media": "="}[step.kind]
+    stroke = {"sip": "-", "rpc": "~", "http": ".", "media": "="}[step.kind]
     for place in range(first + 1, last):
         row[place] = stroke
     if step.kind == "media":
@@ -81,7 +85,7 @@ def _label(step: Step) -> str:
     label = arrow_label(step) + (" (again)" if step.retransmission else "")
     if step.kind == "rpc":
         return label + ("" if step.outcome == "OK" else " FAILED")
-    if step.kind == "decision":
+    if step.kind in ("decision", "mikey"):
         return label + (f": {step.detail}" if step.detail else "")
     if step.kind == "media":
         return f"{label}, {step.detail}"

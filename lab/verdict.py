@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lab.control import Json
-from lab.ladder import MediaEnd
+from lab.ladder_steps import MediaEnd
 
 EXIT_ESTABLISHED = 0
 EXIT_REFUSED = 1

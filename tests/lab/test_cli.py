@@ -17,7 +17,7 @@ from lab import cli
 from lab.control import ControlError, Json
 from lab.spans import AttributeValue
 from lab.tracestore import TraceStore
-from tests.lab.traced import CALL, call_spans
+from tests.lab.traced import CALL, call_spans, kms_spans
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,6 +212,23 @@ def test_a_flow_is_drawn_from_the_store_of_a_lab_that_is_down(tmp_path: Path) ->
     assert invoke("flow", CALL[:6], "--format", "html", "-o", str(page), "--state", str(folder.root)).exit_code == 0
     assert "<svg" in page.read_text()
     assert invoke("flow", "unknown", "--state", str(folder.root)).exit_code == 2
+
+
+def test_a_ticket_asked_for_by_hand_is_drawn_by_its_trace(tmp_path: Path) -> None:
+    from lab.config import load
+    from lab.resolve import resolve
+    from lab.state import StateFolder
+
+    folder = StateFolder.at(tmp_path / "state")
+    resolve(load(ROOT / "config" / "lab.yaml"), folder)
+    store = TraceStore(folder.traces)
+    trace = "ab" * 16
+    store.add_spans([replace(span, trace_id=trace) for span in kms_spans() if "sip.call_id" not in span.attributes])
+    store.close()
+    drawn = invoke("flow", trace, "--state", str(folder.root))
+    assert drawn.exit_code == 0, drawn.output
+    assert f"call {trace}" in drawn.output
+    assert "POST REQUEST_INIT_PSK: T, RANDRi" in drawn.output
 
 
 HOSTILE = "c\x1b]0;pwned\x07\x1b[2J\x9b31m\u202eevil\n[bold red]fake[/]\r"

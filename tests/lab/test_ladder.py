@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.ladder import Ladder, Step, media_ends, messages_of, of_call, pair_messages
-from tests.lab.traced import CALL, NAMES, TRACE, call_spans, span, transaction
+from tests.lab.traced import CALL, NAMES, REQUEST, RESOLVE, TRACE, call_spans, http, kms_spans, span, transaction
 
 
 @pytest.fixture
@@ -135,3 +137,61 @@ def test_no_message_is_lost_or_drawn_twice(arrivals: list[bool], late: int) -> N
     assert len([one for one, _ in pairs if one is not None]) == len(sent)
     assert len([other for _, other in pairs if other is not None]) == len(heard)
     assert len(pairs) == len(sent)
+
+
+@pytest.fixture
+def keyed() -> Ladder:
+    return of_call([*call_spans(), *kms_spans()], CALL, NAMES)
+
+
+def test_a_ticket_request_before_the_invite_opens_the_ladder_with_its_payloads(keyed: Ladder) -> None:
+    asked, answered = steps(keyed, "http")[:2]
+    assert keyed.steps[0] is asked
+    assert (asked.source, asked.target, asked.label) == ("alice", "kms", f"POST {REQUEST[0]}")
+    assert (asked.at_ms, asked.until_ms, asked.interface, asked.unseen) == (0.0, 1.0, "Ua", False)
+    assert (answered.source, answered.target, answered.label) == ("kms", "alice", f"200 {REQUEST[1]}")
+    assert (answered.at_ms, answered.until_ms, answered.outcome) == (19.0, 20.0, "200")
+    assert steps(keyed, "sip")[0].at_ms == 40.0
+
+
+def test_a_resolve_and_what_one_kms_asks_the_other_stand_in_the_same_ladder(keyed: Ladder) -> None:
+    asked, answered = steps(keyed, "http")[2:]
+    assert (asked.source, asked.target, asked.label) == ("bob", "kms-p", f"POST {RESOLVE[0]}")
+    relayed = next(step for step in steps(keyed, "rpc") if step.interface == "Zk")
+    assert (relayed.source, relayed.target, relayed.label) == ("kms-p", "kms", "NkmsResolve.ResolveTicket")
+    assert asked.at_ms < relayed.at_ms < answered.at_ms
+    assert {"kms", "kms-p"} <= set(keyed.participants)
+    assert keyed.traces == (TRACE,)
+
+
+def test_a_transfer_message_and_a_decision_of_the_kms_are_notes(keyed: Ladder) -> None:
+    (note,) = steps(keyed, "mikey")
+    assert (note.source, note.label) == ("bob", "TRANSFER_INIT received")
+    assert note.detail == "T, RANDRi, IDRi, IDRr, TICKET, V"
+    decision = next(step for step in steps(keyed, "decision") if step.source == "kms")
+    assert (decision.label, decision.detail) == ("request granted", "sip:alice@ims.test for sip:bob@ims.test")
+
+
+def test_the_operators_own_calls_stay_out_of_a_ladder_with_a_ticket_request(keyed: Ladder) -> None:
+    assert "lab" not in keyed.participants
+    assert not any("UeControl" in step.label for step in keyed.steps)
+
+
+def test_a_kms_that_cannot_be_reached_is_an_arrow_that_does_not_arrive() -> None:
+    client = http("alice", "kms", "kms.ims.test", -40, -20, span_id="00000000000000d1")[0]
+    attributes = {key: value for key, value in client.attributes.items() if key != "http.response.status_code"}
+    broken = replace(client, attributes={**attributes, "error.type": "unreachable"}, status="ERROR")
+    asked, failed = steps(of_call([*call_spans(), broken], CALL, {**NAMES, "kms.ims.test": "kms"}), "http")
+    assert (asked.target, asked.unseen) == ("kms", True)
+    assert (failed.label, failed.outcome) == ("unreachable", "ERROR")
+
+
+def test_a_key_management_line_in_a_message_is_told() -> None:
+    event = next(event for one in call_spans() for event in one.events if "INVITE" in event.text("start_line"))
+    line = "a=key-mgmt:mikey <secret>\r\nm=audio"
+    text = event.text("text").replace("m=audio", line)
+    spans = [
+        replace(one, events=tuple(replace(each, attributes={**each.attributes, "text": text}) for each in one.events))
+        for one in call_spans()[:2]
+    ]
+    assert steps(of_call(spans, CALL, NAMES), "sip")[0].label == "INVITE +SDP +MIKEY"

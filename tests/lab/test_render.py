@@ -9,7 +9,7 @@ import pytest
 
 from lab import render_html, render_json, render_mermaid, render_text
 from lab.ladder import Ladder, Step, of_call
-from tests.lab.traced import CALL, NAMES, call_spans
+from tests.lab.traced import CALL, NAMES, REQUEST, RESOLVE, call_spans, kms_spans
 
 
 @pytest.fixture
@@ -105,3 +105,18 @@ def test_an_empty_ladder_is_drawn_as_such() -> None:
     assert "nothing was traced" in render_text.render(empty)
     assert render_html.render_svg(empty).startswith("<svg")
     assert render_mermaid.render(empty) == "sequenceDiagram\n"
+
+
+def test_every_format_shows_the_exchanges_with_the_kms_and_their_payloads() -> None:
+    call = of_call([*call_spans(), *kms_spans()], CALL, NAMES)
+    drawn = {
+        "text": render_text.render(call, width=200),
+        "mermaid": render_mermaid.render(call),
+        "html": render_html.render_page([call], title="t"),
+        "json": render_json.render(call),
+    }
+    for form, text in drawn.items():
+        for expected in (*REQUEST, *RESOLVE, "NkmsResolve.ResolveTicket", "TRANSFER_INIT received", "request granted"):
+            assert expected in text, (form, expected)
+    assert 'class="step http final"' in drawn["html"]
+    assert "...>" in drawn["text"]

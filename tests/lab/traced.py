@@ -19,7 +19,17 @@ ADDRESSES = {
     "bob": "127.1.1.14",
 }
 NAMES = {address: name for name, address in ADDRESSES.items()}
-TYPES = {"alice": "UE", "bob": "UE", "pcscf-a": "PCSCF", "cscf": "SCSCF", "imsagw-a": "IMS_AGW", "hss": "HSS"}
+TYPES = {
+    "kms": "KMS",
+    "kms-p": "KMS",
+    "bsf": "BSF",
+    "alice": "UE",
+    "bob": "UE",
+    "pcscf-a": "PCSCF",
+    "cscf": "SCSCF",
+    "imsagw-a": "IMS_AGW",
+    "hss": "HSS",
+}
 SDP = (
     "v=0\r\no=alice 1 1 IN IP4 127.1.1.13\r\ns=-\r\nc=IN IP4 127.1.1.13\r\nt=0 0\r\nm=audio 40000 RTP/SAVP 8\r\n"
     "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:<redacted>\r\na=rtpmap:8 PCMA/8000\r\n"
@@ -114,6 +124,110 @@ def transaction(
             for ms, direction, start, again in events
         ),
     )
+
+
+def http(
+    client: str,
+    server: str,
+    name: str,
+    at_ms: float,
+    until_ms: float,
+    *,
+    parent: str = "",
+    status: int = 200,
+    messages: tuple[str, str] = ("", ""),
+    span_id: str,
+) -> list[Span]:
+    """A request and its answer, as the two ends trace it; the server names the MIKEY messages in the bodies."""
+    common: dict[str, AttributeValue] = {"http.request.method": "POST", "url.path": "/keymanagement"}
+    told: dict[str, AttributeValue] = {"imslab.mikey.request": messages[0], "imslab.mikey.response": messages[1]}
+    return [
+        span(
+            client,
+            "HTTP POST",
+            at_ms,
+            until_ms,
+            kind="CLIENT",
+            parent=parent,
+            span_id=span_id,
+            attributes={**common, "server.address": name, "http.response.status_code": status},
+        ),
+        span(
+            server,
+            "HTTP POST",
+            at_ms + 1,
+            until_ms - 1,
+            kind="SERVER",
+            parent=span_id,
+            span_id=f"5{span_id[1:]}",
+            attributes={**common, **told, "server.address": name, "http.response.status_code": status},
+        ),
+    ]
+
+
+REQUEST = ("REQUEST_INIT_PSK: T, RANDRi, IDRi, IDRkms, TP, IDRpsk, V", "REQUEST_RESP: T, IDRkms, TICKET, KEMAC, V")
+RESOLVE = ("RESOLVE_INIT_PSK: T, RANDRr, IDRr, TICKET, IDRpsk, V", "RESOLVE_RESP: T, IDRr, IDRkms, KEMAC, V")
+
+
+def kms_spans() -> list[Span]:
+    """A ticket request 40 ms before the INVITE, and bob's resolve that the KMS of another domain answers."""
+    root, ask, resolve, relay = "00000000000000c0", "00000000000000c1", "00000000000000c2", "00000000000000c3"
+    served = "00000000000000c4"
+    invite = "INVITE sip:bob@ims.test SIP/2.0"
+    rpc: dict[str, AttributeValue] = {"rpc.service": "ims.kms_resolve.v1.NkmsResolve", "rpc.method": "ResolveTicket"}
+    return [
+        span("lab", "imslab call", -50, 700, span_id=root),
+        span(
+            "lab",
+            "ims.ue_control.v1.UeControl/Call",
+            -49,
+            700,
+            kind="CLIENT",
+            parent=root,
+            attributes={"rpc.service": "ims.ue_control.v1.UeControl", "rpc.method": "Call"},
+        ),
+        *http("alice", "kms", "kms.ims.test", -40, -20, parent=root, messages=REQUEST, span_id=ask),
+        span(
+            "kms",
+            "kms.decision",
+            -35,
+            -30,
+            parent=f"5{ask[1:]}",
+            attributes={
+                "imslab.kms.operation": "request",
+                "imslab.kms.outcome": "granted",
+                "imslab.kms.user": "sip:alice@ims.test",
+                "imslab.kms.responders": "sip:bob@ims.test",
+            },
+        ),
+        transaction("bob", "pcscf-a", "INVITE", [(10, "received", invite, False)], kind="SERVER", span_id=served),
+        span(
+            "bob",
+            "mikey.transfer",
+            11,
+            11.2,
+            parent=served,
+            attributes={
+                "imslab.mikey.message": "TRANSFER_INIT: T, RANDRi, IDRi, IDRr, TICKET, V",
+                "imslab.mikey.direction": "received",
+                "sip.call_id": CALL,
+            },
+        ),
+        *http("bob", "kms-p", "kms.partner.test", 12, 24, parent=served, messages=RESOLVE, span_id=resolve),
+        span(
+            "kms-p",
+            "ims.kms_resolve.v1.NkmsResolve/ResolveTicket",
+            14,
+            20,
+            kind="CLIENT",
+            parent=f"5{resolve[1:]}",
+            span_id=relay,
+            attributes=rpc,
+        ),
+        span(
+            "kms", "ims.kms_resolve.v1.NkmsResolve/ResolveTicket", 15, 19, kind="SERVER", parent=relay, attributes=rpc
+        ),
+    ]
 
 
 def call_spans() -> list[Span]:

@@ -1,0 +1,61 @@
+"""What a ladder is made of: steps, and what each end of a media leg reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MediaEnd:
+    """What one node reported of its end of a media leg; counters are packets, ``drops`` (cause, count)."""
+
+    node: str
+    side: str
+    protection: str
+    keying: str
+    suite: str
+    stream: str
+    local: str
+    remote: str
+    packets_in: int
+    packets_out: int
+    auth_failures: int
+    replays: int
+    drops: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the ladder. ``at_ms`` counts from the first step; ``until_ms`` is the arrival or the end.
+
+    ``kind``: ``sip``, ``rpc``, ``http``, ``decision``, ``mikey`` or ``media``. A decision and a note about a MIKEY
+    message have ``source`` alone.
+    """
+
+    kind: str
+    at_ms: float
+    until_ms: float
+    source: str
+    target: str
+    label: str
+    detail: str = ""
+    interface: str = ""
+    transport: str = ""
+    outcome: str = ""
+    retransmission: bool = False
+    unseen: bool = False
+    text: str = ""
+    protection: str = ""
+    ends: tuple[MediaEnd, ...] = ()
+
+
+def arrow_label(step: Step) -> str:
+    """Return what stands on the arrow: for a service call with its reference point, once."""
+    if step.kind == "rpc" and not step.label.startswith(f"{step.interface}."):
+        return f"{step.interface} {step.label}"
+    return step.label
+
+
+def at_ms(time_ns: int, start_ns: int) -> float:
+    """Return the milliseconds from the first step to a moment in nanoseconds since the epoch."""
+    return round((time_ns - start_ns) / 1e6, 3)
