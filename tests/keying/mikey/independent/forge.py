@@ -6,7 +6,7 @@ derivations of crypto.py with the verifier and nothing with keying.mikey.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tests.keying.mikey.independent.crypto import aes_cm, constant, fork, mac, message_label, prf, protection, rand
@@ -21,6 +21,8 @@ from tests.keying.mikey.independent.wire import (
     TGK_SALT,
     TRANSFER_INIT,
     TRANSFER_RESP,
+    Octets,
+    parse,
 )
 
 Part = tuple[int, bytes]  # payload number, and the octets behind its next-payload octet
@@ -250,3 +252,72 @@ def exchange(**inputs: Any) -> dict[str, bytes]:
         octets = message(TRANSFER_RESP, csb_t, parts, prf_func=suite[0], sessions=blocks[1], map_type=2)
         built["TRANSFER_RESP"] = sealed(octets, suite, under["auth"], built["TRANSFER_INIT"])
     return built
+
+
+def take_apart(octets: bytes) -> tuple[dict[str, Any], list[Part]]:
+    """Header fields and payloads of a message, ready to be changed and put together again."""
+    read = parse(octets)
+    parts, number = [], octets[2]
+    for payload in read.payloads:
+        parts.append((number, octets[payload["start"] + 1 : payload["end"]]))
+        number = octets[payload["start"]]
+    blocks = [session(cs["cs_id"], cs["data"], cs["spi"], bytes(cs["policies"]), cs["prot"]) for cs in read.sessions]
+    head = {"data_type": read.data_type, "csb_id": read.csb_id, "flag": read.v, "prf_func": read.prf}
+    return head | {"sessions": blocks, "map_type": read.map_type}, parts
+
+
+def rand_in(parts: Iterable[Part], role: int) -> bytes:
+    return next((body[2:] for number, body in parts if number == 15 and body[0] == role), b"")
+
+
+def respell(
+    octets: bytes,
+    inkey: bytes,
+    edit: Callable[[list[Part]], list[Part]] = list,
+    *,
+    behind: bytes = b"",
+    initial: bytes = b"",
+    suite: Suite = SHORT,
+    mpkr: bytes | None = None,
+    **header: Any,
+) -> bytes:
+    """A message with edited payloads and header and a right MAC again: what somebody who holds the keys may send.
+
+    `behind` are the identities of an initial message, `initial` the message that a response answers. A TRANSFER_INIT
+    gets the Initiator Data that goes with `mpkr`; without an MPKr it keeps what its TICKET says.
+    """
+    head, parts = take_apart(octets)
+    parts, head = edit(parts), head | header
+    asked = take_apart(initial)[1] if initial else []
+    rand_i = rand_in(asked, 1) or rand_in(parts, 1)
+    rand_r = rand_in(asked, 2) or (b"" if head["data_type"] == TRANSFER_INIT else rand_in(parts, 2))
+    auth = protect(suite, inkey, head["csb_id"], 2 if initial else 1, rand_i, rand_r)["auth"]
+    alg = parts.pop()[1][0]
+
+    def build(chosen: Sequence[Part], tag: bytes) -> bytes:
+        given = {key: value for key, value in head.items() if key not in ("data_type", "csb_id")}
+        return message(head["data_type"], head["csb_id"], [*chosen, v(alg, tag)], **given)
+
+    place = next((place for place, (number, _) in enumerate(parts) if number == 17), None)
+    if head["data_type"] != TRANSFER_INIT or place is None:
+        return build(parts, tag_over(alg, auth, build(parts, b"") + behind + initial))
+    policy_octets, data, inserted = parse_ticket(parts[place][1])
+    covered = build([*parts[:place], (17, policy_octets + vector(data)), *parts[place + 1 :]], b"")
+    tag = tag_over(alg, auth, covered + behind)
+    if mpkr is not None:
+        inserted = initiator_data((suite[0], suite[1], alg), mpkr, tag)
+    return build([*parts[:place], ticket(policy_octets, data, inserted), *parts[place + 1 :]], tag)
+
+
+def tag_over(alg: int, auth: bytes, covered: bytes) -> bytes:
+    """A MAC, or no octets under NULL."""
+    return mac(alg, auth, covered) if alg else b""
+
+
+def parse_ticket(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """Policy, Ticket Data and Initiator Data out of a TICKET body."""
+    read = Octets(body)
+    read.take(7)
+    read.vector(2)
+    policy_octets = body[: read.at]
+    return policy_octets, read.vector(2), read.vector(2)

@@ -178,3 +178,22 @@ def test_an_error_message_names_its_numbers_and_covers_itself():
         verify_error(error[:-1] + b"\0", EXCHANGE["REQUEST_INIT"], auth)
     with pytest.raises(Mismatch):
         verify_error(error, error, auth)
+
+
+def test_a_message_taken_apart_goes_together_again():
+    keys, names = {name: EXCHANGE.get(name, b"") for name in EXCHANGE}, INPUTS["identities"]
+    verified = verify_exchange(EXCHANGE)
+    mpki, mpkr, forked = (verified.keys[name] for name in ("MPKi", "MPKr", "MPKr'"))
+    for name, inkey, behind in (
+        ("REQUEST_INIT", keys["psk_i"], names["i"] + names["kms"]),
+        ("REQUEST_RESP", keys["psk_i"], b""),
+        ("TRANSFER_INIT", mpki, names["i"] + names["r"]),
+        ("RESOLVE_INIT", keys["psk_r"], names["r"] + names["kms"]),
+        ("RESOLVE_RESP", keys["psk_r"], b""),
+        ("TRANSFER_RESP", forked, b""),
+    ):
+        initial = keys[name.replace("RESP", "INIT")] if name.endswith("RESP") else b""
+        again = forge.respell(
+            EXCHANGE[name], inkey, behind=behind, initial=initial, mpkr=mpkr if name == "TRANSFER_INIT" else None
+        )
+        assert again.hex() == EXCHANGE[name].hex()
