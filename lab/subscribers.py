@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from keying.secret import Secret
 from lab.config import LabConfig, User, Usim
@@ -25,16 +25,21 @@ PASSWORD_OCTETS = 12
 """Randomness of a digest password, octets."""
 AMF = b"\x80\x00"
 """Authentication management field with the separation bit (TS 33.102 Annex H)."""
+KMS_PSK_OCTETS = 32
+"""Length of a key shared with the KMS, octets; that of Ks_NAF."""
 _KEEPER = "lab subscribers"
+_STATIC_PLACE = b"kms static psk file"
+"""``STATIC_PLACE`` of ``nodes/kms/credentials.py``, not imported: that would load the KMS into every command."""
 
 
 @dataclass(frozen=True)
 class SubscriberSecrets:
-    """The secrets of one user: ``k`` and ``opc``, or ``password``."""
+    """The secrets of one user: ``k`` and ``opc``, or ``password``; ``kms_psk`` in a lab with static KMS keys."""
 
     k: Secret | None = None
     opc: Secret | None = None
     password: Secret | None = None
+    kms_psk: Secret | None = None
 
 
 def _new(user: User) -> SubscriberSecrets:
@@ -72,6 +77,25 @@ def load(folder: StateFolder) -> dict[str, SubscriberSecrets]:
         name: SubscriberSecrets(**{field: Secret(bytes.fromhex(text)) for field, text in entry.items()})
         for name, entry in content.items()
     }
+
+
+def _with_kms_psk(own: SubscriberSecrets, *, wanted: bool) -> SubscriberSecrets:
+    if not wanted:
+        return replace(own, kms_psk=None)
+    return own if own.kms_psk is not None else replace(own, kms_psk=Secret(secrets.token_bytes(KMS_PSK_OCTETS)))
+
+
+def _kms_keys(users: Sequence[User], kept: Mapping[str, SubscriberSecrets], sealer: Sealer) -> bytes:
+    """The file of static keys as ``nodes/kms/credentials.py`` reads it; the name of a key is the private identity."""
+    entries = []
+    for user in users:
+        psk = kept[user.name].kms_psk
+        assert psk is not None
+        identities = [user.impu, *([f"tel:{user.tel}"] if user.tel else [])]
+        entries.append(
+            {"psk_identity": user.impi, "psk": psk.reveal().hex(), "impi": user.impi, "identities": identities}
+        )
+    return sealer.seal(json.dumps(entries).encode(), _STATIC_PLACE)
 
 
 def _save(folder: StateFolder, kept: Mapping[str, SubscriberSecrets]) -> None:
@@ -114,12 +138,18 @@ def provision(config: LabConfig, folder: StateFolder, instance_ids: Mapping[str,
     for user in config.users:
         if user.name not in kept or not _fits(user, kept[user.name]):
             kept[user.name] = _new(user)
+        kept[user.name] = _with_kms_psk(kept[user.name], wanted=config.kms.static_psk)
     _save(folder, kept)
     for hss in dict.fromkeys(home.hss for home in config.home_domains):
         served = {home.name for home in config.home_domains if home.hss == hss}
         subscribers = [_subscriber(user, kept[user.name]) for user in config.users if user.domain in served]
         sealer = Sealer(folder.sealing_key, instance_ids[hss])
         write_private(folder.secrets / f"{hss}.sealed", build_provisioning(subscribers, sealer))
+    for home in config.home_domains:
+        if home.kms is not None and config.kms.static_psk:
+            users = [user for user in config.users if user.domain == home.name]
+            sealer = Sealer(folder.sealing_key, instance_ids[home.kms])
+            write_private(folder.secrets / f"{home.kms}.sealed", _kms_keys(users, kept, sealer))
     for user in config.users:
         own = kept[user.name]
         if user.software_ue:
