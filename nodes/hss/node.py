@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nodes.hss.config import HssSettings
+from nodes.hss.gba import GbaUeAuthentication
 from nodes.hss.provision import ProvisioningError, read_provisioning
 from nodes.hss.service import Assignments, SubscriberDataManagement, UeAuthentication, UeContextManagement
 from nodes.hss.subscribers import SubscriberDirectory
@@ -47,9 +48,10 @@ class Hss(NetworkFunction):
         return profile
 
     def servicers(self) -> list[object]:
-        """The three N-services of the HSS."""
+        """The N-services of the HSS."""
         return [
             UeAuthentication(self._directory, self._centre, self.settings.max_vectors),
             UeContextManagement(self._directory, self._assignments),
             SubscriberDataManagement(self._directory),
+            GbaUeAuthentication(self._directory, self._centre),
         ]
