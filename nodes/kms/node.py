@@ -1,0 +1,178 @@
+"""The KMS process: wiring of its HTTPS endpoint, its services and its store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from keying.mikey.authority import Authority
+from keying.mikey.identity import Identity
+from keying.mikey.profile import Profile
+from keying.secret import Secret
+from nodes.https import HttpLimits, HttpsServer
+from nodes.kms.config import KmsSettings
+from nodes.kms.credentials import BootstrappedCredentials, CredentialSource, WithStatic, read_static
+from nodes.kms.endpoint import KmsEndpoint
+from nodes.kms.exchanges import Exchanges
+from nodes.kms.http import MAX_BODY
+from nodes.kms.limits import Buckets
+from nodes.kms.peers import PeerKmss
+from nodes.kms.policy import KMS_LABEL, read_book
+from nodes.kms.profiles import ProfileError, read_profile
+from nodes.kms.service import Control, ResolveForPeers
+from nodes.kms.store import KmsStore
+from nodes.kms.ticket_keys import TicketKeyRing
+from nodes.kms.watch import Watch
+from protos.nrf_nfm_pb2 import Endpoint
+from sba.errors import ConfigurationError
+from sba.nf import NetworkFunction
+from sba.store import Store
+
+ROLE: Final = "kms"
+"""Role of the HTTPS endpoint in the profile at the NRF."""
+_LASTING_SECRETS: Final = ("modifier", "endpoint")
+_SECRET_OCTETS: Final = 32
+_SECRET_PLACE: Final = b"kms lasting secret "
+_HANDLER_MARGIN_S: Final = 5.0
+"""Beside the deadlines of BSF and other KMSs, before a request is given up, s."""
+
+
+class Kms(NetworkFunction):
+    """Key management service of one or more home domains."""
+
+    nf_types = ("KMS",)
+    settings_class = KmsSettings
+    settings: KmsSettings
+
+    async def open_node(self) -> None:
+        """Load keys and rules, and put the exchanges together.
+
+        Raises ``ConfigurationError`` for a name that the certificate does not show, an unknown value of the MIKEY
+        profile or a static key file that does not open, ``StoreError`` for a ticket key that does not open.
+        """
+        self._home_domains = self.settings.home_domains or (self.environment.domain,)
+        self._identity = (self.settings.identity or KMS_LABEL + self._home_domains[0]).lower()
+        if self._identity not in self.identity.own.dns_names:
+            raise ConfigurationError(f"the certificate of {self.environment.instance} does not show {self._identity}")
+        try:
+            profile = read_profile(self.settings.mikey_profile)
+        except ProfileError as error:
+            raise ConfigurationError(f"mikey_profile: {error}") from error
+        self._kms_store = KmsStore(self.store)
+        await self._kms_store.create()
+        self._keys = TicketKeyRing(
+            self._kms_store,
+            rotation_s=self.settings.ticket_key_rotation_s,
+            ticket_life_s=self._ticket_life_s(profile),
+            id_octets=profile.tpk_id_octets,
+        )
+        await self._keys.load(time.time())
+        await self._put_together(profile)
+
+    def _ticket_life_s(self, profile: Profile) -> float:
+        return self.settings.max_start_ahead_s + self.settings.max_ticket_validity_s + profile.clock_skew_s
+
+    async def _put_together(self, profile: Profile) -> None:
+        modifier, endpoint = await lasting_secrets(self.store)
+        settings, clock = self.settings, time.monotonic
+        book = read_book(settings, self._home_domains)
+        self._watch = Watch(self.telemetry, lambda: len(self._keys))
+        exchanges = Exchanges(
+            Authority(profile, Identity.uri(self._identity), modifier_secret=modifier),
+            profile,
+            book,
+            self._keys,
+            self._kms_store,
+            self._credential_source(),
+            PeerKmss(self.sbi, self._identity, settings.peer_timeout_s),
+            identity=self._identity,
+            users=Buckets(settings.user_rate, clock),
+            endpoint_key=endpoint,
+        )
+        addresses = Buckets(settings.address_rate, clock)
+        handler = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
+        handler_s = settings.bsf_timeout_s * 2 + settings.peer_timeout_s + _HANDLER_MARGIN_S
+        limits = HttpLimits(body=MAX_BODY, handler_s=handler_s)
+        self._https = HttpsServer(handler.handle, self.identity, self.telemetry, limits=limits)
+        peers = Buckets(settings.peer_rate, clock)
+        self._servicers = (
+            ResolveForPeers(exchanges, book, self._identity, peers, self._watch),
+            Control(self._kms_store, self._keys, self.telemetry, key_export=self.environment.lab.key_export),
+        )
+        self._upkeep: asyncio.Task[None] | None = None
+
+    def _credential_source(self) -> CredentialSource:
+        settings = self.settings
+        source = BootstrappedCredentials(
+            self.sbi,
+            self._identity,
+            self._home_domains,
+            cache_s=settings.naf_credential_cache_s,
+            timeout_s=settings.bsf_timeout_s,
+        )
+        if not settings.static_psk_file:
+            return source
+        static = read_static(Path(settings.static_psk_file), self.store.unseal)
+        self.telemetry.log(
+            "kms-static-keys", level="warning", users=len(static), warning="NON-SECURE: users share keys from a file"
+        )
+        return WithStatic(static, source)
+
+    def servicers(self) -> Sequence[object]:
+        """Nkms_Resolve and Nkms_Control."""
+        return self._servicers
+
+    async def start_node(self) -> None:
+        """Open the endpoint for UEs."""
+        http = self.settings.http
+        port = await self._https.start(http.host, http.port)
+        self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
+        self.telemetry.log("kms-open", identity=self._identity, https=f"{http.host}:{port}")
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The HTTPS endpoint, under the name of the KMS."""
+        return [
+            Endpoint(
+                role=ROLE,
+                transport="HTTPS",
+                host=self.settings.http.host,
+                port=self._https.port,
+                tls_name=self._identity,
+            )
+        ]
+
+    async def drain_node(self) -> None:
+        """Take no more requests of UEs and end those in progress."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        await self._https.stop()
+
+    async def _keep_up(self) -> None:
+        """Replace the ticket key in time and remove what has expired."""
+        while True:
+            await asyncio.sleep(min(self.settings.prune_interval_s, self.settings.ticket_key_rotation_s))
+            try:
+                if await self._keys.turn(time.time()):
+                    self.telemetry.log("kms-ticket-key-rotated", tpk_id=self._keys.current.key_id.hex(), by="age")
+                self._watch.pruned(await self._kms_store.prune(time.time()))
+            except Exception as fault:  # noqa: BLE001 - a failed write must not end the upkeep; the next turn tries again
+                self.telemetry.log("kms-upkeep-failed", level="error", fault=f"{type(fault).__name__}: {fault}")
+
+
+async def lasting_secrets(store: Store) -> tuple[Secret, Secret]:
+    """The secrets that make modifiers and names of endpoints, the same in every life of this KMS."""
+    table = await store.key_value("kms_secret")
+    found: list[Secret] = []
+    for name in _LASTING_SECRETS:
+        place = _SECRET_PLACE + name.encode()
+        record = await table.get(name)
+        if record is None:
+            fresh = Secret.random(_SECRET_OCTETS)
+            await table.put(name, {"sealed": store.seal(fresh.reveal(), place).hex()})
+            found.append(fresh)
+        else:
+            found.append(Secret(store.unseal(bytes.fromhex(str(record["sealed"])), place)))
+    return found[0], found[1]

@@ -1,0 +1,163 @@
+"""What a KMS must still know after ``kill -9``: ticket protection keys, messages seen, uses of tickets, its audit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from sqlalchemy import Column, Table, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from keying.secret import Secret
+from nodes.kms.tables import AUDIT, METADATA, SEEN, TICKET_KEYS, USES
+from sba.store import Store
+
+PRUNE_BATCH: Final = 2000
+"""Rows removed in one transaction, so that requests get in between."""
+AUDIT_MOST: Final = 1000
+"""Audit records handed out in one answer."""
+_TICKET_KEY_PLACE: Final = b"kms ticket protection key "
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTicketKey:
+    """A ticket protection key and its times in seconds since the epoch; `forget_at` None: it may still seal."""
+
+    key_id: bytes
+    key: Secret
+    made_at: float
+    forget_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One decision; times in seconds since the epoch. `forget_at` is when the record goes, the rest the contract's."""
+
+    at: float
+    operation: str
+    outcome: str
+    forget_at: float
+    reason: str = ""
+    party: str = ""
+    responders: tuple[str, ...] = ()
+    ticket_id: str = ""
+    not_before: float = 0.0
+    not_after: float = 0.0
+    tpk_id: str = ""
+    peer_kms: str = ""
+
+    def to_row(self) -> dict[str, Any]:
+        """The columns of the audit table."""
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        row["responders"] = json.dumps(self.responders)
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> AuditRecord:
+        """Read what ``to_row`` wrote."""
+        del row["row"]
+        return cls(**(row | {"responders": tuple(_list(row["responders"]))}))
+
+
+class KmsStore:
+    """The tables over a node's store; every write is committed when the call returns."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sqlite = store.engine.dialect.name == "sqlite"
+        self._writing = asyncio.Lock()
+
+    async def create(self) -> None:
+        """Make the tables that do not exist yet."""
+        await self._store.tables(METADATA)
+
+    async def ticket_keys(self) -> list[StoredTicketKey]:
+        """Every key that is kept, oldest first. Raises ``StoreError`` when one does not open."""
+        async with self._store.engine.connect() as connection:
+            rows = (await connection.execute(select(TICKET_KEYS).order_by(TICKET_KEYS.c.made_at))).all()
+        return [
+            StoredTicketKey(
+                bytes.fromhex(row.key_id),
+                Secret(self._store.unseal(row.sealed, _TICKET_KEY_PLACE + row.key_id.encode())),
+                row.made_at,
+                row.forget_at,
+            )
+            for row in rows
+        ]
+
+    async def replace_ticket_key(self, fresh: StoredTicketKey, forget_older_at: float) -> None:
+        """Keep a new key and, in the same transaction, give every key before it the time to forget it."""
+        name = fresh.key_id.hex()
+        sealed = self._store.seal(fresh.key.reveal(), _TICKET_KEY_PLACE + name.encode())
+        async with self._writing, self._store.engine.begin() as connection:
+            await connection.execute(
+                update(TICKET_KEYS).where(TICKET_KEYS.c.forget_at.is_(None)).values(forget_at=forget_older_at)
+            )
+            await connection.execute(
+                insert(TICKET_KEYS).values(key_id=name, sealed=sealed, made_at=fresh.made_at, forget_at=None)
+            )
+
+    async def first_sight(self, digest: bytes, forget_at: float) -> bool:
+        """Remember a message; False when it was seen before (RFC 3830 5.4)."""
+        async with self._writing, self._store.engine.begin() as connection:
+            return await self._add_once(connection, SEEN, {"digest": digest, "forget_at": forget_at})
+
+    async def first_use(self, ticket_id: str, digest: bytes, forget_at: float) -> bool:
+        """Remember for which TRANSFER_INIT a single-use ticket was resolved; False when for another one before."""
+        row = {"ticket_id": ticket_id, "digest": digest, "forget_at": forget_at}
+        async with self._writing, self._store.engine.begin() as connection:
+            if await self._add_once(connection, USES, row):
+                return True
+            known = await connection.scalar(select(USES.c.digest).where(USES.c.ticket_id == ticket_id))
+        return known is not None and bytes(known) == digest
+
+    async def record(self, record: AuditRecord) -> None:
+        """Write an audit record."""
+        async with self._writing, self._store.engine.begin() as connection:
+            await connection.execute(insert(AUDIT).values(record.to_row()))
+
+    async def audit(self, party: str = "", limit: int = 100) -> list[AuditRecord]:
+        """The latest records, of one public identity or of everybody, newest first."""
+        query = select(AUDIT).order_by(AUDIT.c.row.desc()).limit(max(1, min(limit, AUDIT_MOST)))
+        if party:
+            query = query.where(AUDIT.c.party == party)
+        async with self._store.engine.connect() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [
+            AuditRecord(
+                **{**{k: v for k, v in row.items() if k != "row"}, "responders": tuple(_list(row["responders"]))}
+            )
+            for row in rows
+        ]
+
+    async def prune(self, now: float) -> int:
+        """Remove what has expired, in small transactions; return the number of rows."""
+        gone = 0
+        for table, key in ((SEEN, SEEN.c.digest), (USES, USES.c.ticket_id), (AUDIT, AUDIT.c.row)):
+            gone += await self._prune_table(table, key, now)
+        return gone + await self._prune_table(TICKET_KEYS, TICKET_KEYS.c.key_id, now)
+
+    async def _prune_table(self, table: Table, key: Column[Any], now: float) -> int:
+        gone = 0
+        while True:
+            expired = select(key).where(table.c.forget_at < now).limit(PRUNE_BATCH)
+            async with self._writing, self._store.engine.begin() as connection:
+                removed = (await connection.execute(delete(table).where(key.in_(expired)))).rowcount
+            gone += removed
+            if removed < PRUNE_BATCH:
+                return gone
+            await asyncio.sleep(0)
+
+    async def _add_once(self, connection: AsyncConnection, table: Table, row: dict[str, Any]) -> bool:
+        statement = (sqlite_insert if self._sqlite else postgresql_insert)(table).values(row).on_conflict_do_nothing()
+        return (await connection.execute(statement)).rowcount == 1
+
+
+def _list(text: str) -> Sequence[str]:
+    found = json.loads(text)
+    return [str(item) for item in found] if isinstance(found, list) else []
