@@ -15,6 +15,7 @@ from lab.resolve import OPERATOR, resolve
 from lab.state import StateFolder
 from lab.subscribers import load as load_secrets
 from nodes.hss.provision import AkaCredentials, read_provisioning
+from nodes.kms.credentials import read_static
 from nodes.ue.config import UeSettings
 from sba.config import NodeEnvironment
 from sba.errors import StoreError
@@ -223,3 +224,30 @@ def test_the_local_policy_of_a_user_reaches_the_ue(folder: StateFolder) -> None:
     assert (told["level"], told["reusable"], told["also"]) == ("required", True, ["sip:bob@ims.test"])
     assert told["peers"] == {"sip:erin@partner.test": "off", "*@partner.test": "allowed"}
     assert UeSettings.model_validate(nodes["alice"]["settings"]).kms_policy.level == "required"
+
+
+@pytest.mark.attack("T8")
+def test_static_keys_reach_the_ue_and_its_kms_sealed_and_only_where_the_lab_wants_them(folder: StateFolder) -> None:
+    lab: Any = resolve(with_kms(kms={"static_psk": True}), folder)
+    kept = {name: own.kms_psk for name, own in load_secrets(folder).items()}
+    assert all(kept.values())
+    for name, kms in (("alice", "kms"), ("erin", "kms-p")):
+        card = json.loads(
+            Sealer(folder.sealing_key, lab["nodes"][name]["nf_instance_id"]).unseal(
+                (folder.secrets / f"{name}.sealed").read_bytes()
+            )
+        )
+        settings = lab["nodes"][kms]["settings"]
+        path = Path(settings["static_psk_file"])
+        sealer = Sealer(folder.sealing_key, lab["nodes"][kms]["nf_instance_id"])
+        impi = lab["users"][name]["impi"]
+        entry = read_static(path, sealer.unseal)[impi.encode()]
+        psk = kept[name]
+        assert psk is not None
+        assert entry.key == psk
+        assert card["kms_psk"] == psk.reveal().hex()
+        assert entry.identities[0].text == f"sip:{name}@{settings['home_domains'][0]}"
+        assert psk.reveal().hex().encode() not in path.read_bytes()
+    lab = resolve(with_kms(), folder)
+    assert not any(own.kms_psk for own in load_secrets(folder).values())
+    assert "static_psk_file" not in lab["nodes"]["kms"]["settings"]
