@@ -1,0 +1,123 @@
+"""``imslab mikey``: what a MIKEY message says, and with keys whether it holds."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from lab.cli_base import echo_json, fail, json_option
+from lab.printable import printable
+
+if TYPE_CHECKING:
+    from keying.secret import Secret
+
+MAX_INPUT = 200_000
+"""Octets read of a file or of standard input: a message of 64 KiB in base64, and its lines."""
+_SDP = re.compile(r"^(?:a=)?key-mgmt:\s*mikey\s+|^mikey\s+")
+
+
+@click.group()
+def mikey() -> None:
+    """MIKEY messages."""
+
+
+@mikey.command("decode")
+@click.argument("source", metavar="[BASE64|FILE|-]", default="-")
+@click.option("--psk", metavar="HEX|@FILE", help="Pre-shared key of the sender and the KMS.")
+@click.option("--tpk", metavar="HEX|@FILE", help="Ticket protection key: opens the ticket, gives MPKi and MPKr.")
+@click.option("--mpki", metavar="HEX|@FILE", help="MPKi: protects TRANSFER_INIT.")
+@click.option("--mpkr", metavar="HEX|@FILE", help="MPKr as the initiator has it: checks Vr and TRANSFER_RESP.")
+@click.option("--forked-mpkr", metavar="HEX|@FILE", help="MPKr' as the responder has it.")
+@click.option("--initial", metavar="BASE64|FILE", help="The message that this one answers.")
+@click.option("--show-keys", is_flag=True, help="Print the keys found in KEMACs. Dangerous outside a lab.")
+@json_option
+def mikey_decode(
+    source: str,
+    psk: str | None,
+    tpk: str | None,
+    mpki: str | None,
+    mpkr: str | None,
+    forked_mpkr: str | None,
+    initial: str | None,
+    show_keys: bool,
+    as_json: bool,
+) -> None:
+    """Print what a MIKEY message says: base64, an SDP key-mgmt line, a file of either or of the octets, or - for stdin.
+
+    With keys, MACs are checked and KEMACs opened. Ends with 1 when the message cannot be read or a MAC does not hold.
+    """
+    from keying.mikey.describe import describe, summary
+    from keying.mikey.describe_keys import Known, with_keys
+
+    octets = _message(source)
+    known = Known(
+        psk=_key("--psk", psk),
+        tpk=_key("--tpk", tpk),
+        mpki=_key("--mpki", mpki),
+        mpkr=_key("--mpkr", mpkr),
+        forked_mpkr=_key("--forked-mpkr", forked_mpkr),
+        initial=_message(initial) if initial is not None else b"",
+        show_keys=show_keys,
+    )
+    has_keys = any((known.psk, known.tpk, known.mpki, known.mpkr, known.forked_mpkr))
+    tree = describe(octets, with_keys(known) if has_keys else None)
+    if as_json:
+        echo_json({"summary": printable(summary(octets)), "sound": tree.sound, "message": tree.as_json()})
+    else:
+        click.echo(printable("\n".join([summary(octets), *tree.lines()])))
+    raise SystemExit(0 if tree.sound else 1)
+
+
+def _message(source: str) -> bytes:
+    """Return the octets of a message given as base64, as a file, or on standard input."""
+    if source == "-":
+        return _octets(sys.stdin.buffer.read(MAX_INPUT + 1), "standard input")
+    path = Path(source)
+    try:
+        if path.is_file():
+            with path.open("rb") as stream:
+                return _octets(stream.read(MAX_INPUT + 1), source)
+    except OSError as error:
+        # A long base64 text is no file name; anything else about a file is told.
+        if error.strerror != "File name too long":
+            _wrong(f"{source} cannot be read: {error.strerror}")
+    return _octets(source.encode(), "the argument")
+
+
+def _octets(data: bytes, where: str) -> bytes:
+    if len(data) > MAX_INPUT:
+        _wrong(f"{where} is longer than {MAX_INPUT} octets")
+    if data[:1] == b"\x01":  # the version of MIKEY; base64 begins with a letter
+        return data
+    text = _SDP.sub("", data.decode("latin-1").strip())
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error:
+        _wrong(f"{where} is neither a MIKEY message nor base64 nor a file")
+
+
+def _key(option: str, value: str | None) -> Secret | None:
+    from keying.secret import Secret
+
+    if value is None:
+        return None
+    try:
+        text = Path(value[1:]).read_text(encoding="ascii").strip() if value.startswith("@") else value
+        octets = bytes.fromhex(text)
+    except OSError as error:
+        _wrong(f"{option}: {value[1:]} cannot be read: {error.strerror}")
+    except ValueError:
+        _wrong(f"{option} is not hexadecimal")  # the value is a key: it is not repeated
+    if not octets:
+        _wrong(f"{option} is empty")
+    return Secret(octets)
+
+
+def _wrong(reason: str) -> NoReturn:
+    fail(reason, 2)
