@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from keying.mikey.describe import summary
-
 from keying.mikey.profile import Profile
 from nodes.httpmessage import Fields, HttpRequest, HttpResponse
 from nodes.kms.exchanges import Exchanges, Refusal

@@ -36,6 +36,8 @@ RESOLVE: Final = "resolve"
 RELAY: Final = "relay"
 GRANTED: Final = "granted"
 REFUSED: Final = "refused"
+USER_KEY_OCTETS: Final = 32
+"""Length of the ticket protection key that a user and this KMS derive for tickets the user makes (mode 3; assumed)."""
 
 
 @dataclass(slots=True)
@@ -219,7 +221,7 @@ class Exchanges:
         party = rules.party_policy(self._book, maker.identities)
         rules.check_responders(self._book, party, maker.identities, responders_of(ticket.policy))
         rules.check_life(rules.limits_of(self._book.settings, party), validity(ticket.policy), now)
-        return mode3_ticket_key(key_id, maker.key, self._identity, len(maker.key), maker.identities)
+        return mode3_ticket_key(key_id, maker.key, self._identity, USER_KEY_OCTETS, maker.identities)
 
     async def _check_single_use(self, ticket: TicketPayload, decision: Decision, now: float) -> None:
         """A ticket without J resolves for one TRANSFER_INIT, told apart by Initiator Data (RFC 6043 6.10, 8.4)."""

@@ -27,6 +27,7 @@ from nodes.kms.store import KmsStore
 from nodes.kms.ticket_keys import TicketKeyRing
 from nodes.kms.watch import Watch
 from protos.nrf_nfm_pb2 import Endpoint
+from sba import runtime
 from sba.errors import ConfigurationError
 from sba.nf import NetworkFunction
 from sba.store import Store
@@ -46,6 +47,9 @@ class Kms(NetworkFunction):
     nf_types = ("KMS",)
     settings_class = KmsSettings
     settings: KmsSettings
+
+    _https: HttpsServer | None = None
+    _upkeep: asyncio.Future[None] | None = None
 
     async def open_node(self) -> None:
         """Load keys and rules, and put the exchanges together.
@@ -102,7 +106,6 @@ class Kms(NetworkFunction):
             ResolveForPeers(exchanges, book, self._identity, peers, self._watch),
             Control(self._kms_store, self._keys, self.telemetry, key_export=self.environment.lab.key_export),
         )
-        self._upkeep: asyncio.Task[None] | None = None
 
     def _credential_source(self) -> CredentialSource:
         settings = self.settings
@@ -127,13 +130,16 @@ class Kms(NetworkFunction):
 
     async def start_node(self) -> None:
         """Open the endpoint for UEs."""
+        assert self._https is not None
         http = self.settings.http
         port = await self._https.start(http.host, http.port)
-        self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
+        self._upkeep = runtime.spawn(self._keep_up())
         self.telemetry.log("kms-open", identity=self._identity, https=f"{http.host}:{port}")
 
     def endpoints(self) -> Sequence[Endpoint]:
         """The HTTPS endpoint, under the name of the KMS."""
+        if self._https is None:
+            return ()
         return [
             Endpoint(
                 role=ROLE,
@@ -146,9 +152,13 @@ class Kms(NetworkFunction):
 
     async def drain_node(self) -> None:
         """Take no more requests of UEs and end those in progress."""
+        if self._https is not None:
+            await self._https.stop()
+
+    async def close_node(self) -> None:
+        """Stop the upkeep."""
         if self._upkeep is not None:
             self._upkeep.cancel()
-        await self._https.stop()
 
     async def _keep_up(self) -> None:
         """Replace the ticket key in time and remove what has expired."""

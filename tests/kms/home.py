@@ -147,9 +147,7 @@ def sent(ticket, mac=b"\x07" * 20):
     if not ticket.forking:
         return payload
     verification = Verification(MacAlg.HMAC_SHA_1_160, mac)
-    return TicketPayload(
-        payload.policy, payload.ticket_data, build_initiator_data(DEFAULT_PROFILE, ticket, verification)
-    )
+    return TicketPayload(payload.policy, payload.ticket_data, build_initiator_data(ticket, verification))
 
 
 class Home:
