@@ -24,6 +24,7 @@ from lab.cli_base import (
 )
 from lab.cli_parts import pki, ue, user
 from lab.control import ControlError, Json, Params, ask
+from lab.mikey_cli import mikey
 from lab.printable import one_line, printable
 from lab.state import StateFolder
 from lab.ticket_cli import kms, ticket
@@ -356,14 +357,14 @@ def _width(output: Path | None) -> int:
 @click.option("--keep", is_flag=True, help="Leave the lab up.")
 @state_option
 def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None:
-    """Start a lab, place four calls, say why each went as it did, write report.html, end the lab."""
+    """Start a lab, place seven calls, say why each went as it did, write report.html, end the lab."""
     from lab.demo import run_demo
 
     writable_folder(out)
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (pki, user, ue, ticket, kms):
+for part in (pki, user, ue, ticket, kms, mikey):
     imslab.add_command(part)
 
 
