@@ -52,7 +52,7 @@ class _Spent:
 
 
 class NoVectorLeftError(Exception):
-    """A user's vectors are all on their way from the HSS."""
+    """So many vectors were asked for in the name of a user that he gets none for now, and no challenge is left."""
 
 
 class ChallengeBook:

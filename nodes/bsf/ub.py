@@ -6,9 +6,10 @@ challenge that is not open 401 with a new one.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final, Protocol
@@ -65,6 +66,14 @@ class RefusedError(Exception):
         self.outcome = Outcome(step, "refused", reason, impi)
 
 
+@dataclass(slots=True)
+class _Turn:
+    """Who waits to be challenged as one user."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
 class Ub:
     """The procedure of the BSF. `record` is told the outcome of every request; `now` gives Unix seconds."""
 
@@ -90,6 +99,7 @@ class Ub:
         self._admits = admits
         self._record = record
         self._now = now
+        self._turns: dict[str, _Turn] = {}
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Answer a request on Ub."""
@@ -149,7 +159,18 @@ class Ub:
                 raise RefusedError(403 if reason == "user" else 400, "answer", reason, challenge.impi)
 
     async def _challenge(self, impi: str, step: str, *, stale: bool) -> tuple[HttpResponse, Outcome]:
-        """Challenge a user, with a fresh vector while there is one for him."""
+        """Challenge a user, with a fresh vector while there is one for him; one after the other for each user."""
+        turn = self._turns.setdefault(impi, _Turn())
+        turn.waiting += 1
+        try:
+            async with turn.lock:
+                return await self._challenge_now(impi, step, stale=stale)
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                self._turns.pop(impi, None)
+
+    async def _challenge_now(self, impi: str, step: str, *, stale: bool) -> tuple[HttpResponse, Outcome]:
         try:
             challenge = self._challenges.spend(impi)
         except NoVectorLeftError:

@@ -30,6 +30,8 @@ from tests.cscf.home import ALICE, OPC, SUBSCRIBERS, K, provision
 GET_INFO = bsf_gba_pb2.DESCRIPTOR.services_by_name["NbsfGba"].methods_by_name["GetBootstrappingInfo"]
 KMS = "kms.ims.test"
 BSF = "bsf.ims.test"
+UB = "127.88.0.1"
+"""Address of Ub: the kernel gives its ports to nobody else meanwhile."""
 
 
 class Ue:
@@ -52,8 +54,8 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.lab = LabFixture(folder)
         self.folder = folder
-        self.port = free_port()
-        self.address = HttpsAddress(host="127.0.0.1", port=self.port, tls_name=BSF)
+        self.port = free_port(UB)
+        self.address = HttpsAddress(host=UB, port=self.port, tls_name=BSF)
         self.log = io.StringIO()
         self.spans = InMemorySpanExporter()
         self.telemetry = Telemetry("ue-test", "UE", stream=self.log)
@@ -70,12 +72,12 @@ class Home:
         return time.time() + self.offset
 
     async def start_bsf(self, **settings: Any) -> Any:
-        self.settings = {"ub": {"host": "127.0.0.1", "port": self.port}, **settings}
+        self.settings = {"ub": {"host": UB, "port": self.port}, **settings}
         self.bsf = await self.lab.start("bsf", "bsf", self.settings, cls=Bsf)
         return self.bsf
 
     async def spawn_bsf(self, **settings: Any) -> NodeProcess:
-        self.settings = {"ub": {"host": "127.0.0.1", "port": self.port}, **settings}
+        self.settings = {"ub": {"host": UB, "port": self.port}, **settings}
         return await self.lab.spawn("bsf", "bsf", self.settings, nf_types=("BSF",))
 
     # Ub by hand.
