@@ -19,7 +19,7 @@ from keying.mikey.identity import Identity
 from keying.mikey.payloads import TicketPayload, TicketPolicy
 from keying.mikey.policy import has, initiator_of, responders_of, validity
 from keying.mikey.profile import Profile
-from keying.mikey.registry import TicketFlag
+from keying.mikey.registry import PrfFunc, TicketFlag
 from keying.mikey.resolve import Resolution
 from keying.mikey.ticket import TicketProtectionKey, mode3_ticket_key, ticket_id, ticket_key_id
 from keying.secret import Secret
@@ -36,7 +36,7 @@ RESOLVE: Final = "resolve"
 RELAY: Final = "relay"
 GRANTED: Final = "granted"
 REFUSED: Final = "refused"
-USER_KEY_OCTETS: Final = 32
+USER_KEY_OCTETS: Final = {PrfFunc.MIKEY_1: 16, PrfFunc.PRF_HMAC_SHA_256: 32}
 """Length of the ticket protection key that a user and this KMS derive for tickets the user makes (mode 3; assumed)."""
 
 
@@ -221,7 +221,7 @@ class Exchanges:
         party = rules.party_policy(self._book, maker.identities)
         rules.check_responders(self._book, party, maker.identities, responders_of(ticket.policy))
         rules.check_life(rules.limits_of(self._book.settings, party), validity(ticket.policy), now)
-        return mode3_ticket_key(key_id, maker.key, self._identity, USER_KEY_OCTETS, maker.identities)
+        return mode3_ticket_key(key_id, maker.key, self._identity, USER_KEY_OCTETS[ticket.policy.prf], maker.identities)
 
     async def _check_single_use(self, ticket: TicketPayload, decision: Decision, now: float) -> None:
         """A ticket without J resolves for one TRANSFER_INIT, told apart by Initiator Data (RFC 6043 6.10, 8.4)."""

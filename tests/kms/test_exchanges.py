@@ -255,7 +255,7 @@ async def test_a_ticket_that_a_user_made_is_taken_by_a_switch_and_held_against_p
     from keying.mikey.ticket import create_ticket, mode3_ticket_key
 
     def made(user, home, *responders, validity_s=600.0, initiator=None):
-        key = mode3_ticket_key(user.credential.identity, user.credential.key, home.identity, 32)
+        key = mode3_ticket_key(user.credential.identity, user.credential.key, home.identity, 16)
         wish = Wish(responders=responders, validity_s=validity_s, initiator_keys=True)
         return create_ticket(DEFAULT_PROFILE, wish, initiator or user.identity, home.identity, key, time.time())
 
