@@ -48,6 +48,7 @@ class NbsfGba:
 
     async def GetBootstrappingInfo(self, request, context):
         self.node.asked.append((request.btid, request.naf_id, context.peer.dns_names))
+        self.node.reached.set()
         if self.node.hold is not None:
             await self.node.hold.wait()
         found = self.node.known.get(request.btid)
@@ -71,6 +72,7 @@ class FakeBsf(NetworkFunction):
         self.known = {}
         self.asked = []
         self.hold = None
+        self.reached = asyncio.Event()
         self.offered = [NbsfGba(self)]
 
     def servicers(self):
