@@ -11,7 +11,7 @@ A node that serves::
 
 A node that asks::
 
-    client = HttpsClient(self.identity.ca_path, self.telemetry)
+    client = HttpsClient(self.identity.ca_path, self.telemetry, identity=self.identity)
     response = await client.request("POST", HttpsAddress(host=..., port=..., tls_name="kms.ims.test"), "/keymanagement",
                                     headers=(("Content-Type", "application/mikey"),), body=octets, timeout_s=5.0)
 

@@ -21,6 +21,7 @@ from zope.interface import implementer
 from nodes import siptls
 from nodes.httpmessage import Fields, HttpError, HttpFault, HttpResponse, HttpsAddress
 from sba import runtime
+from sba.identity import NodeIdentity
 from sba.telemetry import Telemetry, format_traceparent
 
 MAX_RESPONSE: Final = 256 * 1024
@@ -31,11 +32,14 @@ _HTTPS: Final = 443
 class HttpsClient:
     """Asks HTTPS servers whose certificate the lab CA issued for the name asked for.
 
-    `source` is the IP address to dial from, "" for any.
+    `source` is the IP address to dial from, "" for any. With `identity` a server whose certificate the lab CA revoked
+    is not talked to, and one that asks for a certificate is shown this node's.
     """
 
-    def __init__(self, ca_path: Path, telemetry: Telemetry, *, source: str = "") -> None:
-        self._tls = siptls.client(ca_path)
+    def __init__(
+        self, ca_path: Path, telemetry: Telemetry, *, source: str = "", identity: NodeIdentity | None = None
+    ) -> None:
+        self._tls = siptls.client(ca_path, identity)
         self._telemetry = telemetry
         self._source = (source, 0) if source else None
 

@@ -22,7 +22,7 @@ from tests.cscf.home import ALICE, BOB, DAVE, OPC, K
 
 
 @pytest.mark.clause("TS 33.220", "4.5.2", "4.5.3", "B.3")
-@pytest.mark.clause("33.328", "6.2.3.1-2")
+@pytest.mark.clause("TS 33.328", "6.2.3.1-2")
 @async_test
 async def test_ue_and_naf_come_to_share_a_key(tmp_path):
     async with home(tmp_path) as it:

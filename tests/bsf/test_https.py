@@ -11,6 +11,7 @@ from twisted.internet.error import CannotListenError
 
 from nodes.https import HttpError, HttpFault, HttpLimits, HttpRequest, HttpResponse, HttpsAddress, HttpsClient
 from sba.errors import ProblemError
+from sba.identity import NodeIdentity
 from sba.pki import LabCa
 from sba.telemetry import current_traceparent
 from sba.testing import async_test
@@ -306,6 +307,19 @@ async def test_the_client_talks_to_the_named_server_of_its_ca_alone(tmp_path):
         assert requests == []
         by_address = HttpsAddress(host="127.0.0.1", port=site.server.port)
         assert (await site.client.request("GET", by_address, "/")).status == 200
+
+
+@pytest.mark.attack("T6")
+@async_test
+async def test_a_server_whose_certificate_was_revoked_is_left(tmp_path):
+    async with serving(tmp_path, echo) as site:
+        node = NodeIdentity(site.lab.add("client", "ue-1", nf_types=("UE",)))
+        client = HttpsClient(node.ca_path, site.telemetry, identity=node)
+        assert (await client.request("GET", site.address, "/")).status == 200
+        site.lab.ca.revoke("web-1")
+        with pytest.raises(HttpError) as error:
+            await client.request("GET", site.address, "/")
+        assert error.value.fault is HttpFault.TLS
 
 
 @async_test
