@@ -84,7 +84,7 @@ class Kms(NetworkFunction):
         settings, clock = self.settings, time.monotonic
         book = read_book(settings, self._home_domains)
         self._watch = Watch(self.telemetry, lambda: len(self._keys))
-        exchanges = Exchanges(
+        self._exchanges = exchanges = Exchanges(
             Authority(profile, Identity.uri(self._identity), modifier_secret=modifier),
             profile,
             book,
@@ -97,10 +97,10 @@ class Kms(NetworkFunction):
             endpoint_key=endpoint,
         )
         addresses = Buckets(settings.address_rate, clock)
-        handler = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
+        self._endpoint = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
         handler_s = settings.bsf_timeout_s * 2 + settings.peer_timeout_s + _HANDLER_MARGIN_S
         limits = HttpLimits(body=MAX_BODY, handler_s=handler_s)
-        self._https = HttpsServer(handler.handle, self.identity, self.telemetry, limits=limits)
+        self._https = HttpsServer(self._endpoint.handle, self.identity, self.telemetry, limits=limits)
         peers = Buckets(settings.peer_rate, clock)
         self._servicers = (
             ResolveForPeers(exchanges, book, self._identity, peers, self._watch),
