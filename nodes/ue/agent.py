@@ -14,6 +14,8 @@ from nodes.ue.call import SDP_TYPE, Call
 from nodes.ue.callee import Callee
 from nodes.ue.config import Behaviour, UeSettings
 from nodes.ue.gm import Gm
+from nodes.ue.key_management import KeyManagement
+from nodes.ue.kms_policy import level_towards
 from nodes.ue.media_security import SDES, SecurityContext
 from nodes.ue.registrar import Registrar
 from nodes.ue.registration import Registration
@@ -35,10 +37,17 @@ CALLS_REMEMBERED = 64
 
 
 class UserAgent:
-    """Everything above the stack but registration. `reactor` gives time and UDP ports."""
+    """Everything above the stack but registration. `reactor` gives time and UDP ports; `keys` come of a KMS or not."""
 
     def __init__(
-        self, name: str, settings: UeSettings, gm: Gm, registrar: Registrar, telemetry: Telemetry, reactor: MediaReactor
+        self,
+        name: str,
+        settings: UeSettings,
+        gm: Gm,
+        registrar: Registrar,
+        telemetry: Telemetry,
+        reactor: MediaReactor,
+        keys: KeyManagement | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -47,6 +56,7 @@ class UserAgent:
         self.telemetry = telemetry
         self.reactor = reactor
         self.clock = reactor
+        self.keys = keys
         self.behaviour = Behaviour()
         self.calls: dict[str, Call] = {}
         self.finished: OrderedDict[str, Call] = OrderedDict()
@@ -65,12 +75,21 @@ class UserAgent:
         return self.registrar.identity
 
     @property
+    def default_identity(self) -> str:
+        """The public identity that the network shows when this UE asks for no other (TS 24.229 5.1.2A.1.1)."""
+        associated = self.registration.associated
+        return associated[0] if associated else self.settings.impu
+
+    @property
     def voice(self) -> AudioSource:
         """What this UE says when nobody gave it a recording."""
         return spoken_by(voice_of(self.settings.impu))
 
-    def security(self, level: str = "", suites: tuple[str, ...] = ()) -> SecurityContext:
-        """Return what media security rests on at present."""
+    def security(
+        self, level: str = "", suites: tuple[str, ...] = (), *, peer: str = "", kms: str = ""
+    ) -> SecurityContext:
+        """Return what media security with `peer` rests on at present; `kms` overrides the level of KMS keys."""
+        policy = self.settings.kms_policy
         registration = self.registration
         announced = any(entry.name.lower() == SDES for entry in registration.client_list)
         return SecurityContext(
@@ -79,6 +98,8 @@ class UserAgent:
             agreed=SDES in registration.agreed,
             confidential=self.gm.confidential or self.settings.allow_keys_on_clear_gm,
             suites=suites or self.settings.suites,
+            kms=level_towards(policy, peer, kms) if self.keys is not None else "off",
+            beside_sdes=policy.beside_sdes,
         )
 
     def spawn(self, work: Coroutine[object, object, object]) -> None:
@@ -124,10 +145,13 @@ class UserAgent:
         return make_response(request, status, headers=headers, body=body, content_type=SDP_TYPE if body else None)
 
     def refusal(self, request: SipRequest, refused: OfferRefused) -> SipResponse:
-        """Build the response to an offer that cannot be accepted, with its warning (SEC-1)."""
+        """Build the response to an offer that cannot be accepted, with its warnings (SEC-1, RFC 4567 4.1.2)."""
         text = refused.warning or refused.reason
         clean = "".join(char if " " <= char <= "~" and char not in '"\\' else "?" for char in text)[:120]
-        return make_response(request, refused.status, headers=[("Warning", f'399 {self.settings.ip} "{clean}"')])
+        warnings = [("Warning", f'399 {self.settings.ip} "{clean}"')]
+        if refused.attribute:
+            warnings.append(("Warning", f'306 {self.settings.ip} "Attribute not understood: key-mgmt"'))
+        return make_response(request, refused.status, headers=warnings)
 
     def call_ended(self, call: Call) -> None:
         """Move a call among the finished ones."""

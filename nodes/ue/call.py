@@ -13,7 +13,9 @@ from opentelemetry.trace import Span
 
 from media.g711 import CODECS
 from media.session import AudioSource, DtmfReceived, MediaStarted, PacketRefused, RekeyNeeded, SessionEvent
-from nodes.ue.media_security import SecurityContext
+from nodes.ue.call_keys import MARK, CallKeys
+from nodes.ue.media_security import MediaSecurityRefused, SecurityContext
+from nodes.ue.mikey_media import Incoming
 from nodes.ue.report import audio_report, media_leg, voice_of
 from nodes.ue.requests import ACCESS_NETWORK, agreement_headers
 from nodes.ue.session_media import OfferRefused, SessionMedia
@@ -75,6 +77,8 @@ class Call:
         self.dialog: Dialog | None = None
         self.offers = OfferAnswer()
         self.media = SessionMedia(agent.settings.ip, context, self._open_stream)
+        dialled = far_end if outgoing else ""
+        self.keys = None if agent.keys is None else CallKeys(self, agent.keys, dialled=dialled)
         self.figures = CallFigures(agent.clock.seconds())
         self.ended = asyncio.Event()
         self.trace_context: Context | None = None
@@ -102,8 +106,8 @@ class Call:
         self._feeds.add(feed)
         return feed
 
-    def event(self, state: str = "", *, with_wav: bool = False) -> ue_control_pb2.CallEvent:
-        """Return the present as the control service tells it."""
+    def event(self, state: str = "", *, with_wav: bool = False, with_keys: bool = False) -> ue_control_pb2.CallEvent:
+        """Return the present as the control service tells it; keys only where the lab exports them."""
         figures = self.figures
         event = ue_control_pb2.CallEvent(
             call_id=self.call_id,
@@ -120,6 +124,9 @@ class Call:
             event.audio.CopyFrom(figures.audio)
             if with_wav:
                 event.audio.wav = figures.wav
+        seen = self.keys.record() if with_keys and self.keys is not None else None
+        if seen is not None:
+            event.mikey.CopyFrom(seen)
         return event
 
     def tell(self, state: str) -> None:
@@ -160,7 +167,7 @@ class Call:
             level = "info" if self.state in {"calling", "ringing"} else "warning"
             self.agent.telemetry.log("ue.packet-refused", level=level, call_id=self.call_id, cause=event.cause)
         elif isinstance(event, RekeyNeeded):
-            self.agent.spawn(self.reoffer("INVITE", lambda: self.media.next_offer(rekey=0)))
+            self.agent.spawn(self.reoffer("INVITE", lambda: self.media.next_offer(rekey=0), new_keys=True))
 
     def decide(self, outcome: str, *, reason: str = "", token: str = "") -> None:
         """Put the key decision on the trace; no key is in it."""
@@ -177,6 +184,9 @@ class Call:
             "call_id": self.call_id,
             "stream": 1 if stream is None else stream.index + 1,
         }
+        mikey = self.media.mikey
+        if mikey is not None and mikey.peer is not None:
+            facts["peer"] = mikey.peer.text
         span.set_attributes({f"imslab.decision.{name}": value for name, value in facts.items()})
         span.set_attribute("sip.call_id", self.call_id)
         span.end()
@@ -213,6 +223,8 @@ class Call:
         if self.dialog is not None:
             self.dialog.terminate()
         self.media.close()
+        if self.keys is not None:
+            self.keys.close()
         for stream, span in figures.spans:
             self._end_association(stream, span)
         self.agent.spawn(self._conclude(judge=established))
@@ -300,12 +312,17 @@ class Call:
         """Negative test: forget the call without a word to anybody."""
         self.finish("established", 0, "vanished")
 
-    async def reoffer(self, method: str, build: Callable[[], bytes]) -> SipResponse | OfferRefused:
+    async def reoffer(
+        self, method: str, build: Callable[[], bytes], *, new_keys: bool = False
+    ) -> SipResponse | OfferRefused:
         """Send an offer within the dialog, again after glare (RFC 3261 14.1, RFC 3311 5.1).
 
-        Returns the last response, or why its answer could not be used (the call then ends: SDES-11). Raises
+        `new_keys` says that the offer changes the key; where the ticket lets this side bring none, another one is asked
+        for first. Returns the last response, or why its answer could not be used (the call then ends: SDES-11). Raises
         OfferRefused when the offer cannot be made, TransactionFailure when nobody answers.
         """
+        if new_keys:
+            await self._ticket_to_rekey()
         carrier = Carrier.INVITE if method == "INVITE" else Carrier.UPDATE
         body: bytes | None = None
         response: SipResponse | None = None
@@ -339,15 +356,28 @@ class Call:
             raise OfferRefused(491, "the far end is offering")
         return response
 
+    async def _ticket_to_rekey(self) -> None:
+        if self.keys is None or not self.keys.media.established or self.keys.media.can_rekey:
+            return
+        try:
+            await self.keys.prepare()
+        except MediaSecurityRefused as refused:
+            raise OfferRefused.of(refused) from None
+
     def _conclude_reoffer(self, method: str, response: SipResponse) -> SipResponse | OfferRefused:
         if response.status >= 300:
+            failed = response.status == 488 and self.keys is not None and self.keys.media.rekeying
             self.offers.rejected_offer()
             self.media.withdraw_offer()
             self.decide("refused", reason=f"{response.status} {response.reason}")
+            if failed:  # the exchange that was to change the keys came to nothing: abort (RFC 4567 4.1.2)
+                self.agent.spawn(self.hang_up(reason="re-keying was refused", security=True))
             if self.dialog is not None and self.dialog.state is DialogState.TERMINATED:
                 self.finish("established", response.status, response.reason)
             return response
         self.offers.received_answer(Carrier.SUCCESS if method == "INVITE" else Carrier.UPDATE_SUCCESS)
+        if self.keys is not None:
+            self.keys.asserted = ()
         try:
             self.media.take_answer(response.body)
         except OfferRefused as refused:
@@ -377,7 +407,7 @@ class Call:
         except OfferAnswerError as error:
             self._refuse_step(txn, error)
             return
-        self._answer(txn, Carrier.UPDATE_SUCCESS)
+        self._take_offer(txn, Carrier.UPDATE_SUCCESS)
 
     def reinvite_received(self, txn: ServerTxn) -> None:
         """Take an INVITE within the dialog (RFC 3261 14.2)."""
@@ -391,7 +421,7 @@ class Call:
             return
         txn.on_ack_timeout = self.ack_missing
         if request.body:
-            self._answer(txn, Carrier.SUCCESS)
+            self._take_offer(txn, Carrier.SUCCESS)
             return
         try:
             body = self.media.offer_again()
@@ -403,14 +433,37 @@ class Call:
         self._pending_ack = request
         txn.respond(self.agent.response(request, 200, body))
 
-    def _answer(self, txn: ServerTxn, carrier: Carrier) -> None:
+    def _take_offer(self, txn: ServerTxn, carrier: Carrier) -> None:
+        """Answer at once, or when the KMS has said what the offer's ticket holds."""
+        if self.keys is not None and MARK in txn.request.body:
+            self.agent.spawn(self._answer_resolved(txn, carrier, self.keys))
+        else:
+            self._answer(txn, carrier)
+
+    async def _answer_resolved(self, txn: ServerTxn, carrier: Carrier, keys: CallKeys) -> None:
         try:
-            body = self.media.answer(txn.request.body)
+            incoming = await keys.receive(txn.request)
         except OfferRefused as refused:
+            self._refuse_offer(txn, refused)
+            return
+        if txn.pending and self.state != "ended":
+            self._answer(txn, carrier, incoming)
+        else:  # cancelled meanwhile, or the call is over
             self.offers.rejected_offer()
             self.offers.end_peer_invite()
-            self.decide("refused", reason=refused.reason, token=refused.token)
-            txn.respond(self.agent.refusal(txn.request, refused))
+            txn.respond(make_response(txn.request, 481))
+
+    def _refuse_offer(self, txn: ServerTxn, refused: OfferRefused) -> None:
+        self.offers.rejected_offer()
+        self.offers.end_peer_invite()
+        self.decide("refused", reason=refused.reason, token=refused.token)
+        txn.respond(self.agent.refusal(txn.request, refused))
+
+    def _answer(self, txn: ServerTxn, carrier: Carrier, incoming: Incoming | None = None) -> None:
+        try:
+            body = self.media.answer(txn.request.body, incoming)
+        except OfferRefused as refused:
+            self._refuse_offer(txn, refused)
             return
         self.offers.sent_answer(carrier)
         txn.respond(self.agent.response(txn.request, 200, body))

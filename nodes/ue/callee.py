@@ -7,8 +7,10 @@ import secrets
 from typing import TYPE_CHECKING
 
 from nodes.ue.call import Call, MediaWish, party_of
+from nodes.ue.call_keys import MARK, asserted_by
 from nodes.ue.config import Behaviour
-from nodes.ue.media_security import MediaSecurityRefused, choose_mode
+from nodes.ue.media_security import KMS, MediaSecurityRefused, choose_mode
+from nodes.ue.mikey_media import Incoming
 from nodes.ue.session_media import OfferRefused
 from signalling.sip.dialog import Dialog, DialogError
 from signalling.sip.message import SipRequest, SipResponse
@@ -30,17 +32,24 @@ class Callee:
         request = txn.request
         suites = tuple(behaviour.suites.split())
         wish = MediaWish(behaviour.media == "on", agent.voice, behaviour.record)
+        caller = party_of(request, "From")
         self.call = Call(
             agent,
             request.call_id,
-            party_of(request, "From"),
-            agent.security(behaviour.media_security, suites),
+            caller,
+            agent.security(behaviour.media_security, suites, peer=caller, kms=behaviour.kms),
             wish,
             outgoing=False,
         )
         self.call.setup = self
         self.call.cancel = lambda: self._refuse(486, "hung up before the answer")
         self.call.media.tamper_answer = behaviour.tamper_answer
+        if self.call.keys is not None:
+            self.call.keys.own = (
+                agent.registration.associated[0] if agent.registration.associated else agent.settings.impu
+            )
+            self.call.keys.asserted = asserted_by(request)
+            self.call.keys.media.tamper_answer = behaviour.tamper_mikey
         self._tag = secrets.token_hex(8)
         self._sender = ReliableSender(request, agent.gm.stack.timers)
         self._body = b""
@@ -62,6 +71,9 @@ class Callee:
             self.call.dialog = Dialog.from_uas(
                 self.request, self._response(180), contact=f"<{self.agent.identity.contact_uri}>"
             )
+            if self._waits_for_kms():
+                self.agent.spawn(self._negotiate())
+                return
             self._take_offer()
         except DialogError as error:
             self._refuse(error.status, error.reason)
@@ -71,18 +83,53 @@ class Callee:
             self.txn.on_ack_timeout = self.call.ack_missing
             self.agent.spawn(self._proceed())
 
-    def _take_offer(self) -> None:
+    def _waits_for_kms(self) -> bool:
+        """Tell whether the KMS has to be asked before this side can answer or, without an offer, make one."""
+        if self.call.keys is None:
+            return False
+        return MARK in self.request.body if self.request.body else self._own_mode() == KMS
+
+    def _own_mode(self) -> str:
+        try:
+            return choose_mode("", self.call.media.context)
+        except MediaSecurityRefused as refused:
+            raise OfferRefused.of(refused) from None
+
+    async def _negotiate(self) -> None:
+        """Ask the KMS, then go on as ever; 100 goes out meanwhile, and nobody's phone rings for a call that fails."""
+        keys = self.call.keys
+        assert keys is not None
+        incoming: Incoming | None = None
+        try:
+            if self.request.body:
+                incoming = await keys.receive(self.request)
+            else:
+                await keys.prepare()
+            if self.call.state == "ended":
+                return
+            self._take_offer(incoming)
+        except MediaSecurityRefused as refused:
+            self._refuse_offer(OfferRefused.of(refused))
+        except (OfferRefused, OfferAnswerError) as error:
+            self._refuse_offer(error)
+        except Exception:
+            self._refuse(500, "internal error")
+            raise
+        else:
+            self.txn.on_ack_timeout = self.call.ack_missing
+            await self._proceed()
+
+    def _take_offer(self, incoming: Incoming | None = None) -> None:
         offers, media = self.call.offers, self.call.media
         if self.request.body:
             offers.received_offer(Carrier.INVITE)
-            self._body = media.answer(self.request.body)
+            self._body = media.answer(self.request.body, incoming)
             self.call.decide("accepted")
             return
         try:
-            mode = choose_mode("", media.context)
+            self._body = media.first_offer(self._own_mode())
         except MediaSecurityRefused as refused:
             raise OfferRefused.of(refused) from None
-        self._body = media.first_offer(mode)
 
     # towards the caller
 
@@ -175,11 +222,30 @@ class Callee:
         if not txn.request.body:
             txn.respond(self.agent.response(txn.request, 200))
             return
+        if self.request.body and self.call.keys is not None and MARK in txn.request.body:
+            self.agent.spawn(self._resolve_prack(txn))
+        else:
+            self._take_prack(txn)
+
+    async def _resolve_prack(self, txn: ServerTxn) -> None:
+        assert self.call.keys is not None
+        try:
+            incoming = await self.call.keys.receive(txn.request)
+        except OfferRefused as refused:
+            txn.respond(self.agent.response(txn.request, 200))
+            self._refuse_offer(refused)
+            return
+        if self.call.state != "ended":
+            self._take_prack(txn, incoming)
+        else:
+            txn.respond(make_response(txn.request, 481))
+
+    def _take_prack(self, txn: ServerTxn, incoming: Incoming | None = None) -> None:
         offers, media = self.call.offers, self.call.media
         try:
             if self.request.body:
                 offers.received_offer(Carrier.PRACK)
-                body = media.answer(txn.request.body)
+                body = media.answer(txn.request.body, incoming)
                 offers.sent_answer(Carrier.PRACK_SUCCESS)
                 txn.respond(self.agent.response(txn.request, 200, body))
             else:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nodes.ue.call import SDP_TYPE, Call, party_of
+from nodes.ue.call_keys import MARK, asserted_by
 from nodes.ue.config import CallOptions
-from nodes.ue.media_security import MediaSecurityRefused, choose_mode
-from nodes.ue.requests import initial_headers, invite_headers
+from nodes.ue.media_security import (
+    KMS,
+    TOKEN_KMS_REFUSED,
+    TOKEN_KMS_UNREACHABLE,
+    MediaSecurityRefused,
+    choose_mode,
+)
+from nodes.ue.mikey_media import Incoming
+from nodes.ue.requests import initial_headers, invite_headers, told_reason
 from nodes.ue.session_media import OfferRefused
 from sba import runtime
 from signalling.sip.dialog import Dialog, DialogError
@@ -53,6 +62,8 @@ class Caller:
         self._dropped: set[str] = set()
         """Tags of dialogs that were answered and hung up at once."""
         self._refused: OfferRefused | None = None
+        self._resolving = False
+        """The answer to the far end's offer waits for the KMS; its 2xx comes again meanwhile."""
         call.setup = self
         call.cancel = self.give_up
 
@@ -61,16 +72,20 @@ class Caller:
         call, options = self.call, self.options
         body = b""
         try:
-            mode = choose_mode(self.mode, call.media.context, force=options.force_offer)
+            mode = choose_mode(self.mode, call.media.context, force=options.force_offer, target=self.target)
             call.media.ignore_failure = options.ignore_security_failure
+            self._own_identity()
             if not options.offerless:
-                body = call.media.first_offer(mode, shape=options.shape, tamper=options.tamper_offer)
+                body = await self._first_offer(mode)
         except MediaSecurityRefused as refused:
             call.decide("refused", reason=refused.reason, token=refused.token)
-            call.finish("refused", refused.status, refused.warning)
+            told = f"{refused.warning}: {refused.reason}" if refused.attribute else refused.warning
+            call.finish("refused", refused.status, told)
             return
         except OSError as error:
             call.finish("failed", 500, str(error))
+            return
+        if call.state == "ended":  # given up while the KMS was asked
             return
         self._invite = self._build(body)
         call.figures.began = self.agent.clock.seconds()
@@ -85,6 +100,48 @@ class Caller:
             call.trace_context = self.agent.gm.tracer.context_of_call(call.call_id)
         call.tell("calling")
         await self._until_answered()
+
+    def _own_identity(self) -> None:
+        keys = self.call.keys
+        if keys is None:
+            return
+        keys.own = self.options.preferred_identity or self.agent.default_identity
+        keys.allow_diverted = keys.allow_diverted or self.options.allow_diverted
+
+    async def _first_offer(self, mode: str) -> bytes:
+        """Make the offer, with a ticket of the KMS first where the mode needs one. Raises MediaSecurityRefused."""
+        call, options = self.call, self.options
+        if mode == KMS and call.keys is not None:
+            try:
+                await call.keys.prepare(
+                    peer=self.target,
+                    responders=tuple(options.responders.split()),
+                    ticket_id=options.ticket,
+                    fresh=options.fresh_ticket,
+                    tamper=options.tamper_mikey,
+                )
+            except MediaSecurityRefused as refused:
+                mode = self._fallback(refused)
+        if call.state == "ended":
+            return b""
+        return call.media.first_offer(mode, shape=options.shape, tamper=options.tamper_offer)
+
+    def _fallback(self, refused: MediaSecurityRefused) -> str:
+        """Return the mode to go on with when the KMS gave no ticket; raises `refused` where policy wants none.
+
+        Only for a call whose mode this UE chose itself, and never without saying so (TS 33.328 6.2.3.3, assumed).
+        """
+        context, call = self.call.media.context, self.call
+        allowed = self.agent.settings.kms_policy.fallback and not self.mode and context.kms == "preferred"
+        if not allowed or refused.token not in {TOKEN_KMS_REFUSED, TOKEN_KMS_UNREACHABLE}:
+            raise refused
+        call.media.context = dataclasses.replace(context, kms="allowed")
+        mode = choose_mode("", call.media.context)
+        self.agent.telemetry.log(
+            "ue.kms-fallback", level="warning", call_id=call.call_id, mode=mode, reason=refused.reason
+        )
+        call.decide("fallback", reason=refused.reason, token=refused.token)
+        return mode
 
     def _build(self, body: bytes) -> SipRequest:
         agent, options = self.agent, self.options
@@ -142,7 +199,7 @@ class Caller:
             elif arrived.status < 200:
                 self._provisional(arrived)
             elif arrived.status < 300:
-                self._success(arrived)
+                await self._success(arrived)
             else:
                 self._failure(arrived)
 
@@ -150,10 +207,9 @@ class Caller:
         if self._refused is not None:
             self.call.finish("refused", self._refused.status, self._refused.warning or self._refused.reason)
             return
-        warning = response.headers.get("Warning")
         self.call.offers.rejected_offer()
         self.call.decide("refused", reason=f"{response.status} {response.reason}")
-        self.call.finish("refused", response.status, f"{response.reason} ({warning})" if warning else response.reason)
+        self.call.finish("refused", response.status, told_reason(response))
 
     def _branch(self, response: SipResponse) -> Branch | None:
         tag = response.to_tag or ""
@@ -191,21 +247,50 @@ class Caller:
         if self.call.state == "calling":
             self.call.tell("ringing")
         answer = b""
+        if branch is not None and rack is not None and self._offers_keys(response):
+            self.agent.spawn(self._answer_early(branch, response, rack))
+            return
         if branch is not None and response.body:
             carrier = Carrier.RELIABLE_PROVISIONAL if rack is not None else Carrier.PROVISIONAL
             answer = self._early_sdp(branch, response, carrier)
         if branch is not None and rack is not None:
             self.agent.spawn(self._acknowledge(branch, rack, answer))
 
-    def _early_sdp(self, branch: Branch, response: SipResponse, carrier: Carrier) -> bytes:
+    def _offers_keys(self, response: SipResponse) -> bool:
+        """Tell whether a response offers what the KMS has to resolve first."""
+        return not self._invite.body and not self._answered_by and self.call.keys is not None and MARK in response.body
+
+    async def _answer_early(self, branch: Branch, response: SipResponse, rack: RAck) -> None:
+        """Answer the offer of a reliable provisional response in its PRACK, once the KMS has resolved it."""
+        assert self.call.keys is not None
+        answer = b""
+        try:
+            incoming = await self.call.keys.receive(response)
+        except OfferRefused as refused:
+            self._refuse_early(refused)
+        else:
+            if self.call.state != "ended":
+                answer = self._early_sdp(branch, response, Carrier.RELIABLE_PROVISIONAL, incoming)
+        if self.call.state != "ended":
+            await self._acknowledge(branch, rack, answer)
+
+    def _refuse_early(self, refused: OfferRefused) -> None:
+        self._refused = refused
+        self.call.decide("failed", reason=refused.reason, token=refused.token)
+        self.give_up()
+
+    def _early_sdp(
+        self, branch: Branch, response: SipResponse, carrier: Carrier, incoming: Incoming | None = None
+    ) -> bytes:
         """Take SDP of a provisional response; returns the answer when it was an offer."""
         media = self.call.media
+        self._note_asserted(response)
         try:
             if not self._invite.body:
                 if carrier is not Carrier.RELIABLE_PROVISIONAL or self._answered_by:
                     return b""
                 branch.offers.received_offer(carrier)
-                answer = media.answer(response.body)
+                answer = media.answer(response.body, incoming)
                 branch.offers.sent_answer(Carrier.PRACK)
                 self._now_live(response)
                 return answer
@@ -215,10 +300,13 @@ class Caller:
         except OfferAnswerError:
             return b""
         except OfferRefused as refused:
-            self._refused = refused
-            self.call.decide("failed", reason=refused.reason, token=refused.token)
-            self.give_up()
+            self._refuse_early(refused)
         return b""
+
+    def _note_asserted(self, response: SipResponse) -> None:
+        """Take note of who the network says answers (TS 33.328 6.2.3.6)."""
+        if self.call.keys is not None:
+            self.call.keys.asserted = asserted_by(response)
 
     def _now_live(self, response: SipResponse) -> None:
         self._answered_by = response.to_tag or ""
@@ -237,7 +325,7 @@ class Caller:
         if response.status != 481:  # says that no response waits for this PRACK, and nothing of the dialog (RFC 3262 3)
             branch.dialog.take_response(request, response)
 
-    def _success(self, response: SipResponse) -> None:
+    async def _success(self, response: SipResponse) -> None:
         branch = self._branch(response)
         call = self.call
         if branch is None:
@@ -249,8 +337,10 @@ class Caller:
         call.far_end = party_of(response, "To") or call.far_end
         answer = b""
         refused: OfferRefused | None = self._refused
+        self._note_asserted(response)
         try:
-            answer = self._final_sdp(branch, response)
+            incoming = await self._resolved(response)
+            answer = self._final_sdp(branch, response, incoming)
         except OfferRefused as error:
             refused = error
         except OfferAnswerError as error:
@@ -267,12 +357,22 @@ class Caller:
         call.establish(response.status)
         self.established.set()
 
-    def _final_sdp(self, branch: Branch, response: SipResponse) -> bytes:
+    async def _resolved(self, response: SipResponse) -> Incoming | None:
+        """Have the offer of a 2xx resolved before it is answered in the ACK. Raises OfferRefused."""
+        if self.call.keys is None or not self._offers_keys(response):
+            return None
+        self._resolving = True
+        try:
+            return await self.call.keys.receive(response)
+        finally:
+            self._resolving = False
+
+    def _final_sdp(self, branch: Branch, response: SipResponse, incoming: Incoming | None = None) -> bytes:
         """Take the SDP of the 2xx; returns the answer for the ACK when it was an offer."""
         media, tag = self.call.media, response.to_tag or ""
         if not self._invite.body and not self._answered_by:
             branch.offers.received_offer(Carrier.SUCCESS)
-            answer = media.answer(response.body)
+            answer = media.answer(response.body, incoming)
             branch.offers.sent_answer(Carrier.ACK)
             return answer
         if self._answered_by and self._answered_by != tag:
@@ -316,6 +416,8 @@ class Caller:
         if branch is None:
             return
         tag = response.to_tag or ""
+        if tag == self._winner and self._resolving:
+            return  # the first ACK has the answer, which is being made
         if not self._winner and branch.dialog is self.call.dialog and tag not in self._dropped:
             branch.dialog = Dialog.from_uac(self._invite, response)  # the early one ended with the call
         self._send_ack(branch, response)

@@ -63,6 +63,8 @@ class Card:
         self.realm = realm
         self.profile = profile
         self.usim = usim
+        self.kms_psk: Secret | None = None
+        """Key shared with the KMS in a lab without GBA; NON-SECURE there, and None anywhere else."""
         self._password = password
         self._last: ChallengeAnswer | None = None
         self._count = 0
@@ -77,14 +79,17 @@ class Card:
         if profile == "digest":
             if "password" not in stored:
                 raise CardError("the key file has no password")
-            return cls(impi, realm, profile, password=stored["password"])
-        if not {"k", "opc"} <= stored.keys():
+            card = cls(impi, realm, profile, password=stored["password"])
+        elif not {"k", "opc"} <= stored.keys():
             raise CardError("the key file has no K and OPc")
-        try:
-            usim = Usim(stored["k"], stored["opc"], UsimState.from_dict(sequence))
-        except ValueError as error:
-            raise CardError(str(error)) from None
-        return cls(impi, realm, profile, usim=usim)
+        else:
+            try:
+                usim = Usim(stored["k"], stored["opc"], UsimState.from_dict(sequence))
+            except ValueError as error:
+                raise CardError(str(error)) from None
+            card = cls(impi, realm, profile, usim=usim)
+        card.kms_psk = stored.get("kms_psk")
+        return card
 
     @property
     def last(self) -> ChallengeAnswer | None:

@@ -68,6 +68,10 @@ class KmsPolicy(BaseModel):
     """Validity asked for, s."""
     also: tuple[str, ...] = ()
     """Who may answer besides who was called, e.g. a deputy or a group: every ticket names them too."""
+    groups: tuple[str, ...] = ()
+    """User groups this user is in: a ticket that names one of them is taken (the KMS has the last word)."""
+    mode_3: bool = False
+    """Make tickets here instead of asking the KMS for them; the KMS still resolves them (RFC 6043 4.1.1)."""
     allow_diverted: bool = False
     """Go on with a call that somebody else answered whom the ticket names (TS 33.328 6.2.3.6); off: it is ended."""
     fallback: bool = False

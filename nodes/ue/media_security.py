@@ -1,5 +1,8 @@
 """Media security of a stream as the UE decides it: what to offer, what to accept (UO-1 to UO-5, TS 33.328 7.2, 7.3).
 
+Keys come in SDP (SDES, modes e2ae-sdes and e2e-sdes) or from the KMS (MIKEY-TICKET, mode e2e-kms); the latter are made
+in ``mikey_media`` and judged here like the former.
+
 Pure: session descriptions and keys in, decisions out.
 """
 
@@ -29,6 +32,14 @@ SECURE_PROFILES = frozenset({"RTP/SAVP", "RTP/SAVPF"})
 TOKEN_UNANNOUNCED = "e2ae-not-announced"  # noqa: S105 - a word of a Warning header
 TOKEN_PROFILE = "profile-refused"  # noqa: S105
 TOKEN_DOWNGRADE = "downgrade-refused"  # noqa: S105
+TOKEN_KMS_REFUSED = "kms-refused"  # noqa: S105
+TOKEN_KMS_UNREACHABLE = "kms-unreachable"  # noqa: S105
+TOKEN_MIKEY = "mikey-invalid"  # noqa: S105
+TOKEN_RESPONDER = "responder-not-allowed"  # noqa: S105
+KEY_MANAGEMENT_TOKENS = frozenset({TOKEN_KMS_REFUSED, TOKEN_KMS_UNREACHABLE, TOKEN_MIKEY, TOKEN_RESPONDER})
+"""Failures of ``a=key-mgmt``."""
+KMS = "e2e-kms"
+EMERGENCY = "urn:service:sos"
 
 
 class MediaSecurityRefused(Exception):  # noqa: N818 - a decision, not a malfunction
@@ -36,10 +47,12 @@ class MediaSecurityRefused(Exception):  # noqa: N818 - a decision, not a malfunc
 
     status = 488
 
-    def __init__(self, token: str, reason: str) -> None:
+    def __init__(self, token: str, reason: str, *, attribute: bool = False) -> None:
         super().__init__(reason)
         self.token = token
         self.reason = reason
+        self.attribute = attribute or token in KEY_MANAGEMENT_TOKENS
+        """``a=key-mgmt`` was not understood or failed: ``Warning: 306`` as well (RFC 4567 4.1.2)."""
 
     @property
     def warning(self) -> str:
@@ -60,6 +73,10 @@ class SecurityContext:
     confidential: bool
     """Whether Gm is encrypted, so that keys may pass (RFC 4568 8.3)."""
     suites: tuple[str, ...]
+    kms: str = "off"
+    """Keys from the KMS towards this far end: off (also without a KMS), allowed, preferred or required (6.2.3.3)."""
+    beside_sdes: bool = False
+    """Offer SDES beside MIKEY: either may be answered (7.2.3-4)."""
 
     @property
     def policy(self) -> SdesPolicy:
@@ -75,6 +92,13 @@ class StreamKeys:
     receive: CryptoAttribute | None = None
     scope: str = ""
     """e2ae, e2e or empty."""
+    keying: str = "sdes"
+    """sdes, or kms: then `send` and `receive` hold what MIKEY made, under their MKIs, and never stand in SDP."""
+
+    @property
+    def from_kms(self) -> bool:
+        """True with keys of MIKEY-TICKET."""
+        return self.protected and self.keying == "kms"
 
     @property
     def protected(self) -> bool:
@@ -84,22 +108,35 @@ class StreamKeys:
     @property
     def security(self) -> str:
         """The mode as the control service names it."""
-        return f"{self.scope}-sdes" if self.scope else "none"
+        return f"{self.scope}-{self.keying}" if self.scope else "none"
 
 
-def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False) -> str:
-    """Return the mode of an own offer for the `wanted` one (empty: the best that is agreed).
+def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False, target: str = "") -> str:
+    """Return the mode of an own offer for the `wanted` one (empty: the best that policy and agreement allow).
 
-    Raises MediaSecurityRefused when the wish and the policy or the agreement do not go together (GE-3, GE-5, SDES-22).
+    Raises MediaSecurityRefused when the wish and the policy or the agreement do not go together (GE-3, GE-5, SDES-22,
+    TS 33.328 6.2.3.3). No end-to-end security towards an emergency `target` (7.5-1).
     """
+    emergency = target.lower().startswith(EMERGENCY)
+    kms = "off" if emergency else context.kms
     if not wanted:
+        if kms in {"preferred", "required"} and context.level != "off":
+            return KMS
         wanted = "e2ae-sdes" if context.agreed and context.level != "off" else "none"
+    if kms == "required" and wanted != KMS:
+        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires keys from the KMS towards this user")
     if wanted == "none":
         if context.level == "required":
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires protected media")
         return wanted
     if context.level == "off":
         raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
+    if emergency and wanted.startswith("e2e-"):
+        raise MediaSecurityRefused(TOKEN_PROFILE, "no end-to-end security in an emergency call")
+    if wanted == KMS:
+        if kms == "off":
+            raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes keys from a KMS, or there is no KMS")
+        return wanted
     if force:
         return wanted
     if not context.confidential:
@@ -107,6 +144,16 @@ def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False) -
     if wanted == "e2ae-sdes" and not context.agreed:
         raise MediaSecurityRefused(TOKEN_UNANNOUNCED, "e2ae is not agreed with the P-CSCF")
     return wanted
+
+
+def lines_of_mode(mode: str, context: SecurityContext) -> tuple[CryptoAttribute, ...]:
+    """Return fresh SDES lines for an own offer: none in the plain, with MIKEY only where policy lets them stand beside.
+
+    Beside MIKEY they need encrypted signalling like any other key in SDP (RFC 4568 8.3).
+    """
+    if mode == "none" or (mode == KMS and not (context.beside_sdes and context.confidential)):
+        return ()
+    return offer_lines(context.suites)
 
 
 def offer_lines(suites: Sequence[str]) -> tuple[CryptoAttribute, ...]:
@@ -132,10 +179,12 @@ def judge_answer(
     context: SecurityContext,
     *,
     other_keys: Iterable[Secret] = (),
+    managed: StreamKeys | None = None,
 ) -> StreamKeys:
     """Judge the security of an accepted stream of an answer (UO-3, FLOW-5 step 8).
 
     `other_keys` are those of the offer's and the answer's other streams; none may come again (RFC 4568 6.1).
+    `managed` are the keys that MIKEY made for the stream.
 
     Raises MediaSecurityRefused: the negotiation has failed and the call must end.
     """
@@ -143,6 +192,18 @@ def judge_answer(
         if answer.proto in SECURE_PROFILES:
             raise MediaSecurityRefused(TOKEN_PROFILE, "a plain offer was answered with a secure profile")
         return StreamKeys()
+    if mode == KMS:
+        if managed is not None and answer.crypto:
+            raise MediaSecurityRefused(TOKEN_MIKEY, "the answer has a crypto line beside MIKEY (RFC 4568 7.5)")
+        if answer.proto in PLAIN_PROFILES:
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "protected media was answered in the plain")
+        if managed is not None:
+            return managed
+        if not lines or not answer.crypto:
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "the answer has no key management")
+        if context.kms == "required":
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires keys from the KMS towards this user")
+        mode = "e2e-sdes"
     if answer.proto in PLAIN_PROFILES and not answer.crypto:
         if context.level == "required":
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "protected media was answered in the plain")
@@ -161,19 +222,36 @@ class OfferJudgement:
 
     chosen: CryptoAttribute | None = None
     scope: str = ""
+    managed: bool = False
+    """The keys are those of MIKEY."""
+
+    @property
+    def protected(self) -> bool:
+        """True when the stream will be SRTP."""
+        return self.managed or self.chosen is not None
 
 
 def judge_offer(
-    media: MediaDescription, context: SecurityContext, *, other_keys: Iterable[Secret] = ()
+    media: MediaDescription,
+    context: SecurityContext,
+    *,
+    other_keys: Iterable[Secret] = (),
+    managed: bool = False,
+    ignored: bool = False,
 ) -> OfferJudgement:
-    """Judge the security of an offered stream (UO-4, UO-5, FLOW-6 step 5, 7.3.2).
+    """Judge the security of an offered stream (UO-4, UO-5, FLOW-6 step 5, 7.3.2, 7.3.3).
 
+    `managed`: MIKEY has keys for it. `ignored`: it came with key management that this UE does not process.
     Raises MediaSecurityRefused for what a 488 answers.
     """
     try:
         applied = media.e2ae == "applied"
     except SdpError as error:
         raise MediaSecurityRefused(TOKEN_PROFILE, str(error)) from None
+    if managed:
+        return _judge_managed(media, context, applied=applied)
+    if context.kms == "required":
+        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires keys from the KMS towards this user")
     if media.proto in PLAIN_PROFILES and not (applied or media.crypto):
         if context.level == "required":
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "plain media was offered and policy requires protection")
@@ -186,6 +264,8 @@ def judge_offer(
         raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
     if applied and not context.announced:
         raise MediaSecurityRefused(TOKEN_UNANNOUNCED, "e2ae was applied and this UE did not announce it")
+    if not media.crypto and ignored:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "no key management is available to this user", attribute=True)
     if not media.crypto:
         raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a secure stream without a key")
     if not context.confidential:
@@ -199,6 +279,16 @@ def judge_offer(
     return OfferJudgement(chosen, "e2ae" if applied else "e2e")
 
 
+def _judge_managed(media: MediaDescription, context: SecurityContext, *, applied: bool) -> OfferJudgement:
+    if media.proto not in SECURE_PROFILES:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "key management beside a profile that is not secure RTP")
+    if context.level == "off":
+        raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
+    if applied:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "end-to-end keys on a stream that the network says it protects")
+    return OfferJudgement(scope="e2e", managed=True)
+
+
 def answer_keys(judgement: OfferJudgement, current: StreamKeys | None, *, moved: bool) -> StreamKeys:
     """Return the keys of an own answer: the ones in use when nothing changed, else fresh ones (SDES-16, SDES-17).
 
@@ -207,21 +297,26 @@ def answer_keys(judgement: OfferJudgement, current: StreamKeys | None, *, moved:
     if judgement.chosen is None:
         return StreamKeys()
     chosen = judgement.chosen
-    kept = current.send if current is not None else None
+    kept = current.send if current is not None and not current.from_kms else None
     if kept is not None and not moved and kept.suite.name == chosen.suite.name and kept.tag == chosen.tag:
         return StreamKeys(kept, chosen, judgement.scope)
     return StreamKeys(answer_for(chosen), chosen, judgement.scope)
 
 
-def check_remote_change(current: StreamKeys, new: CryptoAttribute | None, *, moved: bool) -> KeyChange:
+def check_remote_change(
+    current: StreamKeys, new: CryptoAttribute | None, *, moved: bool, managed: bool = False
+) -> KeyChange:
     """Judge the peer's key in a later offer or answer against the one in use (SDES-17, PS-8).
 
-    Raises MediaSecurityRefused when protection would be dropped, or the peer moved and kept its key.
+    `managed`: the new one is of MIKEY. Raises MediaSecurityRefused when protection would be dropped or weakened, or the
+    peer moved and kept its key.
     """
     if current.receive is None:
         return KeyChange.UNCHANGED if new is None else KeyChange.NEW_CONTEXT
     if new is None:
         raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a protected stream cannot become plain")
+    if current.from_kms and not managed:
+        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "keys of the KMS cannot become keys in SDP (RFC 4567 4.1.2)")
     try:
         return key_change(current.receive, new, moved=moved)
     except SdesError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from nodes.https import HttpsClient
 from nodes.siptrace import SipTracer
+from nodes.ue import kms_wiring
 from nodes.ue.agent import UserAgent
 from nodes.ue.card import Card, CardError
 from nodes.ue.config import RegisterOptions, UeSettings
@@ -43,7 +46,16 @@ class Ue(NetworkFunction):
         urn = uuid.UUID(self.identity.instance_id).urn
         self._registrar = Registrar(self._gm, self._card, settings, self.telemetry, reactor, urn, self._remember)
         name = self.environment.instance
-        self.agent = UserAgent(name, settings, self._gm, self._registrar, self.telemetry, reactor)
+        self._keys = kms_wiring.build(
+            settings,
+            self._card,
+            HttpsClient(self.identity.ca_path, self.telemetry, source=settings.ip),
+            self.telemetry,
+            self._remember,
+            kms_wiring.SealedVault(self.store, await self.store.key_value("tickets")),
+            key_export=self.environment.lab.key_export,
+        )
+        self.agent = UserAgent(name, settings, self._gm, self._registrar, self.telemetry, reactor, self._keys)
         self._gm.stack.handler = self.agent
         self._control = UeControl(self.agent)
 
@@ -58,6 +70,8 @@ class Ue(NetworkFunction):
     async def start_node(self) -> None:
         """Open Gm; register when told so, or when the UE was registered when it died."""
         await self._gm.open()
+        if self._keys is not None:
+            await self._keys.store.open(time.time())
         if self.settings.profile == "aka-udp":
             self.telemetry.log("ue.non-secure", level="warning", reason="SA backend none: Gm is not protected by ESP")
         before = await self._table.get(_REGISTRATION)

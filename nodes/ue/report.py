@@ -11,6 +11,8 @@ from nodes.ue.stream import Stream
 from protos import ue_control_pb2
 from signalling.sip.grammar import format_host
 
+KEYING = {"sdes": "SDES", "kms": "MIKEY-TICKET"}
+"""Where keys came from, as the control service names it."""
 AUDIBLE = 300
 """Sample value from which on a sound counts as one."""
 AUDIBLE_SHARE = 0.05
@@ -29,7 +31,7 @@ def media_leg(stream: Stream) -> ue_control_pb2.MediaLeg:
     return ue_control_pb2.MediaLeg(
         stream_id=stream.index + 1,
         protection="SRTP" if keys.protected else "RTP",
-        keying="SDES" if keys.protected else "",
+        keying=KEYING[keys.keying] if keys.protected else "",
         suite=keys.send.suite.name if keys.send is not None else "",
         scope=keys.scope,
         packets_in=figures.packets_in,

@@ -9,7 +9,7 @@ from nodes.ue.registration import Registration
 from signalling.aka.digest import DigestCredentials
 from signalling.secagree import MechanismEntry, format_entries, signalling_entries
 from signalling.sip.grammar import format_host
-from signalling.sip.message import Headers, SipRequest
+from signalling.sip.message import Headers, SipRequest, SipResponse
 
 MMTEL_FEATURE = '+g.3gpp.icsi-ref="urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel"'
 MMTEL_SERVICE = "urn:urn-7:3gpp-service.ims.icsi.mmtel"
@@ -157,3 +157,9 @@ def invite_headers(identity: Identity, *, reliable: str) -> list[tuple[str, str]
     if reliable != "off":
         headers.append(("Supported", "100rel"))
     return headers
+
+
+def told_reason(response: SipResponse) -> str:
+    """Return the reason of a response with its warnings (RFC 3261 20.43)."""
+    warnings = ", ".join(response.headers.values("Warning"))
+    return f"{response.reason} ({warnings})" if warnings else response.reason

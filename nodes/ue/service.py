@@ -11,23 +11,24 @@ from opentelemetry import trace
 from keying.suites import SUITES
 from media.session import AudioSource
 from media.wav import WavError, mix_down, parse_wav, resample
+from nodes.ue import ticket_service
 from nodes.ue.agent import UserAgent
 from nodes.ue.call import Call as UeCall
 from nodes.ue.call import MediaWish
 from nodes.ue.caller import Caller
 from nodes.ue.config import CallOptions, RegisterOptions
 from nodes.ue.registrar import Wish
+from nodes.ue.requests import told_reason
 from nodes.ue.session_media import OfferRefused
 from protos import ue_control_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
 from sba.telemetry import remote_context
 from signalling.sip.dialog import DialogError, new_call_id
-from signalling.sip.message import SipResponse
 from signalling.sip.stack import TransactionFailure
 from signalling.sip.uri import UriError, parse_uri
 
-MODES = frozenset({"", "none", "e2ae-sdes", "e2e-sdes"})
+MODES = frozenset({"", "none", "e2ae-sdes", "e2e-sdes", "e2e-kms"})
 DTMF_AFTER_S = 1.0
 _NO_MECHANISM = "none"
 
@@ -118,8 +119,8 @@ class UeControl:
         try:
             while True:
                 event = await feed.get()
-                if event.state == "ended" and request.record:
-                    event = call.event(with_wav=True)
+                if event.state == "ended" and (request.record or request.with_keys):
+                    event = call.event(with_wav=request.record, with_keys=request.with_keys)
                 yield event
                 if event.state == "ended":
                     return
@@ -145,7 +146,7 @@ class UeControl:
         if len(agent.calls) >= agent.settings.max_calls:
             raise ProblemError(429, "INSUFFICIENT_RESOURCES", "too many calls")
         source = _source(request.play_wav) if request.play_wav else agent.voice
-        security = agent.security(options.level, tuple(request.suites))
+        security = agent.security(options.level, tuple(request.suites), peer=request.target)
         wish = MediaWish(options.media == "on", source, options.media == "on", options.codec)
         call = UeCall(agent, new_call_id(agent.settings.ip), request.target, security, wish, outgoing=True)
         if request.traceparent:
@@ -210,7 +211,7 @@ class UeControl:
                     await call.ended.wait()
             except TimeoutError:
                 pass
-        return call.event(with_wav=request.with_wav)
+        return call.event(with_wav=request.with_wav, with_keys=request.with_keys)
 
     def _latest(self) -> UeCall | None:
         agent = self._agent
@@ -235,20 +236,38 @@ class UeControl:
         if method not in {"INVITE", "UPDATE"}:
             raise ProblemError(400, "INVALID_PARAM", invalid_params=[("method", "INVITE or UPDATE")])
         try:
-            outcome = await call.reoffer(method, build)
+            outcome = await call.reoffer(method, build, new_keys=request.action in {"rekey", "move-port"})
         except OfferRefused as refused:
             raise ProblemError(409, "CALL_CANNOT_CHANGE", refused.reason) from None
         except DialogError as error:
             raise ProblemError(409, "CALL_CANNOT_CHANGE", error.reason) from None
         except TransactionFailure as failure:
             return ue_control_pb2.ModifyResponse(sip_status=failure.status, reason=str(failure))
-        reason = outcome.warning or outcome.reason if isinstance(outcome, OfferRefused) else _reason(outcome)
+        reason = outcome.warning or outcome.reason if isinstance(outcome, OfferRefused) else told_reason(outcome)
         return ue_control_pb2.ModifyResponse(sip_status=outcome.status, reason=reason, legs=call.event().legs)
 
+    # tickets
 
-def _reason(response: SipResponse) -> str:
-    warning = response.headers.get("Warning")
-    return f"{response.reason} ({warning})" if warning else response.reason
+    async def RequestTicket(  # noqa: N802 - named by the contract
+        self, request: ue_control_pb2.TicketOrder, context: CallContext
+    ) -> ue_control_pb2.TicketInfo:
+        """Ask the KMS for a ticket, or make one (mode 3), and keep it for calls."""
+        del context
+        return await ticket_service.request_ticket(self._agent, request)
+
+    async def ListTickets(  # noqa: N802 - named by the contract
+        self, request: ue_control_pb2.TicketListRequest, context: CallContext
+    ) -> ue_control_pb2.TicketList:
+        """Return the tickets at hand."""
+        del request, context
+        return ticket_service.list_tickets(self._agent)
+
+    async def ResolveTicket(  # noqa: N802 - named by the contract
+        self, request: ue_control_pb2.ResolveOrder, context: CallContext
+    ) -> ue_control_pb2.ResolveInfo:
+        """Have the KMS resolve a ticket."""
+        del context
+        return await ticket_service.resolve_ticket(self._agent, request)
 
 
 def _change(call: UeCall, request: ue_control_pb2.ModifyRequest) -> Callable[[], bytes]:

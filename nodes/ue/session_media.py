@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from keying.sdes import KeyChange, keys_in
 from keying.secret import Secret
 from nodes.ue.media_security import (
+    KMS,
+    TOKEN_PROFILE,
     MediaSecurityRefused,
     OfferJudgement,
     SecurityContext,
@@ -18,11 +19,13 @@ from nodes.ue.media_security import (
     check_remote_change,
     judge_answer,
     judge_offer,
-    offer_lines,
+    lines_of_mode,
     secure_offer,
     spoil_answer,
     spoil_offer,
 )
+from nodes.ue.mikey_media import Answer, Incoming, MikeyMedia
+from nodes.ue.offers import Accepted, OfferRefused, read_body
 from nodes.ue.stream import ChosenCodec, Stream, answered_direction, choose_codec
 from signalling.sdp import (
     Connection,
@@ -31,45 +34,10 @@ from signalling.sdp import (
     SdpError,
     SessionDescription,
     check_answer_shape,
-    parse_sdp,
 )
 
 StreamOpener = Callable[[int], Stream]
 """Makes the stream of a place in SDP."""
-
-
-class OfferRefused(Exception):  # noqa: N818 - a decision
-    """An offer or answer cannot be used; `status` is the SIP code, `warning` the text of Warning 399 or empty."""
-
-    def __init__(self, status: int, reason: str, warning: str = "", token: str = "") -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.warning = warning
-        self.token = token
-
-    @classmethod
-    def of(cls, refused: MediaSecurityRefused) -> OfferRefused:
-        """Make the SIP answer of a security decision (SEC-1)."""
-        return cls(refused.status, refused.reason, refused.warning, refused.token)
-
-
-@dataclass
-class _Accepted:
-    stream: Stream
-    offer: MediaDescription
-    judgement: OfferJudgement
-    change: KeyChange
-    codec: ChosenCodec
-    keys: StreamKeys
-
-
-def read_body(body: bytes) -> SessionDescription:
-    """Read a description. Raises OfferRefused 400."""
-    try:
-        return parse_sdp(body)
-    except SdpError as error:
-        raise OfferRefused(400, f"Bad SDP, {error}") from None
 
 
 class SessionMedia:
@@ -81,6 +49,8 @@ class SessionMedia:
         self.streams: list[Stream] = []
         self.local: SessionDescription | None = None
         self.remote: SessionDescription | None = None
+        self.mikey: MikeyMedia | None = None
+        """Where keys of mode e2e-kms come from; its tickets are fetched and resolved before it is asked."""
         self.tamper_answer = ""
         self.ignore_failure = False
         self._opener = opener
@@ -97,9 +67,16 @@ class SessionMedia:
         """True once an exchange is complete."""
         return self.remote is not None
 
-    def _describe(self, media: Sequence[MediaDescription]) -> SessionDescription:
-        """Return the own description with the next version when anything changed (RFC 3264 8)."""
+    def _describe(
+        self, media: Sequence[MediaDescription], manage: Callable[[SessionDescription], None] | None = None
+    ) -> SessionDescription:
+        """Return the own description with the next version when anything changed (RFC 3264 8).
+
+        `manage` writes the key management into it.
+        """
         draft = SessionDescription.build(self._origin, Connection.for_address(self.ip), media)
+        if manage is not None:
+            manage(draft)
         if self.local is None or draft.to_bytes() != self.local.to_bytes():
             self._origin = dataclasses.replace(self._origin, version=self._origin.version + 1)
             draft.origin = self._origin
@@ -108,7 +85,7 @@ class SessionMedia:
     # own offers
 
     def first_offer(self, mode: str, *, shape: str = "savp", tamper: str = "") -> bytes:
-        """Return the offer of a new call with one stream."""
+        """Return the offer of a new call with one stream. Raises MediaSecurityRefused when MIKEY cannot be made."""
         stream = self._opener(0)
         self.streams.append(stream)
         self._secure(stream, mode)
@@ -116,7 +93,7 @@ class SessionMedia:
 
     def _secure(self, stream: Stream, mode: str) -> None:
         stream.mode = mode
-        stream.offered = stream.first_offered = offer_lines(self.context.suites) if mode != "none" else ()
+        stream.offered = stream.first_offered = lines_of_mode(mode, self.context)
 
     def next_offer(
         self,
@@ -129,7 +106,8 @@ class SessionMedia:
     ) -> bytes:
         """Return a later offer with the changes asked for; streams are named by their index.
 
-        Raises OfferRefused 400 for a stream that does not exist.
+        Keys of the KMS change for all streams of the call at once. Raises OfferRefused 400 for a stream that does not
+        exist, 488 when MIKEY cannot do what is asked.
         """
         for wanted in (rekey, move, drop):
             if wanted is not None and not (0 <= wanted < len(self.streams) and not self.streams[wanted].ended):
@@ -150,7 +128,13 @@ class SessionMedia:
             stream = self._opener(len(self.streams))
             self.streams.append(stream)
             self._secure(stream, self.streams[0].keys.security)
-        return self._send_offer()
+            if stream.mode == KMS:
+                stream.offered = ()  # SDES stands beside MIKEY in a first offer alone
+        try:
+            return self._send_offer(rekey=rekey is not None or move is not None)
+        except MediaSecurityRefused as refused:
+            self.withdraw_offer()
+            raise OfferRefused.of(refused) from None
 
     def offer_again(self) -> bytes:
         """Return the offer for a re-INVITE that came without one: the session as it is (RFC 3261 14.2)."""
@@ -158,21 +142,31 @@ class SessionMedia:
             raise OfferRefused(500, "no stream to offer")
         return self.next_offer()
 
-    def _send_offer(self, *, shape: str = "savp", tamper: str = "") -> bytes:
+    def _send_offer(self, *, shape: str = "savp", tamper: str = "", rekey: bool = False) -> bytes:
         descriptions = []
         for stream in self.streams:
             media = stream.describe()
-            if not stream.ended and stream.offered:
+            if not stream.ended and (stream.offered or stream.mode == KMS):
                 secure_offer(media, stream.mode, stream.offered, shape=shape)
                 spoil_offer(media, tamper)
                 stream.await_answer()
             descriptions.append(media)
-        self._draft = self._describe(descriptions)
+        managed = {stream.index: stream.ssrc for stream in self.streams if not stream.ended and stream.mode == KMS}
+        mikey = self.mikey
+        if managed and mikey is None:
+            raise MediaSecurityRefused(TOKEN_PROFILE, "this UE has no KMS")
+        if managed and mikey is not None:
+            engine = mikey
+            self._draft = self._describe(descriptions, lambda draft: engine.offer(draft, managed, rekey=rekey))
+        else:
+            self._draft = self._describe(descriptions)
         return self._draft.to_bytes()
 
     def withdraw_offer(self) -> None:
         """Forget an own offer that was refused: the session stays as it was (RFC 3261 14.1)."""
         self._draft = None
+        if self.mikey is not None:
+            self.mikey.withdraw()
         for stream in list(self.streams):
             stream.offered = ()
             stream.end_move(back=True)
@@ -190,6 +184,7 @@ class SessionMedia:
         except SdpError as error:
             if not self.ignore_failure:
                 raise OfferRefused(488, str(error), "media-sec:profile-refused", "profile-refused") from None
+        managed = self._managed_answer(answer)
         offered = [key for stream in self.streams for line in stream.offered for key in line.all_keys]
         for index, (stream, media) in enumerate(zip(self.streams, answer.media, strict=False)):
             if stream.ended:
@@ -198,19 +193,38 @@ class SessionMedia:
                 stream.close()
                 continue
             answered = [key for other in answer.media[:index] for key in keys_in(other.crypto)]
-            self._take_answered_stream(stream, answer, media, [*offered, *answered])
+            self._take_answered_stream(stream, answer, media, [*offered, *answered], managed.get(index))
         self.local, self._draft, self.remote = self._draft, None, answer
         if all(stream.ended for stream in self.streams):
             raise OfferRefused(488, "every stream was refused")
 
+    def _managed_answer(self, answer: SessionDescription) -> Mapping[int, StreamKeys]:
+        """Return the keys that the MIKEY messages of an answer make, by stream (7.2.3, RFC 6043 8.5)."""
+        if self.mikey is None:
+            return {}
+        active = [index for index, media in enumerate(answer.media) if media.port != 0]
+        try:
+            return self.mikey.take_answer(answer, active)
+        except MediaSecurityRefused as refused:
+            if not self.ignore_failure:
+                raise OfferRefused.of(refused) from None
+            return {}
+
     def _take_answered_stream(
-        self, stream: Stream, answer: SessionDescription, media: MediaDescription, other_keys: Sequence[Secret]
+        self,
+        stream: Stream,
+        answer: SessionDescription,
+        media: MediaDescription,
+        other_keys: Sequence[Secret],
+        managed: StreamKeys | None,
     ) -> None:
         remote = stream.remote_address(answer, media)
         moved = stream.remote is not None and remote != stream.remote
         try:
-            keys = judge_answer(stream.mode, stream.offered, media, self.context, other_keys=other_keys)
-            change = check_remote_change(stream.keys, keys.receive, moved=moved)
+            keys = judge_answer(
+                stream.mode, stream.offered, media, self.context, other_keys=other_keys, managed=managed
+            )
+            change = check_remote_change(stream.keys, keys.receive, moved=moved, managed=keys.from_kms)
         except MediaSecurityRefused as refused:
             if not self.ignore_failure:
                 raise OfferRefused.of(refused) from None
@@ -225,6 +239,8 @@ class SessionMedia:
     def reopen(self) -> None:
         """Take the answer of another fork to the same first offer: contexts begin anew (RFC 4568 7.3)."""
         self._draft, self.remote = self.local, None
+        if self.mikey is not None:
+            self.mikey.reopen()
         for stream in self.streams:
             if not stream.ended:
                 stream.offered, stream.keys, stream.remote = stream.first_offered, StreamKeys(), None
@@ -232,14 +248,21 @@ class SessionMedia:
 
     # offers of the far end
 
-    def answer(self, body: bytes) -> bytes:
-        """Answer an offer and apply it. Raises OfferRefused; the session then stays as it was (RFC 3261 14.2)."""
+    def answer(self, body: bytes, incoming: Incoming | None = None) -> bytes:
+        """Answer an offer and apply it; `incoming` are its MIKEY messages, resolved.
+
+        Raises OfferRefused; the session then stays as it was (RFC 3261 14.2).
+        """
         offer = read_body(body)
-        if len(offer.media) < len(self.streams):
+        known = len(self.streams)
+        if len(offer.media) < known:
             raise OfferRefused(488, "a media line was dropped")
-        accepted = self._judge(offer)
-        if not accepted:
-            raise OfferRefused(488, "no stream can be accepted")
+        try:
+            accepted = self._judge(offer, incoming)
+            mikey = self._accept_managed(offer, incoming, accepted)
+        except OfferRefused:
+            self._forget_streams(known)
+            raise
         descriptions = []
         for index, media in enumerate(offer.media):
             taken = accepted.get(index)
@@ -248,12 +271,18 @@ class SessionMedia:
             else:
                 descriptions.append(self._accept(taken, offer))
         self._settle(offer, accepted)
-        self.local = self._describe(descriptions)
+        self.local = self._describe(descriptions, None if mikey is None else mikey.write)
         self.remote = offer
         return self.local.to_bytes()
 
-    def _judge(self, offer: SessionDescription) -> dict[int, _Accepted]:
-        accepted: dict[int, _Accepted] = {}
+    def _forget_streams(self, known: int) -> None:
+        """Give back the streams opened for an offer that was refused."""
+        for stream in self.streams[known:]:
+            stream.close()
+        del self.streams[known:]
+
+    def _judge(self, offer: SessionDescription, incoming: Incoming | None) -> dict[int, Accepted]:
+        accepted: dict[int, Accepted] = {}
         refusal: OfferRefused | None = None
         seen: list[Secret] = []
         for index, media in enumerate(offer.media):
@@ -267,21 +296,74 @@ class SessionMedia:
                 refusal = refusal or OfferRefused(488, "no common codec")
                 continue
             try:
-                judgement = judge_offer(media, self.context, other_keys=elsewhere)
-                current = known.keys if known is not None else StreamKeys()
-                moved = known is not None and known.remote not in {None, known.remote_address(offer, media)}
-                change = check_remote_change(current, judgement.chosen, moved=moved)
+                taken = self._judge_stream(offer, index, incoming, elsewhere, codec)
             except MediaSecurityRefused as refused:
                 refusal = OfferRefused.of(refused)
                 if known is not None and known.keys.protected:
                     raise refusal from None
                 continue
-            stream = known if known is not None else self._new_stream(index)
-            keys = answer_keys(judgement, stream.keys, moved=stream.moved)
-            accepted[index] = _Accepted(stream, media, judgement, change, codec, keys)
-        if not accepted and refusal is not None:
-            raise refusal
+            accepted[index] = taken
+        if not accepted:
+            raise refusal or OfferRefused(488, "no stream can be accepted")
         return accepted
+
+    def _judge_stream(
+        self,
+        offer: SessionDescription,
+        index: int,
+        incoming: Incoming | None,
+        elsewhere: Sequence[Secret],
+        codec: ChosenCodec,
+    ) -> Accepted:
+        media = offer.media[index]
+        known = self.streams[index] if index < len(self.streams) else None
+        current = known.keys if known is not None else StreamKeys()
+        moved = known is not None and known.remote not in {None, known.remote_address(offer, media)}
+        if self._unmanaged_again(offer, media, current, moved=moved) and known is not None:
+            judgement = OfferJudgement(scope="e2e", managed=True)
+            return Accepted(known, media, judgement, KeyChange.UNCHANGED, codec, current)
+        managed = incoming is not None and incoming.serves(offer, index)
+        ignored = incoming is None and bool(offer.key_mgmt_of(media))
+        judgement = judge_offer(media, self.context, other_keys=elsewhere, managed=managed, ignored=ignored)
+        # what MIKEY gives is known, and compared, once every stream was judged
+        change = KeyChange.UNCHANGED
+        if not managed:
+            change = check_remote_change(current, judgement.chosen, moved=moved)
+        stream = known if known is not None else self._new_stream(index)
+        keys = StreamKeys() if managed else answer_keys(judgement, stream.keys, moved=stream.moved)
+        return Accepted(stream, media, judgement, change, codec, keys)
+
+    def _unmanaged_again(
+        self, offer: SessionDescription, media: MediaDescription, current: StreamKeys, *, moved: bool
+    ) -> bool:
+        """Tell whether a later offer leaves keys of the KMS as they are, by saying nothing of keys (RFC 4567 4.1.2)."""
+        silent = not media.crypto and not offer.key_mgmt_of(media)
+        return current.from_kms and silent and media.is_secure_rtp and not moved and media.get("3ge2ae") is None
+
+    def _accept_managed(
+        self, offer: SessionDescription, incoming: Incoming | None, accepted: dict[int, Accepted]
+    ) -> Answer | None:
+        """Verify the MIKEY messages of an offer and hand their keys to the streams they serve."""
+        if incoming is None or self.mikey is None:
+            return None
+        lines = {
+            index: taken.stream.ssrc
+            for index, taken in accepted.items()
+            if taken.judgement.managed and incoming.serves(offer, index)
+        }
+
+        def judge(made: Mapping[int, StreamKeys]) -> None:
+            for index, keys in made.items():
+                taken = accepted[index]
+                known = taken.stream
+                moved = known.remote not in {None, known.remote_address(offer, taken.offer)}
+                taken.keys = keys
+                taken.change = check_remote_change(known.keys, keys.receive, moved=moved, managed=True)
+
+        try:
+            return self.mikey.accept(incoming, offer, lines, judge)
+        except MediaSecurityRefused as refused:
+            raise OfferRefused.of(refused) from None
 
     def _new_stream(self, index: int) -> Stream:
         while len(self.streams) < index:
@@ -291,11 +373,11 @@ class SessionMedia:
         self.streams.append(stream)
         return stream
 
-    def _accept(self, taken: _Accepted, offer: SessionDescription) -> MediaDescription:
+    def _accept(self, taken: Accepted, offer: SessionDescription) -> MediaDescription:
         stream = taken.stream
         direction = answered_direction(offer.direction_of(taken.offer), stream.direction)
         media = stream.describe_answer(taken.offer, direction, taken.codec)
-        if taken.keys.send is not None:
+        if taken.keys.send is not None and not taken.keys.from_kms:
             media.crypto = [taken.keys.send.encode()]
             spoil_answer(media, self.tamper_answer, taken.judgement)
         stream.mode = taken.keys.security
@@ -304,7 +386,7 @@ class SessionMedia:
         stream.end_move()
         return media
 
-    def _settle(self, offer: SessionDescription, accepted: dict[int, _Accepted]) -> None:
+    def _settle(self, offer: SessionDescription, accepted: dict[int, Accepted]) -> None:
         for index in range(len(offer.media)):
             if index in accepted:
                 continue
@@ -325,3 +407,6 @@ class SessionMedia:
         """Give every port back."""
         for stream in self.streams:
             stream.close()
+
+
+__all__ = ["OfferRefused", "SessionMedia", "StreamOpener"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from media.session import (
     SessionEvent,
     SessionSettings,
 )
-from nodes.ue.media_security import StreamKeys
+from nodes.ue.media_security import KMS, StreamKeys
 from signalling.sdp import MediaDescription, SdpError, SessionDescription
 
 DISCARD_PORT = 9
@@ -77,7 +78,7 @@ class Stream:
     endpoint: RtpEndpoint | None = None
     codec: Codec = PCMA
     mode: str = "none"
-    """Mode of the own offer in progress or agreed: none, e2ae-sdes, e2e-sdes."""
+    """Mode of the own offer in progress or agreed: none, e2ae-sdes, e2e-sdes, e2e-kms."""
     offered: tuple[CryptoAttribute, ...] = ()
     """Lines of the own offer in progress."""
     first_offered: tuple[CryptoAttribute, ...] = ()
@@ -94,6 +95,8 @@ class Stream:
     started: bool = False
     last_local: Address | None = None
     """Own address while there was one."""
+    signalled_ssrc: int = field(default_factory=lambda: secrets.randbits(32))
+    """SSRC of a stream without media end."""
 
     @classmethod
     def open(
@@ -124,6 +127,11 @@ class Stream:
     def agreed(self) -> bool:
         """True once an answer or offer of the far end was applied."""
         return self.remote is not None and not self.ended
+
+    @property
+    def ssrc(self) -> int:
+        """SSRC this side sends with, for MIKEY to name (RFC 6043 6.1.1)."""
+        return self.endpoint.session.ssrc if self.endpoint is not None else self.signalled_ssrc
 
     # own descriptions
 
@@ -160,12 +168,12 @@ class Stream:
 
     def await_answer(self) -> None:
         """Take nothing in the plain while the answer to a protected offer is out (SDES-18)."""
-        if self.endpoint is not None and self.offered and not self.keys.protected:
+        if self.endpoint is not None and (self.offered or self.mode == KMS) and not self.keys.protected:
             self.endpoint.secure(None, None)
 
     def next_lines(self, *, rekey: bool) -> tuple[CryptoAttribute, ...]:
         """Return the line of a later offer: the key in use, or a new one to re-key or after a move (SDES-16, 17)."""
-        if self.keys.send is None:
+        if self.keys.send is None or self.keys.from_kms:
             return ()
         if rekey or self.moved:
             return (generate(self.keys.send.suite, self.keys.send.tag),)

@@ -1,0 +1,168 @@
+"""Keys from the KMS for one call: who may be at its other end, what waits for the KMS, what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as active
+
+from keying.mikey.describe import summary
+from keying.mikey.identity import Identity
+from keying.mikey.payloads import TicketPolicy
+from keying.mikey.transfer import Established
+from nodes.ue.key_management import KeyManagement
+from nodes.ue.kms_policy import judge_initiator, judge_responder
+from nodes.ue.media_security import TOKEN_RESPONDER, MediaSecurityRefused
+from nodes.ue.mikey_media import Incoming
+from nodes.ue.offers import OfferRefused
+from protos import ue_control_pb2
+from signalling.sip.grammar import GrammarError
+from signalling.sip.headers import parse_name_addr
+from signalling.sip.message import SipRequest, SipResponse
+
+if TYPE_CHECKING:
+    from nodes.ue.call import Call
+
+MARK = b"key-mgmt"
+"""What stands in a body with key management; without it no KMS is asked."""
+
+
+def asserted_by(message: SipRequest | SipResponse) -> tuple[str, ...]:
+    """Return the URIs that the network asserts for the sender of a message (RFC 3325 9.1)."""
+    found = []
+    for value in message.headers.values("P-Asserted-Identity"):
+        try:
+            found.append(str(parse_name_addr(value).uri))
+        except GrammarError:
+            continue
+    return tuple(found)
+
+
+class CallKeys:
+    """MIKEY of one call. `dialled` is who was called, empty in an incoming call."""
+
+    def __init__(self, call: Call, management: KeyManagement, *, dialled: str = "") -> None:
+        self.management = management
+        self.media = management.media(call.media.context.suites)
+        self.dialled = dialled
+        self.own = ""
+        """The identity of this side that the far end is shown; the ticket is asked for in its name."""
+        self.allow_diverted = management.policy.allow_diverted
+        self.asserted: tuple[str, ...] = ()
+        """Who the network says is at the other end, of the message that is being looked at."""
+        self._call = call
+        self.media.judge_responder = self._judge_responder
+        self.media.judge_initiator = lambda made, _: self._judge_initiator(made.initiator)
+        self.media.on_message = self._seen
+        call.media.mikey = self.media
+
+    # who may be at the other end (TS 33.328 6.2.3.6)
+
+    def _judge_responder(self, made: Established, ticket: TicketPolicy) -> None:
+        if self.media.peer is not None:
+            self._check_same(made.responder)
+        else:
+            judge_responder(
+                ticket,
+                made.responder,
+                dialled=self.dialled or self._call.far_end,
+                asserted=self.asserted,
+                allow_diverted=self.allow_diverted,
+            )
+        self.media.peer = made.responder
+
+    def _judge_initiator(self, initiator: Identity) -> None:
+        if self.media.peer is not None:
+            self._check_same(initiator)
+            return
+        judge_initiator(initiator, asserted=self.asserted, dialled=self.dialled, allow_diverted=self.allow_diverted)
+
+    def _check_same(self, peer: Identity) -> None:
+        if self.media.peer is not None and not self.media.peer.same(peer):
+            raise MediaSecurityRefused(TOKEN_RESPONDER, f"{peer.text} takes the place of {self.media.peer.text}")
+
+    # what waits for the KMS
+
+    async def prepare(
+        self,
+        *,
+        peer: str = "",
+        responders: Sequence[str] = (),
+        ticket_id: str = "",
+        fresh: bool = False,
+        tamper: str = "",
+    ) -> None:
+        """Get a ticket for the next own offer. Raises MediaSecurityRefused."""
+        known = self.media.peer.text if self.media.peer is not None else ""
+        with self._traced():
+            await self.management.prepare(
+                self.media,
+                own=self.own,
+                peer=known or peer or self.dialled or self._call.far_end,
+                responders=responders,
+                ticket_id=ticket_id,
+                fresh=fresh,
+                tamper=tamper,
+            )
+
+    async def receive(self, message: SipRequest | SipResponse) -> Incoming | None:
+        """Check and resolve what an offer brings. Raises OfferRefused."""
+        self.asserted = asserted_by(message) or self.asserted
+        own = (self.own, *self._call.agent.registration.associated)
+        try:
+            with self._traced():
+                return await self.management.receive(
+                    self.media, message.body, self._call.media.context, own=own, judge=self._judge_initiator
+                )
+        except MediaSecurityRefused as refused:
+            raise OfferRefused.of(refused) from None
+
+    @contextmanager
+    def _traced(self) -> Iterator[None]:
+        """Put what is asked of the KMS into the trace of the call."""
+        if self._call.trace_context is None:
+            yield
+            return
+        token = active.attach(self._call.trace_context)
+        try:
+            yield
+        finally:
+            active.detach(token)
+
+    # what is seen of it
+
+    def _seen(self, direction: str, message: bytes) -> None:
+        span = self._call.agent.telemetry.tracer.start_span("mikey.transfer", context=self._call.trace_context)
+        span.set_attributes(
+            {
+                "imslab.mikey.message": summary(message),
+                "imslab.mikey.direction": direction,
+                "imslab.node": self._call.agent.name,
+                "sip.call_id": self._call.call_id,
+            }
+        )
+        span.end()
+
+    def record(self) -> ue_control_pb2.MikeyExchange | None:
+        """Return the messages of the call, None unless the lab exports keys."""
+        if not self.management.key_export:
+            return None
+        seen = self.media.exchange
+        return ue_control_pb2.MikeyExchange(
+            request_init=seen.request_init,
+            request_resp=seen.request_resp,
+            transfer_init=seen.transfer_init,
+            resolve_init=seen.resolve_init,
+            resolve_resp=seen.resolve_resp,
+            transfer_resp=seen.transfer_resp,
+            psk=seen.psk.reveal() if seen.psk is not None else b"",
+            ticket=seen.ticket,
+            issuer=seen.issuer,
+        )
+
+    def close(self) -> None:
+        """Forget the keys of the call; its messages stay readable."""
+        self.management.last_transfer = self.media.exchange.transfer_init or self.management.last_transfer
+        self.media.close()
