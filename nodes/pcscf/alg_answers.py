@@ -121,6 +121,9 @@ def _check_unchanged(sdp: SessionDescription, media: MediaDescription, plan: Str
     """What this node passes unchanged must be protected by the answerer too, not by the offerer alone (7.2.1-6)."""
     if plan.treatment not in (Treatment.E2E, Treatment.RELAYED):
         return
+    silent = not media.crypto and not sdp.key_mgmt_of(media)
+    if silent and plan.managed and plan.previous is not None and plan.previous.managed:
+        return  # its keys go on
     fault = unprotected(sdp, media, policy)
     if fault:
         raise _ViolationError(488, DOWNGRADE, f"answered {fault}")

@@ -231,6 +231,7 @@ def streams_after(decision: AlgDecision, answer: AnswerDecision, locals_: Locals
             far_address=stream.answerer if from_access else plan.offerer,
             access_local=_address(locals_, Side.ACCESS, plan.index),
             core_local=_address(locals_, Side.CORE, plan.index),
+            managed=plan.managed,
         )
     return after
 

@@ -30,7 +30,7 @@ from nodes.pcscf.media_plan import (
     Treatment,
     key_digest,
 )
-from nodes.pcscf.protection import unprotected
+from nodes.pcscf.protection import keys_in_clear, unprotected
 from signalling.sdp import MediaDescription, SdpAttributeError, SdpError, SessionDescription
 
 NOT_ANNOUNCED = "e2ae-not-announced"
@@ -186,20 +186,26 @@ def _other_media(plan: StreamPlan, sdp: SessionDescription, media: MediaDescript
 
 
 def _e2e(
-    plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy, *, keys_in_clear: bool
+    plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy, *, readable: bool
 ) -> StreamPlan:
-    """End-to-end protection passes unchanged (7.2.2, GE-7), if every signalling hop may carry its keys (SDES-22).
+    """End-to-end protection passes unchanged (7.2.2, 7.2.3, GE-7), if each signalling hop may carry its keys (SDES-22).
 
-    A protected profile that brings neither keys nor a fingerprint is a downgrade in disguise.
+    `readable`: SDP has the keys themselves. A protected profile that brings neither keys nor a fingerprint is a
+    downgrade in disguise; but keys of a KMS go on where a later offer says nothing of them (RFC 4567 4.1.2).
     """
     if policy.emergency:
         return _refused(plan, PROFILE, "no end-to-end security on emergency calls (7.5-1)")
+    managed = bool(sdp.key_mgmt_of(media)) and not media.crypto
+    silent = not managed and not media.crypto and media.proto in SECURE_TO_PLAIN
+    if silent and plan.previous is not None and plan.previous.managed:
+        return replace(plan, treatment=Treatment.E2E, managed=True, reason="end to end, keys as before")
+    plan = replace(plan, managed=managed)
     fault = unprotected(sdp, media, policy)
     if fault:
         return _refused(plan, DOWNGRADE, fault)
-    if not policy.e2e_sdes and keys_in_clear:
+    if not policy.e2e_sdes and readable:
         return _refused(plan, PROFILE, "end-to-end SDES is switched off here")
-    if keys_in_clear and not (policy.gm_encrypted and policy.mw_encrypted) and not policy.e2e_on_clear_hop:
+    if readable and not (policy.gm_encrypted and policy.mw_encrypted) and not policy.e2e_on_clear_hop:
         return _refused(plan, BAD_KEY, "keys on a signalling hop that is not encrypted")
     return replace(plan, treatment=Treatment.E2E, reason="end to end, passed unchanged")
 
@@ -243,7 +249,7 @@ def _not_sdes_from_access(
             return _refused(plan, NOT_ANNOUNCED, "mechanism not available on this emergency call")
         raise _refuse(NOT_ANNOUNCED, f"e2ae for {media.proto} was not announced")
     if media.proto in DTLS_PROFILES:
-        return _e2e(plan, sdp, media, policy, keys_in_clear=False)
+        return _e2e(plan, sdp, media, policy, readable=False)
     return _other_media(plan, sdp, media, policy)
 
 
@@ -252,8 +258,7 @@ def _e2e_from_access(
 ) -> StreamPlan:
     if policy.emergency and media.crypto:
         return _emergency_fallback(plan, media, policy, ())
-    keys = bool(media.crypto or sdp.key_mgmt_of(media))
-    return _e2e(plan, sdp, media, policy, keys_in_clear=keys)
+    return _e2e(plan, sdp, media, policy, readable=keys_in_clear(sdp, media))
 
 
 def _plain_from_access(plan: StreamPlan, policy: AlgPolicy) -> StreamPlan:
@@ -276,7 +281,7 @@ def _requested(
         if policy.emergency:
             return _emergency_fallback(plan, media, policy, seen)
         if secure and policy.unannounced is UnannouncedPolicy.AS_E2E:
-            return _e2e(plan, sdp, media, policy, keys_in_clear=bool(media.crypto))
+            return _e2e(plan, sdp, media, policy, readable=bool(media.crypto))
         raise _refuse(NOT_ANNOUNCED, "e2ae was requested without agreement at registration")
     if secure:
         return _take_key(plan, media, policy, seen)
@@ -336,6 +341,8 @@ def _protected_again(
     seen: Sequence[Secret],
 ) -> StreamPlan:
     """The UE offers a protected stream again (7.4-2, 7.4-3, PS-7, PS-8): never plain, never the old key elsewhere."""
+    if not media.crypto and marker is None and media.proto in SECURE_TO_PLAIN and sdp.key_mgmt_of(media):
+        return _e2e(plan, sdp, media, policy, readable=keys_in_clear(sdp, media))  # a change of mode (7.4-8)
     if not media.crypto:
         if policy.emergency:
             return replace(plan, core_proto=previous.core_proto, reason="emergency: key dropped, plain")
@@ -350,9 +357,7 @@ def _protected_again(
     if same_key and moved and not policy.emergency:
         raise _refuse(BAD_KEY, "address or port changed and the key did not (RFC 4568 7.1.4)")
     if marker is None and not same_key and media.proto in SECURE_TO_PLAIN:
-        return _e2e(
-            plan, sdp, media, policy, keys_in_clear=True
-        )  # a change of mode, with a key nobody has seen (7.4-8)
+        return _e2e(plan, sdp, media, policy, readable=True)  # a change of mode, with a key nobody has seen (7.4-8)
     reason = "e2ae, unchanged" if same_key else ("e2ae, moved with a new key" if moved else "e2ae, re-keyed")
     return replace(taken, reason=reason)
 
@@ -377,10 +382,9 @@ def _from_core(
     if plan.offerer is None:
         return _refused(plan, PROFILE, "no connection address")
     if media.proto in SECURE_TO_PLAIN:
-        keys = bool(media.crypto or sdp.key_mgmt_of(media))
-        return _e2e(plan, sdp, media, policy, keys_in_clear=keys)
+        return _e2e(plan, sdp, media, policy, readable=keys_in_clear(sdp, media))
     if media.proto in DTLS_PROFILES:
-        return _e2e(plan, sdp, media, policy, keys_in_clear=False)
+        return _e2e(plan, sdp, media, policy, readable=False)
     if media.proto not in PLAIN_TO_SECURE:
         return _other_media(plan, sdp, media, policy)
     return _plain_from_core(plan, policy, previous)

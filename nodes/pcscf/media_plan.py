@@ -127,6 +127,8 @@ class StreamState:
     far_address: Address | None = None
     access_local: Address | None = None
     core_local: Address | None = None
+    managed: bool = False
+    """Its keys came of ``a=key-mgmt``."""
 
     @property
     def active(self) -> bool:
@@ -175,6 +177,8 @@ class StreamPlan:
     mux_offered: bool = False
     rtcp_separate: bool = True
     token: str = ""
+    managed: bool = False
+    """Its keys come, or came before, of ``a=key-mgmt``."""
 
     @property
     def active(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from keying.mikey.registry import DataType
 from keying.sdes import evaluate_offer
 from nodes.pcscf.config import MediaPolicy
 from nodes.pcscf.media_plan import DTLS_PROFILES, SECURE_TO_PLAIN, AlgPolicy
-from signalling.sdp import MediaDescription, SdpError, SessionDescription
+from signalling.sdp import KeyManagement, MediaDescription, SdpError, SessionDescription
+from signalling.sdp.keymgmt import MIKEY
 
 DTLS_TRANSPORTS: Final = DTLS_PROFILES | {"UDP/TLS/UDPTL", "UDP/DTLS/SCTP"}
 """Profiles whose keys come from a DTLS handshake, which a fingerprint in SDP authenticates (RFC 5763 5)."""
@@ -32,6 +34,26 @@ def unprotected(sdp: SessionDescription, media: MediaDescription, policy: AlgPol
     if profile in DTLS_PROFILES or (required and profile in DTLS_TRANSPORTS):
         return "" if has_fingerprint(sdp, media) else f"{media.proto} without fingerprint"
     return f"{media.proto} protects nothing" if required else ""
+
+
+SEALED_TYPES: Final = frozenset({DataType.TRANSFER_INIT, DataType.TRANSFER_RESP, DataType.ERROR})
+"""MIKEY messages that carry no key, or one under a key that no signalling hop has (RFC 6043 4.2.2, 12)."""
+
+
+def keys_in_clear(sdp: SessionDescription, media: MediaDescription) -> bool:
+    """Whether the m-line's keys can be read by whoever reads SDP: SDES, and key management other than MIKEY-TICKET.
+
+    RFC 6043 needs no confidential signalling; other MIKEY may leave the keys to it (RFC 3830 4.2.3).
+    """
+    return bool(media.crypto) or not all(_is_sealed(value) for value in sdp.key_mgmt_of(media))
+
+
+def _is_sealed(value: str) -> bool:
+    try:
+        line = KeyManagement.parse(value)
+    except SdpError:
+        return True  # nobody can use it
+    return line.protocol == MIKEY and len(line.data) > 1 and line.data[1] in SEALED_TYPES
 
 
 def has_fingerprint(sdp: SessionDescription, media: MediaDescription) -> bool:
