@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from keying.mikey.codec import decode, encode
@@ -35,6 +35,9 @@ MIKEY_PORT = 2269
 RAW_IP = 101
 
 pytestmark = [pytest.mark.peer("tshark")]
+
+WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+"""Every example is a run of tshark: a smaller one is not worth minutes."""
 
 
 def packet(payload: bytes, port: int = MIKEY_PORT, *, tcp: bool = False) -> bytes:
@@ -128,7 +131,11 @@ def expected(octets: bytes) -> str:
     return re.sub(r"\bERR \w+", "ERR", summary(octets))
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])
+@settings(
+    max_examples=4,
+    phases=WITHOUT_SHRINKING,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
 @given(st.lists(messages, min_size=10, max_size=20))
 def test_every_message_the_codec_writes_is_read(folder: Path, batch: list[Message]) -> None:
     written = [octets for octets in map(encode, batch) if len(octets) < 60_000]
@@ -143,7 +150,7 @@ def test_every_message_that_is_cut_short_is_told_as_malformed(folder: Path) -> N
     assert all(malformed and not told for malformed, told in seen)
 
 
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, phases=WITHOUT_SHRINKING, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(
