@@ -108,10 +108,10 @@ class KmsSettings(NodeSettings):
     """How long a key from the BSF is used without asking again, s."""
     static_psk_file: str = ""
     """NON-SECURE, for labs without GBA: file of pre-shared keys, sealed for this instance (static_psk.py); "": off."""
-    bsf_timeout_s: float = Field(default=3.0, gt=0, le=30.0)
+    bsf_timeout_s: float = Field(default=2.0, gt=0, le=30.0)
     """Deadline of a question to the BSF, s."""
-    peer_timeout_s: float = Field(default=4.0, gt=0, le=30.0)
-    """Deadline of a resolve at another KMS, s; a UE has to wait longer than this."""
+    peer_timeout_s: float = Field(default=2.5, gt=0, le=30.0)
+    """Deadline of a resolve at another KMS, s; a UE has to wait longer than this and ``bsf_timeout_s`` together."""
 
     user_rate: RateLimit = RateLimit(per_second=20.0, burst=100)
     """Requests of one private identity."""

@@ -26,11 +26,15 @@ _TICKET_KEY_PLACE: Final = b"kms ticket protection key "
 
 @dataclass(frozen=True, slots=True)
 class StoredTicketKey:
-    """A ticket protection key and its times in seconds since the epoch; `forget_at` None: it may still seal."""
+    """A ticket protection key, its times in seconds since the epoch; `forget_at` None: it may still seal.
+
+    `life_s` is the longest time from the making of a ticket under it to that ticket's end.
+    """
 
     key_id: bytes
     key: Secret
     made_at: float
+    life_s: float
     forget_at: float | None
 
 
@@ -85,21 +89,33 @@ class KmsStore:
                 bytes.fromhex(row.key_id),
                 Secret(self._store.unseal(row.sealed, _TICKET_KEY_PLACE + row.key_id.encode())),
                 row.made_at,
+                row.life_s,
                 row.forget_at,
             )
             for row in rows
         ]
 
-    async def replace_ticket_key(self, fresh: StoredTicketKey, forget_older_at: float) -> None:
-        """Keep a new key and, in the same transaction, give every key before it the time to forget it."""
+    async def replace_ticket_key(self, fresh: StoredTicketKey) -> None:
+        """Keep a new key and, in the same transaction, note for the one before it when its last ticket ends."""
         name = fresh.key_id.hex()
         sealed = self._store.seal(fresh.key.reveal(), _TICKET_KEY_PLACE + name.encode())
         async with self._writing, self._store.engine.begin() as connection:
             await connection.execute(
-                update(TICKET_KEYS).where(TICKET_KEYS.c.forget_at.is_(None)).values(forget_at=forget_older_at)
+                update(TICKET_KEYS)
+                .where(TICKET_KEYS.c.forget_at.is_(None))
+                .values(forget_at=TICKET_KEYS.c.life_s + fresh.made_at)
             )
             await connection.execute(
-                insert(TICKET_KEYS).values(key_id=name, sealed=sealed, made_at=fresh.made_at, forget_at=None)
+                insert(TICKET_KEYS).values(
+                    key_id=name, sealed=sealed, made_at=fresh.made_at, life_s=fresh.life_s, forget_at=None
+                )
+            )
+
+    async def lengthen_ticket_life(self, key_id: bytes, life_s: float) -> None:
+        """Note that longer tickets will be made under a key."""
+        async with self._writing, self._store.engine.begin() as connection:
+            await connection.execute(
+                update(TICKET_KEYS).where(TICKET_KEYS.c.key_id == key_id.hex()).values(life_s=life_s)
             )
 
     async def first_sight(self, digest: bytes, forget_at: float) -> bool:

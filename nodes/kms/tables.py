@@ -17,9 +17,10 @@ TICKET_KEYS: Final = Table(
     Column("key_id", String(64), primary_key=True),
     Column("sealed", LargeBinary, nullable=False),
     Column("made_at", Float, nullable=False),
+    Column("life_s", Float, nullable=False),
     Column("forget_at", Float),
 )
-"""Ticket protection keys, sealed. `forget_at` is empty while a key may still seal."""
+"""Ticket protection keys, sealed. `life_s`: of the longest ticket under it; `forget_at`: empty while it may seal."""
 
 SEEN: Final = Table(
     "kms_seen",

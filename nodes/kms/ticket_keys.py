@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from keying.mikey.ticket import TicketProtectionKey
@@ -49,6 +50,9 @@ class TicketKeyRing:
             self._keys[stored.key_id] = stored
             if stored.forget_at is None:
                 self._current = stored
+        if self._current is not None and self._current.life_s < self._ticket_life_s:
+            await self._store.lengthen_ticket_life(self._current.key_id, self._ticket_life_s)
+            self._current = self._keys[self._current.key_id] = replace(self._current, life_s=self._ticket_life_s)
         await self.turn(now)
 
     @property
@@ -74,12 +78,12 @@ class TicketKeyRing:
 
     async def rotate(self, now: float) -> TicketProtectionKey:
         """Replace the key now; tickets under the one before go on being resolved."""
-        fresh = StoredTicketKey(self._entropy(self._id_octets), Secret(self._entropy(KEY_OCTETS)), now, None)
-        forget_at = now + self._ticket_life_s
-        await self._store.replace_ticket_key(fresh, forget_at)
-        for key_id, stored in self._keys.items():
-            if stored.forget_at is None:
-                self._keys[key_id] = StoredTicketKey(stored.key_id, stored.key, stored.made_at, forget_at)
+        key_id, key = self._entropy(self._id_octets), Secret(self._entropy(KEY_OCTETS))
+        fresh = StoredTicketKey(key_id, key, now, self._ticket_life_s, None)
+        await self._store.replace_ticket_key(fresh)
+        for older_id, older in self._keys.items():
+            if older.forget_at is None:
+                self._keys[older_id] = replace(older, forget_at=now + older.life_s)
         self._keys[fresh.key_id] = fresh
         self._current = fresh
         return self.current

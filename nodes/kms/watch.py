@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from keying.mikey.errors import MikeyError
 from nodes.kms.exchanges import GRANTED, Decision, Refusal
 from sba.telemetry import Telemetry
 
@@ -46,6 +47,10 @@ class Watch:
             except Refusal as refusal:
                 word = refusal.reason.partition(":")[0][:_WORDS]
                 decision.reason = decision.reason or refusal.reason
+                raise
+            except MikeyError as error:
+                word = error.number.name if error.number is not None else "silent"
+                decision.reason = decision.reason or str(error)
                 raise
             except Exception as fault:
                 decision.outcome, decision.reason = "refused", f"fault: {type(fault).__name__}"

@@ -43,6 +43,11 @@ class Postgres:
         start = [self.bin / "pg_ctl", "-D", data, "-w", "-l", self.folder / "log", "-o", options, "start"]
         self._run(*start)
 
+    def create(self, database):
+        """Make another database."""
+        psql = [self.bin / "psql", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "lab", "postgres"]
+        self._run(*psql, "-c", f'CREATE DATABASE "{database}"')
+
     def _run(self, *command):
         subprocess.run([*self.as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
 

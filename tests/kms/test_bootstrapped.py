@@ -38,7 +38,7 @@ class Card2Kms:
         return Ue(self.home.lab, self.impu, self.home.identity, address, PskCredential(key.btid.encode(), key.key))
 
 
-@pytest.mark.clause("33.328", "6.2.3.1-2", "B.1-1", "B.2.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.1-2", "B.1-1", "B.2.2-1")
 @pytest.mark.clause("TS 33.220", "4.5.3", "H.3")
 @async_test
 async def test_keys_from_the_usim_get_a_ticket_and_another_user_its_keys(tmp_path):

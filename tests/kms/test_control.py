@@ -25,7 +25,7 @@ from tests.kms.parties import ALICE, BOB
 CONTROL = pb.DESCRIPTOR.services_by_name["NkmsControl"].methods_by_name
 
 
-@pytest.mark.clause("33.328", "6.2.3.5-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.5-1")
 @async_test
 async def test_the_operator_reads_the_audit_and_turns_the_ticket_key(tmp_path):
     async with LabFixture(tmp_path) as lab:
@@ -166,7 +166,7 @@ def static_file(lab, path, content, instance="kms"):
     return path
 
 
-@pytest.mark.clause("33.328", "6.2.3.1-2")
+@pytest.mark.clause("TS 33.328", "6.2.3.1-2")
 @async_test
 async def test_static_keys_are_off_unless_a_file_is_named_and_then_loud(tmp_path, capfd):
     async with LabFixture(tmp_path) as lab:

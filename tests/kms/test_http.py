@@ -33,27 +33,27 @@ def refused(**request):
     return fault.value.response
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 def test_both_operations_are_told_by_the_parameter():
     assert post().operation is Operation.REQUEST
     assert post(target="/keymanagement?requesttype=ticketresolve").operation is Operation.RESOLVE
     assert post(target="/keymanagement?lang=en&requesttype=ticketresolve").operation is Operation.RESOLVE
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 def test_path_and_words_are_the_profile_s():
     profile = Profile(http_path="/k", http_operation_parameter="op", http_resolve_word="r")
     assert post(target="/k?op=r", profile=profile).operation is Operation.RESOLVE
     assert refused(target=TARGET, profile=profile).status == 404
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.parametrize("parameters", ["", "; version=1", ';version="1"'])
 def test_the_media_type_may_have_parameters(parameters):
     assert post(headers=(("content-type", f"Application/MIKEY{parameters}"),)).octets == MESSAGE
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 def test_binary_and_base64_bodies_are_told_apart_and_answered_alike():
     assert read_body(MESSAGE) == (BodyForm.BINARY, MESSAGE)
     text = base64.b64encode(MESSAGE)
@@ -64,7 +64,7 @@ def test_binary_and_base64_bodies_are_told_apart_and_answered_alike():
     assert (answer.status, answer.body, answer.content_type) == (403, text, "application/mikey")
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.attack("T5")
 @pytest.mark.parametrize(
     "body",
@@ -86,7 +86,7 @@ def test_a_body_that_is_no_message_is_refused(body):
     assert fault.value.response.status == 400
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.attack("T5")
 def test_size_is_bounded_before_and_after_decoding():
     assert refused(body=b"\x01" * (MAX_BODY + 1)).status == 413
@@ -96,14 +96,14 @@ def test_size_is_bounded_before_and_after_decoding():
     assert read_body(base64.encodebytes(b"\x01" * MAX_MESSAGE))[1] == b"\x01" * MAX_MESSAGE
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "DELETE", "BREW"])
 def test_another_method_is_told_which_one_is_right(method):
     response = refused(method=method)
     assert (response.status, response.header("Allow")) == (405, "POST")
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.parametrize(
     "target", ["/", "/keymanagement/", "/keymanagementx", "/KeyManagement", "//keymanagement", "*"]
 )
@@ -111,7 +111,7 @@ def test_another_resource_is_not_found(target):
     assert refused(target=f"{target}?requesttype=ticketrequest").status == 404
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -127,7 +127,7 @@ def test_another_media_type_or_coding_is_refused(headers):
     assert refused(headers=headers).status == 415
 
 
-@pytest.mark.clause("33.328", "A-1")
+@pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.attack("T5")
 @pytest.mark.parametrize(
     "query",
@@ -149,7 +149,7 @@ def test_the_parameter_is_there_once_and_known(query):
     assert b"requesttype" in response.body
 
 
-@pytest.mark.clause("33.328", "6.2.3.1-2")
+@pytest.mark.clause("TS 33.328", "A-3")
 def test_who_is_unknown_is_told_to_bootstrap():
     response = bootstrap_response("kms.ims.test")
     assert response.status == 401

@@ -10,6 +10,7 @@ from nodes.httpmessage import HttpError
 from protos import kms_control_pb2
 from sba.errors import RemoteProblem
 from sba.testing import LabFixture, NodeProcess, async_test
+from tests.kms.databases import postgres
 from tests.kms.home import Home, sent
 from tests.kms.parties import BOB, ERIN
 
@@ -124,7 +125,7 @@ async def test_killed_while_it_waits_for_the_bsf_the_same_request_is_good_in_the
         assert (await alice.post("request", exchange.message)).status == 200
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T9")
 @async_test
 async def test_killed_while_another_kms_waits_for_it_the_responder_is_told_and_can_ask_again(tmp_path):
@@ -164,3 +165,29 @@ async def test_asked_to_stop_it_ends_what_it_began_and_says_so(tmp_path):
         events = [line["event"] for line in process.log]
         assert "kms-granted" in events
         assert events[-1] == "node-stopped"
+
+
+@pytest.mark.attack("T5", "T9")
+@pytest.mark.peer("pg_ctlcluster")
+@async_test
+async def test_a_kms_on_postgresql_returns_with_its_tickets_and_takes_no_replay(tmp_path):
+    with postgres() as server:
+        lab = LabFixture(tmp_path)
+        for instance in ("nrf", "bsf", "kms", "client-lab"):
+            server.create(instance)
+        lab.document["database_url"] = server.url.replace("/postgres", "/{instance}")
+        lab.write()
+        async with lab:
+            home = Home(lab)
+            process = await home.spawn()
+            alice, bob = home.ue("alice"), home.ue("bob")
+            ticket = await alice.ticket(BOB)
+            old = alice.request(BOB)
+            assert (await alice.post("request", old.message)).status == 200
+            answers = await asyncio.gather(*(alice.ticket(BOB) for _ in range(20)))
+            assert len({answer.payload.ticket_data for answer in answers}) == 20
+            await process.kill()
+            await home.spawn()
+            assert (await alice.post("request", old.message)).status == 400
+            assert (await bob.resolve(sent(ticket))).mpki.key == ticket.mpki.key
+            assert (await alice.ticket(BOB)).payload

@@ -29,7 +29,7 @@ async def two_homes(lab, **settings):
     return await Home(lab).start(**settings), await Home(lab, "partner.test", "-p").start(**settings)
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1", "B.2.3-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1", "B.2.3-1")
 @pytest.mark.clause("RFC 6043", "10")
 @async_test
 async def test_the_other_domain_s_user_gets_the_keys_through_its_own_kms(tmp_path):
@@ -49,7 +49,7 @@ async def test_the_other_domain_s_user_gets_the_keys_through_its_own_kms(tmp_pat
         assert (resolve.operation, resolve.party, resolve.peer_kms) == ("resolve", ERIN.text, "kms.partner.test")
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5")
 @async_test
 async def test_a_refusal_of_the_other_kms_comes_back_as_it_is(tmp_path):
@@ -69,7 +69,7 @@ async def test_a_refusal_of_the_other_kms_comes_back_as_it_is(tmp_path):
         assert (await erin.resolve(sent(ticket))).mpki
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T9")
 @async_test
 async def test_while_the_other_kms_is_away_a_resolve_fails_in_time_and_says_so(tmp_path):
@@ -115,7 +115,7 @@ class RogueKms(NetworkFunction):
         return self.offered
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5", "T6")
 @async_test
 async def test_a_kms_that_only_calls_itself_another_s_name_is_not_asked(tmp_path):
@@ -130,7 +130,7 @@ async def test_a_kms_that_only_calls_itself_another_s_name_is_not_asked(tmp_path
         assert rogue.asked == []
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5", "T6")
 @async_test
 async def test_a_compromised_kms_gets_no_keys_beyond_its_own_users(tmp_path):

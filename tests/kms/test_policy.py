@@ -66,7 +66,7 @@ def test_the_host_of_an_identity(identity, host):
     assert host_of(identity) == host
 
 
-@pytest.mark.clause("33.328", "6.2.3.5-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.5-1")
 @pytest.mark.attack("T5")
 def test_nobody_speaks_for_somebody_else():
     alice = (ALICE, uri("tel:+15550100"))
@@ -79,13 +79,13 @@ def test_nobody_speaks_for_somebody_else():
         rules.check_own(Identity.nai("alice@ims.test"), alice, "IDRi")
 
 
-@pytest.mark.clause("33.328", "6.2.3.5-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.5-1")
 def test_the_claimed_identity_comes_first_in_the_octets_that_were_sent():
     claimed = uri("sip:alice@IMS.test")
     assert rules.own_first(claimed, (uri("tel:+1"), ALICE)) == (claimed, uri("tel:+1"))
 
 
-@pytest.mark.clause("33.328", "6.2.3.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 def test_without_an_entry_a_user_may_call_users_of_the_lab_and_nobody_else():
     found = book()
     party = rules.party_policy(found, (ALICE,))
@@ -95,7 +95,7 @@ def test_without_an_entry_a_user_may_call_users_of_the_lab_and_nobody_else():
             rules.check_responders(found, party, (ALICE,), (BOB, stranger))
 
 
-@pytest.mark.clause("33.328", "6.2.3.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 def test_an_own_entry_stands_alone_and_a_group_comes_before_the_default():
     found = book(
         users={"sip:alice@IMS.test": PartyPolicy(request_for=("sip:bob@ims.test",))},
@@ -114,7 +114,7 @@ def test_an_own_entry_stands_alone_and_a_group_comes_before_the_default():
     assert rules.party_policy(found, (BOB,)) == found.default
 
 
-@pytest.mark.clause("33.328", "6.2.3.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 @pytest.mark.attack("T5")
 def test_a_ticket_for_a_group_is_for_its_requesters():
     found = book(
@@ -139,7 +139,7 @@ def test_a_ticket_for_a_group_is_for_its_requesters():
     assert not may(BOB, "sip:board@ims.test")
 
 
-@pytest.mark.clause("33.328", "6.2.3.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 @pytest.mark.attack("T5")
 def test_a_ticket_for_a_whole_domain_needs_a_policy_that_says_so():
     everybody = uri("sip:*@ims.test")
@@ -161,7 +161,7 @@ def test_a_ticket_names_somebody_and_not_too_many():
             rules.check_responders(found, party, (ALICE,), responders)
 
 
-@pytest.mark.clause("33.328", "6.2.3.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 def test_a_responder_resolves_tickets_of_initiators_its_policy_names():
     found = book(users={"sip:bob@ims.test": PartyPolicy(resolve_from=("@home",))})
     bob = rules.party_policy(found, (BOB,))
@@ -194,7 +194,7 @@ def test_limits_are_the_narrower_of_kms_and_user():
     assert rules.limits_of(settings, PartyPolicy(reusable=False)).reusable is False
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5")
 def test_another_kms_speaks_for_users_of_its_own_domain_alone():
     found = book()
@@ -205,7 +205,7 @@ def test_another_kms_speaks_for_users_of_its_own_domain_alone():
             rules.foreign_responders(found, "kms.partner.test", responders)
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5")
 @pytest.mark.parametrize("kms", ["kms.ims.test", "kms.elsewhere.test", "partner.test", "kms.", "", "bsf.partner.test"])
 def test_no_tickets_are_exchanged_with(kms):
@@ -213,7 +213,7 @@ def test_no_tickets_are_exchanged_with(kms):
         rules.check_peer(book(), kms)
 
 
-@pytest.mark.clause("33.328", "6.2.3.8-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 def test_which_other_kmss_are_taken_is_a_setting():
     listed = {"kms.far.test": PeerKms(responders=("tel:+49*", "sip:*@far.test"))}
     rules.check_peer(book(peers=listed), "kms.far.test")

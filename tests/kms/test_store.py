@@ -187,10 +187,23 @@ async def test_ticket_keys_outlive_the_process_sealed_and_are_forgotten_in_time(
                 await ring_of(store, NOW)
 
 
-async def ring_of(store, now):
-    ring = TicketKeyRing(store, rotation_s=100.0, ticket_life_s=50.0, id_octets=8)
+async def ring_of(store, now, ticket_life_s=50.0):
+    ring = TicketKeyRing(store, rotation_s=100.0, ticket_life_s=ticket_life_s, id_octets=8)
     await ring.load(now)
     return ring
+
+
+@async_test
+async def test_tickets_made_under_longer_settings_outlive_shorter_ones(tmp_path):
+    async with opened(tmp_path) as store:
+        first = (await ring_of(store, NOW, 50.0)).current
+        await ring_of(store, NOW, 500.0)
+        ring = await ring_of(store, NOW, 50.0)
+        await ring.rotate(NOW + 1)
+        await ring.turn(NOW + 500)
+        assert ring.find(first.key_id) == first.key
+        await ring.turn(NOW + 502)
+        assert ring.find(first.key_id) is None
 
 
 @async_test
