@@ -56,11 +56,10 @@ class Groups:
     def match(self, authorised: Sequence[Identity], users: Sequence[Identity]) -> Match | None:
         """Return how one of `users` matches one of the ticket's `authorised` identities, or None.
 
-        An identity that the ticket names comes before wildcards and groups, and the earlier of `users` before the later.
+        An identity that the ticket names comes before wildcards and groups, the earlier of `users` before the later.
         """
-        found = [
-            Match(user, entry) for user in users for entry in authorised if not user.wildcard and self.contains(entry, user)
-        ]
+        persons = [user for user in users if not user.wildcard]
+        found = [Match(user, entry) for user in persons for entry in authorised if self.contains(entry, user)]
         return next((each for each in found if each.direct), found[0] if found else None)
 
 

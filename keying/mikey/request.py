@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from secrets import token_bytes
 
+from keying.mikey.errors import InvalidTicket, InvalidTicketPolicy
 from keying.mikey.identity import Identity
+from keying.mikey.kdf import SUITES
+from keying.mikey.kmsexchange import REQUEST, KmsExchange, PskCredential
+from keying.mikey.payloads import TicketPayload, TicketPolicyPayload
 from keying.mikey.pk import PkCredential
-from keying.mikey.policy import Wish
+from keying.mikey.policy import Wish, check_acceptable, wished_policy
 from keying.mikey.profile import Profile
-from keying.mikey.ticket import Entropy, Ticket
-from keying.secret import Secret
+from keying.mikey.protection import Entropy, one
+from keying.mikey.ticket import Ticket, hold
 
-
-@dataclass(frozen=True, slots=True)
-class PskCredential:
-    """A pre-shared key with a KMS and its name (IDRpsk): in IMS the B-TID and Ks_NAF (assumed, TS 33.328 6.2.3)."""
-
-    identity: bytes
-    key: Secret
+__all__ = ["PskCredential", "TicketRequest"]
 
 
 class TicketRequest:
@@ -35,8 +32,21 @@ class TicketRequest:
         now: float,
         entropy: Entropy = token_bytes,
     ) -> None:
-        self.message: bytes = b""
-        raise NotImplementedError
+        self._profile = profile
+        self._wish = wish
+        self._asked = wished_policy(profile, wish, initiator, kms, now, prf=SUITES[profile.suite].prf)
+        self._exchange = KmsExchange(
+            profile,
+            credential,
+            REQUEST,
+            TicketPolicyPayload(self._asked),
+            own=initiator,
+            kms=kms,
+            rand_octets=profile.request_rand_octets,
+            now=now,
+            entropy=entropy,
+        )
+        self.message = self._exchange.message
 
     def receive(self, octets: bytes, now: float) -> Ticket:
         """Return the ticket of a REQUEST_RESP.
@@ -44,4 +54,12 @@ class TicketRequest:
         Raises PeerError for an Error message (`numbers`), AuthenticationFailure, InvalidTicketPolicy where the granted
         policy is not acceptable (K=1), and any other MikeyError; the request may then be made anew.
         """
-        raise NotImplementedError
+        message, keys = self._exchange.receive(octets, now)
+        payload = one(message, TicketPayload, "TICKET")
+        if payload.initiator_data:
+            raise InvalidTicket("Initiator Data", "is not the KMS's to write")
+        check_acceptable(self._profile, self._wish, self._asked, payload.policy, now)
+        ticket = hold(payload, keys)
+        if self._wish.keys and len(ticket.keys) < len(self._wish.keys):
+            raise InvalidTicketPolicy("KEMAC", "fewer keys than were asked for")
+        return ticket

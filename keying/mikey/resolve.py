@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import token_bytes
 
-from keying.mikey.identity import Identity
-from keying.mikey.payloads import KeyData, TicketPayload
+from keying.mikey.errors import InvalidIdentity, InvalidTicketPolicy, MalformedMessage
+from keying.mikey.groups import NO_GROUPS, Groups
+from keying.mikey.identity import Identity, identity
+from keying.mikey.kdf import Constant, fork
+from keying.mikey.kmsexchange import RESOLVE, KmsExchange, PskCredential
+from keying.mikey.payloads import KeyData, TicketPayload, TicketPolicy
 from keying.mikey.pk import PkCredential
+from keying.mikey.policy import check_valid, has, responders_of
 from keying.mikey.profile import Profile
-from keying.mikey.request import PskCredential
-from keying.mikey.ticket import Entropy, FindTicketKey
+from keying.mikey.protection import Entropy, check_rand, rand_of, split_keys
+from keying.mikey.registry import IdRole, KeyDataType, RandRole, TicketFlag
+from keying.mikey.ticket import FindTicketKey, open_ticket, protection_keys
+from keying.secret import Secret
+
+_TGKS = frozenset({KeyDataType.TGK, KeyDataType.TGK_SALT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,30 @@ class Resolution:
     rand_kms: bytes = b""
 
 
+def fork_keys(
+    policy: TicketPolicy, mpkr: Secret, keys: Sequence[KeyData], responder: Identity, rand_kms: bytes
+) -> tuple[Secret, tuple[KeyData, ...]]:
+    """Return MPKr' and the keys with every TGK forked; TEK and GTGK stay as they are (RFC 6043 5.1.1).
+
+    Raises Unspecified where RANDRkms is shorter than the longest forked key (RFC 6043 12.1).
+    """
+    tgks = [key.key for key in keys if key.key_type in _TGKS]
+    check_rand(len(rand_kms), mpkr, *tgks)
+    forked = tuple(
+        KeyData(
+            key.key_type,
+            fork(policy.prf, key.key, Constant.FORK_TGK, responder.data, rand_kms),
+            key.salt,
+            key.spi,
+            key.interval,
+        )
+        if key.key_type in _TGKS
+        else key
+        for key in keys
+    )
+    return fork(policy.prf, mpkr, Constant.FORK_MPKR, responder.data, rand_kms), forked
+
+
 class TicketResolve:
     """One Ticket Resolve exchange; `message` is to be sent as it stands."""
 
@@ -42,19 +75,54 @@ class TicketResolve:
         now: float,
         entropy: Entropy = token_bytes,
     ) -> None:
-        self.message: bytes = b""
-        raise NotImplementedError
+        self._ticket = ticket
+        self._exchange = KmsExchange(
+            profile,
+            credential,
+            RESOLVE,
+            ticket,
+            own=responder,
+            kms=kms,
+            rand_octets=profile.resolve_rand_octets,
+            now=now,
+            entropy=entropy,
+        )
+        self.message = self._exchange.message
 
     def receive(self, octets: bytes, now: float) -> Resolution:
         """Return the resolution of a RESOLVE_RESP. Raises PeerError for an Error message, other MikeyErrors else."""
-        raise NotImplementedError
+        message, keys = self._exchange.receive(octets, now)
+        responder = identity(message.payloads, IdRole.RESPONDER)
+        rand_kms = rand_of(message, RandRole.KMS)
+        if not has(self._ticket.policy, TicketFlag.I):
+            (mpki,), rest = split_keys(keys, 1)
+            return Resolution(mpki, None, rest, responder, rand_kms or b"")
+        if responder is None or not rand_kms:
+            raise MalformedMessage("RESOLVE_RESP", "IDRr and RANDRkms are missing though keys are forked")
+        mpks, rest = split_keys(keys, 2)
+        check_rand(len(rand_kms), mpks[1].key)
+        return Resolution(mpks[0], mpks[1], rest, responder, rand_kms)
 
 
 def resolve_locally(
-    profile: Profile, ticket: TicketPayload, find_tpk: FindTicketKey, own: Sequence[Identity], now: float
+    profile: Profile,
+    ticket: TicketPayload,
+    find_tpk: FindTicketKey,
+    own: Sequence[Identity],
+    now: float,
+    *,
+    groups: Groups = NO_GROUPS,
 ) -> Resolution:
     """Return the resolution of a ticket whose TPK the responder has (modes 2 and 4; E=0, so never forked).
 
-    Raises InvalidTicketPolicy where the ticket has to be resolved at a KMS (E=1).
+    Raises InvalidTicketPolicy where the ticket has to be resolved at a KMS (E=1), InvalidTicket and InvalidIdentity as
+    a KMS would.
     """
-    raise NotImplementedError
+    if has(ticket.policy, TicketFlag.E):
+        raise InvalidTicketPolicy("E", "the ticket has to be resolved at a KMS")
+    contents = open_ticket(profile, ticket, find_tpk)
+    check_valid(ticket.policy, now)
+    if groups.match(responders_of(ticket.policy), own) is None:
+        raise InvalidIdentity("IDRr", "the ticket is for others")
+    mpki, _ = protection_keys(ticket.policy, contents)
+    return Resolution(mpki, None, contents.keys, None)
