@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from keying.mikey.codec import decode
 from keying.mikey.errors import MikeyError, PeerError
 from keying.mikey.identity import Identity
-from keying.mikey.payloads import TicketPayload
+from keying.mikey.payloads import ErrorPayload, TicketPayload
 from keying.mikey.policy import Wish
 from keying.mikey.profile import Profile
 from keying.mikey.registry import ErrorNumber
@@ -29,7 +30,7 @@ from nodes.ue import mikey_tamper
 from nodes.ue.config import KmsAddress
 from nodes.ue.gba import GbaClient, GbaError
 
-UNAUTHORIZED = 401
+OK, UNAUTHORIZED = 200, 401
 BINARY_MARK = 0x01
 """First octet of every MIKEY message; no base64 text begins with it."""
 PATIENCE = 4
@@ -193,18 +194,14 @@ class KmsClient:
         raise KmsRefused("the KMS does not know this UE's key", status=UNAUTHORIZED)
 
     def _take(self, exchange: _Exchange[_Result], response: HttpResponse, octets: bytes) -> _Result:
-        if response.status != 200 and not octets:
-            raise KmsRefused(f"the KMS answered {response.status}", status=response.status)
+        if response.status != OK:
+            raise _refusal(response.status, error_numbers(octets))
         try:
-            result = exchange.receive(octets, self._now())
+            return exchange.receive(octets, self._now())
         except PeerError as error:
-            words = ", ".join(error_word(number) for number in error.numbers) or "an error without number"
-            raise KmsRefused(f"the KMS refused: {words}", status=response.status, numbers=error.numbers) from None
+            raise _refusal(response.status, error.numbers) from None
         except MikeyError as error:
             raise KmsRefused(f"the answer of the KMS is not usable: {error}", status=response.status) from None
-        if response.status != 200:
-            raise KmsRefused(f"the KMS answered {response.status}", status=response.status)
-        return result
 
     async def _post(self, word: str, message: bytes) -> HttpResponse:
         profile = self.profile
@@ -233,6 +230,24 @@ def _read(response: HttpResponse) -> bytes:
     except (binascii.Error, ValueError):
         return b""
     return octets if octets[:1] == bytes([BINARY_MARK]) else b""
+
+
+def _refusal(status: int, numbers: tuple[int, ...]) -> KmsRefused:
+    words = ", ".join(error_word(number) for number in numbers)
+    reason = f"the KMS refused: {words}" if words else f"the KMS answered {status}"
+    return KmsRefused(reason, status=status, numbers=numbers)
+
+
+def error_numbers(octets: bytes) -> tuple[int, ...]:
+    """Return the numbers of a MIKEY Error message, none for anything else.
+
+    With a failure of HTTP it is advice, whether authenticated or not: there are no keys either way (RFC 3830 5.1.2).
+    """
+    try:
+        message = decode(octets)
+    except MikeyError:
+        return ()
+    return tuple(payload.number for payload in message.payloads if isinstance(payload, ErrorPayload))
 
 
 def error_word(number: int) -> str:

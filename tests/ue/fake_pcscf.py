@@ -185,7 +185,7 @@ class TestUe:
 
     __test__ = False
 
-    def __init__(self, folder, port, profile="aka-tls", tls_name="pcscf.ims.test", **settings):
+    def __init__(self, folder, port, profile="aka-tls", tls_name="pcscf.ims.test", keys=None, **settings):
         self.settings = UeSettings(
             impi=IMPI,
             impu="sip:alice@ims.test",
@@ -212,7 +212,7 @@ class TestUe:
         self.registrar = Registrar(
             self.gm, self.card, self.settings, self.telemetry, reactor, "urn:uuid:1", self.remember
         )
-        self.agent = UserAgent("alice", self.settings, self.gm, self.registrar, self.telemetry, reactor)
+        self.agent = UserAgent("alice", self.settings, self.gm, self.registrar, self.telemetry, reactor, keys)
         self.gm.stack.handler = self.agent
         self.control = UeControl(self.agent)
 
