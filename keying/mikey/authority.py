@@ -66,6 +66,7 @@ from keying.mikey.ticket import (
     TicketProtectionKey,
     check_initiator_data,
     check_initiator_data_presence,
+    fresh_spi,
     make_ticket,
     open_ticket,
     protection_keys,
@@ -164,7 +165,7 @@ class Authority:
         responder = match.authorised if match.direct else match.responder
         rand_kms = self._modifier(ticket, responder, endpoint, [mpkr, *(key.key for key in contents.keys)])
         forked_mpkr, keys = fork_keys(policy, mpkr, contents.keys, responder, rand_kms)
-        spi = self._other_spi({key.spi for key in (contents.mpk, *keys)})
+        spi = fresh_spi(self.profile, {key.spi for key in (contents.mpk, *keys)}, self.entropy)
         return Resolution(mpki, KeyData(KeyDataType.MPK, forked_mpkr, spi=spi), keys, responder, rand_kms)
 
     def _modifier(
@@ -176,11 +177,6 @@ class Authority:
         parts = (ticket_octets(ticket), bytes([responder.id_type]) + responder.data, endpoint)
         label = b"RANDRkms" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
         return hmac.digest(self.modifier_secret.reveal(), label, "sha512")[:length]
-
-    def _other_spi(self, taken: set[bytes | None]) -> bytes:
-        while (spi := self.entropy(self.profile.spi_octets)) in taken:
-            pass
-        return spi
 
 
 class _Pending:

@@ -9,7 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_bytes
 
@@ -252,6 +252,15 @@ def protection_keys(policy: TicketPolicy, contents: TicketContents) -> tuple[Key
     return first, mpkr(policy.prf, inner.key, contents.rand)
 
 
+def fresh_spi(profile: Profile, taken: Container[bytes | None], entropy: Entropy) -> bytes:
+    """Return a random SPI that is not `taken`, or the next one after it that is not."""
+    length = profile.spi_octets
+    spi = entropy(length)
+    while spi in taken:
+        spi = ((int.from_bytes(spi, "big") + 1) % (1 << 8 * length)).to_bytes(length, "big")
+    return spi
+
+
 def make_ticket(
     profile: Profile,
     policy: TicketPolicy,
@@ -265,8 +274,7 @@ def make_ticket(
     taken = {key.spi for key in wanted}
 
     def new_spi() -> bytes:
-        while (spi := entropy(profile.spi_octets)) in taken:
-            pass
+        spi = fresh_spi(profile, taken, entropy)
         taken.add(spi)
         return spi
 
