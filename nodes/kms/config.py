@@ -33,6 +33,8 @@ class PartyPolicy(_Part):
     """Longest ticket, s; 0: as the KMS allows at most."""
     reusable: bool = True
     """Tickets for more than one use (J) may be asked for; else the KMS makes them single use (K)."""
+    forking_required: bool = False
+    """The KMS makes every ticket one with forking (I, K): each responder gets keys of its own."""
     wildcards: bool = False
     """A ticket may name all users of a domain, e.g. ``sip:*@ims.test``, where ``request_for`` covers them."""
 

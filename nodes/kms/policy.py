@@ -148,7 +148,12 @@ def limits_of(settings: KmsSettings, policy: PartyPolicy) -> Limits:
     validity_s = settings.max_ticket_validity_s
     if policy.max_validity_s:
         validity_s = min(validity_s, policy.max_validity_s)
-    return Limits(max_validity_s=validity_s, reusable=policy.reusable, max_keys=settings.max_keys)
+    return Limits(
+        max_validity_s=validity_s,
+        reusable=policy.reusable,
+        forking_required=policy.forking_required,
+        max_keys=settings.max_keys,
+    )
 
 
 def peer_domain(book: PolicyBook, kms: str) -> str:

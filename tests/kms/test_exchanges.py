@@ -1,13 +1,17 @@
 """Ticket Request and Ticket Resolve against a KMS over HTTPS, with its BSF behind Zn."""
 
 import asyncio
+import secrets
 import time
 
 import pytest
 
 from keying.mikey.errors import PeerError
-from keying.mikey.policy import responders_of, validity
-from keying.mikey.registry import ErrorNumber
+from keying.mikey.kmsexchange import REQUEST, KmsExchange
+from keying.mikey.payloads import TicketPolicyPayload
+from keying.mikey.policy import responders_of, validity, wished_policy
+from keying.mikey.profile import DEFAULT_PROFILE
+from keying.mikey.registry import ErrorNumber, PrfFunc
 from keying.mikey.ticket import ticket_id
 from sba.errors import ConfigurationError
 from sba.testing import LabFixture, async_test
@@ -85,6 +89,29 @@ async def test_nobody_asks_or_resolves_as_somebody_else(tmp_path):
             ("request", "granted", ALICE.text),
             ("request", "refused", CAROL.text),
         ]
+
+
+@pytest.mark.clause("TS 33.328", "6.2.3.5-1")
+@pytest.mark.attack("T5")
+@async_test
+async def test_a_ticket_names_as_initiator_who_asked_for_it(tmp_path):
+    async with LabFixture(tmp_path) as lab:
+        home = await Home(lab).start()
+        carol = home.ue("carol")
+        asked = wished_policy(DEFAULT_PROFILE, carol.wish(BOB), ALICE, home.identity, time.time(), prf=PrfFunc.MIKEY_1)
+        exchange = KmsExchange(
+            DEFAULT_PROFILE,
+            carol.credential,
+            REQUEST,
+            TicketPolicyPayload(asked),
+            own=CAROL,
+            kms=home.identity,
+            rand_octets=32,
+            entropy=secrets.token_bytes,
+            now=time.time(),
+        )
+        response = await carol.post("request", exchange.message)
+        assert (response.status, mikey_error(exchange, response)) == (403, (ErrorNumber.INVALID_ID,))
 
 
 @pytest.mark.clause("TS 33.328", "6.2.3.1-2", "A-3")
@@ -252,7 +279,6 @@ async def test_rotation_leaves_tickets_of_calls_in_progress_resolvable(tmp_path)
 @async_test
 async def test_a_ticket_that_a_user_made_is_taken_by_a_switch_and_held_against_policy(tmp_path):
     from keying.mikey.policy import Wish
-    from keying.mikey.profile import DEFAULT_PROFILE
     from keying.mikey.ticket import create_ticket, mode3_ticket_key
 
     def made(user, home, *responders, validity_s=600.0, initiator=None):

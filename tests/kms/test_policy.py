@@ -192,6 +192,7 @@ def test_limits_are_the_narrower_of_kms_and_user():
     assert rules.limits_of(settings, PartyPolicy(max_validity_s=10)).max_validity_s == 10
     assert rules.limits_of(settings, PartyPolicy(max_validity_s=9000)).max_validity_s == 1000
     assert rules.limits_of(settings, PartyPolicy(reusable=False)).reusable is False
+    assert rules.limits_of(settings, PartyPolicy(forking_required=True)).forking_required is True
 
 
 @pytest.mark.clause("TS 33.328", "6.2.3.8-1")
