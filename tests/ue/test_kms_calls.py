@@ -7,8 +7,10 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from keying.mikey.identity import Identity
 from nodes.https import HttpFault, HttpResponse
 from nodes.ue.config import Behaviour
+from nodes.ue.kms_policy import identity_of, wish_for
 from nodes.ue.media_security import KMS
 from protos import ue_control_pb2
 from sba.errors import ProblemError
@@ -16,6 +18,7 @@ from sba.testing import async_test
 from signalling.sdp import parse_sdp
 from signalling.sip.dialog import Dialog
 from signalling.sip.message import SipResponse
+from signalling.sip.stack import Hop
 from tests.ue.fake_pcscf import IP, Site, until
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, StandInKms, management
 from tests.ue.test_calls import FarEnd, place
@@ -455,8 +458,6 @@ async def test_a_callee_without_offer_makes_one_with_a_ticket_of_its_own(tmp_pat
 
 
 def hop(site):
-    from signalling.sip.stack import Hop
-
     return Hop.over(site.pcscf.flow)
 
 
@@ -554,9 +555,6 @@ async def test_a_ticket_is_resolved_by_hand(tmp_path):
 
 
 def wish(keys, initiator, responder):
-    from keying.mikey.identity import Identity
-    from nodes.ue.kms_policy import identity_of, wish_for
-
     policy = keys.policy.model_copy(update={"forking": False})
     return Identity.uri(initiator), wish_for(policy, (identity_of(responder),))
 

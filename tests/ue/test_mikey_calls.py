@@ -1,12 +1,15 @@
 """Offers and answers with MIKEY between two UEs' media, without sockets (TS 33.328 7.2.3, 7.3.3, 7.4)."""
 
 import dataclasses
+import struct
 
 import pytest
 
 from keying.mikey.codec import decode
 from keying.mikey.identity import Identity
+from keying.mikey.profile import Profile
 from keying.mikey.registry import DataType
+from media.srtp import SrtpContext
 from nodes.ue.kms_policy import judge_initiator, judge_responder
 from nodes.ue.media_security import KMS, MediaSecurityRefused, SecurityContext
 from nodes.ue.session_media import OfferRefused, SessionMedia
@@ -14,6 +17,7 @@ from nodes.ue.stream import Stream
 from sba.testing import async_test
 from signalling.sdp import parse_sdp
 from signalling.sdp.keymgmt import SESSION, messages
+from tests.media.libsrtp import Libsrtp
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, StandInKms, management
 from tests.ue.test_session_media import FakeEndpoint
 
@@ -135,8 +139,6 @@ async def test_the_mki_of_the_media_is_the_spi_of_the_key():
 )  # fmt: skip
 @async_test
 async def test_every_suite_has_keys_and_salts_of_its_own_length(suite, profile):
-    from keying.mikey.profile import Profile
-
     kms = StandInKms(profile=Profile(suite=profile))
     context = dataclasses.replace(CONTEXT, suites=(suite,))
     alice, bob = End(kms, ALICE, 4000, dialled=BOB, context=context), End(kms, BOB, 5000, context=context)
@@ -563,3 +565,38 @@ async def test_an_answer_of_identity_nobody_expected_shows_the_ticket_s_one():
     alice.media.take_answer(bob.media.answer(offer, incoming))
     assert [each.text for each in seen] == [ALICE, "tel:+15550102"]
     assert seen[1].same(Identity.uri("tel:+1-555-0102"))
+
+
+def rtp(sequence, ssrc, payload=b"hello, this is alice"):
+    return struct.pack(">BBHII", 0x80, 8, sequence, 160 * sequence, ssrc) + payload
+
+
+def rtcp(ssrc):
+    return struct.pack(">BBHI", 0x80, 201, 1, ssrc)
+
+
+@pytest.mark.clause("RFC 3711", "3.1", "3.4")
+@pytest.mark.clause("RFC 7714", "14.1")
+@pytest.mark.clause("TS 33.328", "7.2.3-6")
+@pytest.mark.parametrize("suite", ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32", "AEAD_AES_128_GCM"])
+@async_test
+async def test_media_under_the_keys_of_a_call_opens_in_libsrtp_with_its_mki(suite):
+    context = dataclasses.replace(CONTEXT, suites=(suite,))
+    kms = StandInKms()
+    alice, bob = End(kms, ALICE, 4000, dialled=BOB, context=context), End(kms, BOB, 5000, context=context)
+    alice.media.take_answer(await bob.answer(await alice.offer()))
+    sends, receives = alice.stream().send, bob.stream().receive
+    inline = receives.keys[0]
+    oracle = Libsrtp(sends.suite, (inline.key_salt.reveal(), inline.mki_octets), inbound=True)
+    ours = SrtpContext.from_crypto(sends)
+    ssrc = alice.media.streams[0].ssrc
+    try:
+        for sequence in range(3):
+            packet = rtp(sequence, ssrc)
+            sealed = ours.protect_rtp(packet)
+            tail = 0 if sends.suite.auth == "AEAD" else sends.suite.srtp_tag_length
+            assert sealed[len(sealed) - tail - 4 : len(sealed) - tail] == inline.mki_octets
+            assert oracle.unprotect_rtp(sealed) == packet
+        assert oracle.unprotect_rtcp(ours.protect_rtcp(rtcp(ssrc))) == rtcp(ssrc)
+    finally:
+        oracle.close()
