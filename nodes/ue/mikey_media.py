@@ -354,7 +354,7 @@ class MikeyMedia:
         policy = responder.ticket.policy
         swapped = swapped_lines(level, responder.sessions)
         # the association exists only once the message is accepted; a bundle without it tells the crypto sessions
-        ssrcs = {session.cs_id: 0 for session in responder.sessions}
+        ssrcs = {session.cs_id: 0 for session in responder.sessions if not session.session_data}
         for index, ssrc in lines.items():
             if level in {SESSION, index}:
                 first, second = cs_pair(level, index)
