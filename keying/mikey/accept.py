@@ -40,7 +40,7 @@ from keying.mikey.payloads import (
     TicketPayload,
     Timestamp,
 )
-from keying.mikey.policy import check_granted, check_usable, has, initiator_of, responders_of
+from keying.mikey.policy import check_application, check_granted, check_usable, has, initiator_of, responders_of
 from keying.mikey.profile import DEFAULT_PROFILE, Profile
 from keying.mikey.protection import (
     Entropy,
@@ -98,7 +98,8 @@ class TransferResponder:
     The constructor makes every check that needs no key (RFC 6043 4.2.2.2) and raises MikeyError before any KMS is
     asked: time, ticket type, validity, flags, own identity among the responders, security policies, RAND lengths.
     `suites` are the SRTP suites that are acceptable, best first; `prot_types` other protocols that are. `groups` are
-    groups this responder knows itself to be in; with `may_be_in_groups` it leaves membership to the KMS. `replay` is
+    groups this responder knows itself to be in; with `may_be_in_groups` it leaves membership to the KMS. `application`
+    is the own application identity, for tickets that are for some alone. `replay` is
     shared by all transfers to this responder: without it a replay within the clock skew is not seen.
     """
 
@@ -113,6 +114,7 @@ class TransferResponder:
         prot_types: Sequence[int] = (),
         groups: Groups = NO_GROUPS,
         may_be_in_groups: bool = False,
+        application: Identity | None = None,
         replay: ReplayCache | None = None,
         entropy: Entropy = token_bytes,
     ) -> None:
@@ -129,6 +131,7 @@ class TransferResponder:
         self.csb_id: int = message.header.csb_id
         policy = self.ticket.policy
         check_usable(profile, policy, now)
+        check_application(policy, application)
         check_initiator_data_presence(self.ticket)
         if policy.prf is not message.header.prf:
             raise InvalidPrf("PRF func", "the ticket and the message have different ones (assumed to be the same)")

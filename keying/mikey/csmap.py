@@ -166,13 +166,15 @@ def check_answer(
         if match is None or match.prot_type != session.prot_type:
             raise MalformedMessage("CS ID map", f"crypto session {session.cs_id} is gone")
     before = {each.cs_id: each for each in offered}
+    ours = {number for each in offered for number in each.policies}
     for session in answered:
         known = before.get(session.cs_id)
         for number in session.policies:
             policy = policies.get(number)
             if policy is None:
                 raise InvalidPolicy("CS ID map", f"crypto session {session.cs_id} names no policy of the bundle")
-            if (known is None or number not in known.policies) and acceptable.rank(policy) is None:
+            suggested = ours if known is None else known.policies
+            if number not in suggested and acceptable.rank(policy) is None:
                 raise InvalidPolicyParameter("SP", f"the policy of crypto session {session.cs_id} was not offered")
         if session.prot_type != ProtType.SRTP and known is None and session.prot_type not in acceptable.prot_types:
             raise InvalidPolicy("CS ID map", f"protocol {session.prot_type} is not done")

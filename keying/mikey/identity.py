@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from keying.mikey.errors import MalformedMessage
 from keying.mikey.payloads import IdRoled, Payload
 from keying.mikey.registry import IdRole, IdType
-
-_HOST_SCHEMES = ("sip:", "sips:", "im:", "pres:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +48,60 @@ class Identity:
 
     @property
     def wildcard(self) -> bool:
-        """True where the user part or the whole is ``*``: ``sip:*@ims.test`` (assumed: TS 33.328 6.2.3.2 is unseen)."""
+        """True where the user part is ``*``: ``sip:*@ims.test`` (assumed: TS 33.328 6.2.3.2 is unseen)."""
+        return self.is_wildcard()
+
+    def is_wildcard(self, word: str = "*") -> bool:
+        """Return whether the user part is `word`."""
         _, user, _ = _split(self.text)
-        return user == "*"
+        return user == word
 
     def payload(self, role: IdRole) -> IdRoled:
         """Return the IDR payload of this identity in `role`."""
         return IdRoled(role, self.id_type, self.data)
 
-    def normalised(self) -> Identity:
+    def normalised(self, *, lower_case_host: bool = True) -> Identity:
         """Return the identity to compare with: scheme and host in lower case, URI parameters dropped (assumed).
 
         TS 33.328 6.2.3.3 was not seen; ``tel:`` URIs lose their visual separators as RFC 3966 5.1.1 has it.
         """
         if self.id_type not in {IdType.URI, IdType.NAI}:
             return self
-        return Identity(self.id_type, normalise(self.text).encode())
+        return Identity(self.id_type, normalise(self.text, lower_case_host=lower_case_host).encode())
 
-    def same(self, other: Identity) -> bool:
+    def same(self, other: Identity, *, lower_case_host: bool = True) -> bool:
         """Return whether both name the same party once normalised."""
-        return self.normalised() == other.normalised()
+        one, two = (each.normalised(lower_case_host=lower_case_host) for each in (self, other))
+        return one == two
 
 
-def normalise(uri: str) -> str:
+def normalise(uri: str, *, lower_case_host: bool = True) -> str:
     """Return `uri` as identities are compared: lower-case scheme and host, no parameters, headers or separators."""
     scheme, user, host = _split(uri)
     if scheme == "tel:":
         return scheme + "".join(letter for letter in user if letter not in "-.()")
-    host = host.lower()
+    if lower_case_host:
+        host = host.lower()
     return f"{scheme}{user}@{host}" if user else f"{scheme}{host}"
 
 
-def matches(authorised: Identity, user: Identity) -> bool:
+def matches(authorised: Identity, user: Identity, *, wildcard: str = "*", lower_case_host: bool = True) -> bool:
     """Return whether the ticket's `authorised` identity is `user`, or a wildcard over its domain.
 
     Groups are not looked at: :class:`keying.mikey.groups.Groups` knows their members.
     """
-    if authorised.same(user):
+    if authorised.same(user, lower_case_host=lower_case_host):
         return True
-    if not authorised.wildcard or user.wildcard or authorised.id_type is not user.id_type:
+    if (
+        not authorised.is_wildcard(wildcard)
+        or user.is_wildcard(wildcard)
+        or authorised.id_type is not user.id_type
+        or authorised.id_type not in {IdType.URI, IdType.NAI}
+    ):
         return False
-    scheme, _, host = _split(authorised.text)
-    user_scheme, name, user_host = _split(user.text)
-    return bool(name) and scheme == user_scheme and host.lower() == user_host.lower()
+    scheme, _, host = _split(normalise(authorised.text, lower_case_host=lower_case_host))
+    user_scheme, name, user_host = _split(normalise(user.text, lower_case_host=lower_case_host))
+    return bool(name) and scheme == user_scheme and host == user_host
 
 
 def identities(payloads: Iterable[Payload], role: IdRole) -> tuple[Identity, ...]:
@@ -100,8 +110,14 @@ def identities(payloads: Iterable[Payload], role: IdRole) -> tuple[Identity, ...
 
 
 def identity(payloads: Iterable[Payload], role: IdRole) -> Identity | None:
-    """Return the first identity of `role`, or None."""
-    return next(iter(identities(payloads, role)), None)
+    """Return the one identity of `role`, or None.
+
+    Raises MalformedMessage for a second: two readers of one message must not see two senders.
+    """
+    found = identities(payloads, role)
+    if len(found) > 1:
+        raise MalformedMessage(f"IDR {role.name}", "stands there more than once")
+    return found[0] if found else None
 
 
 def _split(uri: str) -> tuple[str, str, str]:

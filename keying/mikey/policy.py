@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from keying.mikey.cipher import plain_kemac
 from keying.mikey.codec import decode_key_data
 from keying.mikey.errors import InvalidTicket, InvalidTicketPolicy, InvalidTimestamp
-from keying.mikey.identity import Identity, identities, identity
+from keying.mikey.identity import Identity, identities
 from keying.mikey.ntp import interval, interval_seconds, role_from_unix, to_unix
 from keying.mikey.payloads import (
     IdRoled,
@@ -282,6 +282,16 @@ def check_acceptable(profile: Profile, wish: Wish, asked: TicketPolicy, granted:
         raise InvalidTicketPolicy("F", "a response is wanted and none granted, or the reverse")
 
 
+def check_application(policy: TicketPolicy, application: Identity | None) -> None:
+    """Check that the ticket is for `application`; without IDRapp it is for all (RFC 6043 6.10).
+
+    Raises InvalidTicketPolicy.
+    """
+    allowed = identities(policy.payloads, IdRole.APPLICATION)
+    if allowed and application not in allowed:
+        raise InvalidTicketPolicy("IDRapp", "the ticket is for other applications")
+
+
 def flags_text(policy: TicketPolicy) -> str:
     """Return the flags that are 1 as letters, e.g. ``DEFGHINO``."""
     return "".join(flag.name or "" for flag in sorted(TicketFlag, reverse=True) if policy.flags & flag)
@@ -294,7 +304,7 @@ def has(policy: TicketPolicy, flag: TicketFlag) -> bool:
 
 def initiator_of(policy: TicketPolicy) -> Identity | None:
     """Return IDRi of the policy: who asked for or made the ticket."""
-    return identity(policy.payloads, IdRole.INITIATOR)
+    return next(iter(identities(policy.payloads, IdRole.INITIATOR)), None)
 
 
 def responders_of(policy: TicketPolicy) -> tuple[Identity, ...]:
@@ -304,7 +314,7 @@ def responders_of(policy: TicketPolicy) -> tuple[Identity, ...]:
 
 def kms_of(policy: TicketPolicy) -> Identity | None:
     """Return IDRkms of the policy: a KMS that can resolve the ticket."""
-    return identity(policy.payloads, IdRole.KMS)
+    return next(iter(identities(policy.payloads, IdRole.KMS)), None)
 
 
 def comparable(policy: TicketPolicy) -> tuple[object, ...]:

@@ -10,9 +10,10 @@ from keying.mikey.kdf import SUITES
 from keying.mikey.kmsexchange import REQUEST, KmsExchange, PskCredential
 from keying.mikey.payloads import TicketPayload, TicketPolicyPayload
 from keying.mikey.pk import PkCredential
-from keying.mikey.policy import Wish, check_acceptable, wished_policy
+from keying.mikey.policy import Wish, check_acceptable, has, wished_policy
 from keying.mikey.profile import Profile
 from keying.mikey.protection import Entropy, one
+from keying.mikey.registry import TicketFlag
 from keying.mikey.ticket import Ticket, hold
 
 __all__ = ["PskCredential", "TicketRequest"]
@@ -60,6 +61,15 @@ class TicketRequest:
             raise InvalidTicket("Initiator Data", "is not the KMS's to write")
         check_acceptable(self._profile, self._wish, self._asked, payload.policy, now)
         ticket = hold(payload, keys)
-        if self._wish.keys and len(ticket.keys) < len(self._wish.keys):
-            raise InvalidTicketPolicy("KEMAC", "fewer keys than were asked for")
+        self._check_keys(ticket)
         return ticket
+
+    def _check_keys(self, ticket: Ticket) -> None:
+        """Check the keys against those asked for: with K the KMS may have changed their lengths and SPIs."""
+        altered = has(ticket.policy, TicketFlag.K)
+        for place, wanted in enumerate(self._wish.keys):
+            key = ticket.keys[place] if place < len(ticket.keys) else None
+            if key is None or key.key_type is not wanted.key_type:
+                raise InvalidTicketPolicy("KEMAC", "not the keys that were asked for")
+            if not altered and (len(key.key) != wanted.length or wanted.spi not in {b"", key.spi}):
+                raise InvalidTicketPolicy("K", "the keys were altered and K says they were not")

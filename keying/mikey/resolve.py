@@ -100,7 +100,7 @@ class TicketResolve:
         if responder is None or not rand_kms:
             raise MalformedMessage("RESOLVE_RESP", "IDRr and RANDRkms are missing though keys are forked")
         mpks, rest = split_keys(keys, 2)
-        check_rand(len(rand_kms), mpks[1].key)
+        check_rand(len(rand_kms), mpks[1].key, *(key.key for key in rest if key.key_type in _TGKS))
         return Resolution(mpks[0], mpks[1], rest, responder, rand_kms)
 
 

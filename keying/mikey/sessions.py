@@ -176,7 +176,11 @@ def derive(
         key = next((each for each in keys if each.spi and each.spi == session.spi), None)
         if key is None or key.key_type is KeyDataType.MPK:
             raise Unspecified("SPI", f"crypto session {session.cs_id} names no key of the bundle")
-        found[session.cs_id] = _session_keys(prf, session, policy, key, rands)
+        keyed = _session_keys(prf, session, policy, key, rands)
+        if keyed.ssrc is not None and any(each.ssrc == keyed.ssrc and each.tek == keyed.tek for each in found.values()):
+            # A TEK that was carried serves several streams: one SSRC twice is one keystream twice (RFC 3711 9.1).
+            raise InvalidPolicy("Session Data", f"crypto session {session.cs_id} has TEK and SSRC of another")
+        found[session.cs_id] = keyed
     return SessionKeys(csb_id, found)
 
 

@@ -71,7 +71,8 @@ class TransferInitiator:
 
     `sessions` are GENERIC-ID entries (:func:`keying.mikey.sessions.srtp_session`), `policies` the SPs they name, `keys`
     session keys of the initiator (L=1). `suites` and `prot_types` are what a responder may choose beside what is
-    offered. Whether a ticket without J was used before is for the holder of the ticket to know.
+    offered. Whether a ticket without J was used before is for the holder of the ticket to know. `rand` is RANDRi for a
+    group key alone, which takes the same one in every transfer (RFC 6043 9); it is drawn otherwise.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class TransferInitiator:
         keys: Sequence[KeyData] = (),
         suites: Sequence[str] = (),
         prot_types: Sequence[int] = (),
+        rand: bytes | None = None,
         now: float,
         entropy: Entropy = token_bytes,
     ) -> None:
@@ -104,7 +106,8 @@ class TransferInitiator:
         self._check_keys()
         self.csb_id = csb_id(entropy)
         longest = max(len(key.key) for key in (ticket.mpki, *ticket.keys, *keys))
-        self._rand_i = entropy(max(profile.transfer_rand_octets, longest))
+        self._rand_i = entropy(max(profile.transfer_rand_octets, longest)) if rand is None else rand
+        check_rand(len(self._rand_i), ticket.mpki.key)
         self._initial = self._message_keys(ticket.mpki, Phase.INITIAL, b"")
         self._header = Header(
             DataType.TRANSFER_INIT,

@@ -162,14 +162,16 @@ class Association:
         return UpdateReceived(self, octets, now)
 
     def next_time(self, now: float) -> Timestamp:
-        """Return a T for `now` that is later than every T before it under the same keys."""
-        moment = timestamp(self.profile, now)
-        if not _later(t64(moment), self.last_time):
-            later = ((int.from_bytes(self.last_time, "big") + 1) % _TIMES).to_bytes(8, "big")
-            # Eight octets, as only they can be a fraction later.
-            moment = Timestamp(TsType.NTP_UTC, later)
-        self.last_time = t64(moment)
-        return moment
+        """Return a T for `now` that is later than every T before it under the same keys.
+
+        The lowest bit is the role's: both sides encrypt under one key, so updates that cross must not share an IV.
+        """
+        moment = t64(timestamp(self.profile, now))
+        later = int.from_bytes(moment if _later(moment, self.last_time) else self.last_time, "big") + 1
+        later += (later ^ (self.role is IdRole.RESPONDER)) & 1
+        self.last_time = (later % _TIMES).to_bytes(8, "big")
+        # Eight octets, as only they can be a fraction later.
+        return Timestamp(TsType.NTP_UTC, self.last_time)
 
     def check_later(self, message: Message, now: float) -> None:
         """Check T of the peer's message. Raises InvalidTimestamp, Replayed."""
