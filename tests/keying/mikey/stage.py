@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,12 +43,7 @@ def tpk(profile: Profile = DEFAULT_PROFILE, fill: bytes = b"t", key_id: bytes = 
 def counting(seed: int = 0) -> Callable[[int], bytes]:
     """A source of octets that never repeats itself within a test and does so between runs."""
     numbers = itertools.count(seed << 32)
-
-    def draw(length: int) -> bytes:
-        octets = b"".join(next(numbers).to_bytes(8, "big") + b"\xa5" * 8 for _ in range(length // 16 + 1))
-        return octets[:length]
-
-    return draw
+    return lambda length: hashlib.shake_256(next(numbers).to_bytes(8, "big")).digest(length)
 
 
 @dataclass
@@ -132,18 +128,22 @@ class Stage:
         given: dict[str, Any] = {
             "own": ALICE,
             "peer": self.peer,
-            "sessions": self.crypto_sessions(),
+            "sessions": self.crypto_sessions(ticket),
             "policies": [srtp_policy(self.suite, 0)],
             "extensions": [sdp_ids()],
             "keys": self.initiator_keys,
+            "suites": (self.suite,),
             "now": self.tick(),
             "entropy": self.draw,
         }
         return TransferInitiator(self.profile, ticket, **given | changes)
 
-    def crypto_sessions(self) -> Sequence[CryptoSession]:
-        """One stream of the caller's and one of the callee's for each m-line."""
-        return [srtp_session(n, (0,), 0x01020300 + n if n % 2 else None) for n in range(1, self.streams + 1)]
+    def crypto_sessions(self, ticket: Ticket) -> Sequence[CryptoSession]:
+        """One stream of the caller's and one of the callee's for each m-line; complete where no answer completes them."""
+        if self.wish.response:
+            return [srtp_session(n, (0,), 0x01020300 + n if n % 2 else None) for n in range(1, self.streams + 1)]
+        spi = (ticket.keys or self.initiator_keys)[0].spi or b""
+        return [srtp_session(n, (0,), 0x01020300 + n, spi) for n in range(1, self.streams + 1)]
 
     def respond(self, octets: bytes, **changes: Any) -> TransferResponder:
         given: dict[str, Any] = {

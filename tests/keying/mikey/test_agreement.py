@@ -49,14 +49,14 @@ REGISTRIES = {
 }
 
 
-@pytest.mark.clause("33.328", "D-1", "D-2")
+@pytest.mark.clause("TS 33.328", "D-1", "D-2")
 @pytest.mark.parametrize("name", REGISTRIES)
 def test_code_points_are_those_of_the_registry(name):
     ours = {member.value for member in REGISTRIES[name]}
     assert {int(value) for value in IANA[name]} <= ours
 
 
-@pytest.mark.clause("33.328", "D-1", "D-2")
+@pytest.mark.clause("TS 33.328", "D-1", "D-2")
 def test_names_stand_at_the_right_numbers():
     for name in ("data type", "next payload", "error no", "key data type", "encr alg", "mac alg", "ts type", "id role"):
         for value, label in IANA[name].items():
@@ -143,7 +143,7 @@ def assert_same_payload(payload: Payload, block: dict[str, Any]) -> None:
         assert to_unix(payload) == crypto.unix(block)
 
 
-@pytest.mark.clause("33.328", "D-2")
+@pytest.mark.clause("TS 33.328", "D-2")
 @pytest.mark.parametrize("name", MESSAGES)
 def test_both_read_the_example_alike(name):
     assert_same_reading(EXCHANGE[name])
@@ -223,7 +223,7 @@ def test_key_transport_agrees(alg, material, csb_id, keys):
     assert codec.encode_chain([sealed]) == (1, b"\0" + boxed[1])
 
 
-@pytest.mark.clause("33.328", "D-8", "D-9", "D-10")
+@pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")
 @pytest.mark.parametrize("name", MESSAGES)
 def test_mac_inputs_agree_on_the_example(name):
     octets = EXCHANGE[name]
