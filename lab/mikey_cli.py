@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import sys
 from pathlib import Path
@@ -72,6 +73,42 @@ def mikey_decode(
     else:
         click.echo(printable("\n".join([summary(octets), *tree.lines()])))
     raise SystemExit(0 if tree.sound else 1)
+
+
+@mikey.command("follow")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--show-keys", is_flag=True, help="Print every key that is derived. Dangerous outside a lab.")
+@json_option
+def mikey_follow(file: Path, show_keys: bool, as_json: bool) -> None:
+    """Go through an exchange file from REQUEST_INIT to the media keys: each message, each MAC, each derivation.
+
+    FILE is what `imslab call --with-keys --exchange FILE` wrote. Ends with 1 when a MAC does not hold.
+    """
+    from lab.mikey_follow import ExchangeError, follow, read_exchange
+
+    try:
+        text = file.read_bytes()[: MAX_INPUT + 1]
+        if len(text) > MAX_INPUT:
+            _wrong(f"{file} is longer than {MAX_INPUT} octets")
+        steps = list(follow(read_exchange(json.loads(text)), show_keys=show_keys))
+    except OSError as error:
+        _wrong(f"{file} cannot be read: {error.strerror}")
+    except ExchangeError as error:
+        _wrong(f"{file}: {error}")
+    except ValueError:
+        _wrong(f"{file} is not JSON")
+    if as_json:
+        echo_json(
+            [
+                {"name": s.name, "way": s.way, "message": s.tree.as_json(), "derivations": [*s.derivations]}
+                for s in steps
+            ]
+        )
+    else:
+        for number, step in enumerate(steps, 1):
+            click.echo(printable("\n".join([f"{number}. {step.way}", *step.tree.lines()])))
+            click.echo(printable("\n".join(["  derived", *(f"    {line}" for line in step.derivations), ""])))
+    raise SystemExit(0 if all(step.tree.sound for step in steps) else 1)
 
 
 def _message(source: str) -> bytes:
