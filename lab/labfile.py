@@ -26,7 +26,7 @@ class NodeRow:
     host: str
     port: int
     access_network: str
-    role_name: str
+    role_name: str = ""
     """The name it goes by in its home domain: the identity of a KMS, the name of a BSF; empty for others."""
 
 
