@@ -238,9 +238,9 @@ class UserAgent:
             case "PRACK" if isinstance(call.setup, Callee):
                 call.setup.prack_received(txn)
             case "UPDATE":
-                call.update_received(txn)
+                call.later.update_received(txn)
             case "INVITE":
-                call.reinvite_received(txn)
+                call.later.reinvite_received(txn)
             case "OPTIONS":
                 txn.respond(self.response(request, 200))
             case _:
@@ -266,7 +266,7 @@ class UserAgent:
             return
         if isinstance(call.setup, Callee):
             call.setup.acknowledged()
-        call.ack_received(request)
+        call.later.ack_received(request)
 
     def flow_closed(self, flow: Flow) -> None:
         """Take note that a connection is gone; calls and their media go on."""

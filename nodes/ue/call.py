@@ -13,25 +13,23 @@ from opentelemetry.trace import Span
 
 from media.g711 import CODECS
 from media.session import AudioSource, DtmfReceived, MediaStarted, PacketRefused, RekeyNeeded, SessionEvent
-from nodes.ue.call_keys import MARK, CallKeys
-from nodes.ue.media_security import MediaSecurityRefused, SecurityContext
-from nodes.ue.mikey_media import Incoming
+from nodes.ue.call_keys import CallKeys
+from nodes.ue.media_security import SecurityContext
+from nodes.ue.renegotiation import Renegotiation
 from nodes.ue.report import audio_report, media_leg, voice_of
 from nodes.ue.requests import ACCESS_NETWORK, agreement_headers
-from nodes.ue.session_media import OfferRefused, SessionMedia
+from nodes.ue.session_media import SessionMedia
 from nodes.ue.stream import Stream
 from protos import ue_control_pb2
 from signalling.sip.dialog import Dialog, DialogState
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipRequest, SipResponse
-from signalling.sip.offer_answer import Carrier, OfferAnswer, OfferAnswerError
+from signalling.sip.offer_answer import OfferAnswer
 from signalling.sip.stack import ServerTxn, TransactionFailure, make_response
 
 if TYPE_CHECKING:
     from nodes.ue.agent import UserAgent
 
-GLARE_ATTEMPTS = 4
-"""Times a re-offer is tried when both sides speak at once (RFC 3261 14.1)."""
 SDP_TYPE = "application/sdp"
 MEDIA_REASON = 'SIP;cause=488;text="media security"'
 """Reason of a BYE after a failure of media security (SEC-2)."""
@@ -78,6 +76,7 @@ class Call:
         self.offers = OfferAnswer()
         self.media = SessionMedia(agent.settings.ip, context, self._open_stream)
         dialled = far_end if outgoing else ""
+        self.later = Renegotiation(self)
         self.keys = None if agent.keys is None else CallKeys(self, agent.keys, dialled=dialled)
         self.figures = CallFigures(agent.clock.seconds())
         self.ended = asyncio.Event()
@@ -88,7 +87,6 @@ class Call:
         """How a set-up in progress is given up."""
         self._feeds: set[asyncio.Queue[ue_control_pb2.CallEvent]] = set()
         self._heard_media = False
-        self._pending_ack: SipRequest | None = None
 
     # what others see
 
@@ -167,7 +165,7 @@ class Call:
             level = "info" if self.state in {"calling", "ringing"} else "warning"
             self.agent.telemetry.log("ue.packet-refused", level=level, call_id=self.call_id, cause=event.cause)
         elif isinstance(event, RekeyNeeded):
-            self.agent.spawn(self.reoffer("INVITE", lambda: self.media.next_offer(rekey=0), new_keys=True))
+            self.agent.spawn(self.later.reoffer("INVITE", lambda: self.media.next_offer(rekey=0), new_keys=True))
 
     def decide(self, outcome: str, *, reason: str = "", token: str = "") -> None:
         """Put the key decision on the trace; no key is in it."""
@@ -209,6 +207,8 @@ class Call:
         self.go_live()
         self.decide("accepted")
         self.tell("established")
+        if self.keys is not None and self.keys.media.rekey_interval is not None:
+            self.agent.spawn(self.keys.rekey_in_time())
 
     def finish(self, result: str, status: int, reason: str) -> None:
         """End the call: media stops at once, the last event follows when the sound was judged."""
@@ -312,82 +312,6 @@ class Call:
         """Negative test: forget the call without a word to anybody."""
         self.finish("established", 0, "vanished")
 
-    async def reoffer(
-        self, method: str, build: Callable[[], bytes], *, new_keys: bool = False
-    ) -> SipResponse | OfferRefused:
-        """Send an offer within the dialog, again after glare (RFC 3261 14.1, RFC 3311 5.1).
-
-        `new_keys` says that the offer changes the key; where the ticket lets this side bring none, another one is asked
-        for first. Returns the last response, or why its answer could not be used (the call then ends: SDES-11). Raises
-        OfferRefused when the offer cannot be made, TransactionFailure when nobody answers.
-        """
-        if new_keys:
-            await self._ticket_to_rekey()
-        carrier = Carrier.INVITE if method == "INVITE" else Carrier.UPDATE
-        body: bytes | None = None
-        response: SipResponse | None = None
-        for _ in range(GLARE_ATTEMPTS):
-            if self.dialog is None or self.state == "ended":
-                raise OfferRefused(481, "the call is over")
-            try:
-                if method == "INVITE":
-                    self.offers.start_invite()
-                self.offers.sent_offer(carrier)
-            except OfferAnswerError:
-                self.offers.end_own_invite()
-                await asyncio.sleep(self.offers.retry_delay(owns_call_id=self.outgoing))
-                continue
-            try:
-                body = body if body is not None else build()
-                contact = [("Contact", f"<{self.agent.identity.contact_uri}>")]
-                response = await self.send(method, *contact, body=body)
-            except BaseException:
-                self.offers.rejected_offer()
-                self.media.withdraw_offer()
-                raise
-            finally:
-                self.offers.end_own_invite()
-            if response.status != 491:
-                return self._conclude_reoffer(method, response)
-            self.offers.rejected_offer()
-            await asyncio.sleep(self.offers.retry_delay(owns_call_id=self.outgoing))
-        self.media.withdraw_offer()
-        if response is None:
-            raise OfferRefused(491, "the far end is offering")
-        return response
-
-    async def _ticket_to_rekey(self) -> None:
-        if self.keys is None or not self.keys.media.established or self.keys.media.can_rekey:
-            return
-        try:
-            await self.keys.prepare()
-        except MediaSecurityRefused as refused:
-            raise OfferRefused.of(refused) from None
-
-    def _conclude_reoffer(self, method: str, response: SipResponse) -> SipResponse | OfferRefused:
-        if response.status >= 300:
-            failed = response.status == 488 and self.keys is not None and self.keys.media.rekeying
-            self.offers.rejected_offer()
-            self.media.withdraw_offer()
-            self.decide("refused", reason=f"{response.status} {response.reason}")
-            if failed:  # the exchange that was to change the keys came to nothing: abort (RFC 4567 4.1.2)
-                self.agent.spawn(self.hang_up(reason="re-keying was refused", security=True))
-            if self.dialog is not None and self.dialog.state is DialogState.TERMINATED:
-                self.finish("established", response.status, response.reason)
-            return response
-        self.offers.received_answer(Carrier.SUCCESS if method == "INVITE" else Carrier.UPDATE_SUCCESS)
-        if self.keys is not None:
-            self.keys.asserted = ()
-        try:
-            self.media.take_answer(response.body)
-        except OfferRefused as refused:
-            self.decide("failed", reason=refused.reason, token=refused.token)
-            self.agent.spawn(self.hang_up(reason=refused.warning or refused.reason, security=True))
-            return refused
-        self.go_live()
-        self.decide("accepted")
-        return response
-
     # requests within the dialog, received
 
     def bye_received(self, txn: ServerTxn) -> None:
@@ -395,104 +319,6 @@ class Call:
         txn.respond(make_response(txn.request, 200))
         reason = txn.request.headers.get("Reason")
         self.finish("failed", 0, reason or "the far end hung up")
-
-    def update_received(self, txn: ServerTxn) -> None:
-        """Take an UPDATE, with or without an offer (RFC 3311 5.2)."""
-        request = txn.request
-        if not request.body:
-            txn.respond(self.agent.response(request, 200))
-            return
-        try:
-            self.offers.received_offer(Carrier.UPDATE)
-        except OfferAnswerError as error:
-            self._refuse_step(txn, error)
-            return
-        self._take_offer(txn, Carrier.UPDATE_SUCCESS)
-
-    def reinvite_received(self, txn: ServerTxn) -> None:
-        """Take an INVITE within the dialog (RFC 3261 14.2)."""
-        request = txn.request
-        try:
-            self.offers.received_invite()
-            if request.body:
-                self.offers.received_offer(Carrier.INVITE)
-        except OfferAnswerError as error:
-            self._refuse_step(txn, error)
-            return
-        txn.on_ack_timeout = self.ack_missing
-        if request.body:
-            self._take_offer(txn, Carrier.SUCCESS)
-            return
-        try:
-            body = self.media.offer_again()
-        except OfferRefused as refused:
-            self.offers.end_peer_invite()
-            txn.respond(self.agent.refusal(request, refused))
-            return
-        self.offers.sent_offer(Carrier.SUCCESS)
-        self._pending_ack = request
-        txn.respond(self.agent.response(request, 200, body))
-
-    def _take_offer(self, txn: ServerTxn, carrier: Carrier) -> None:
-        """Answer at once, or when the KMS has said what the offer's ticket holds."""
-        if self.keys is not None and MARK in txn.request.body:
-            self.agent.spawn(self._answer_resolved(txn, carrier, self.keys))
-        else:
-            self._answer(txn, carrier)
-
-    async def _answer_resolved(self, txn: ServerTxn, carrier: Carrier, keys: CallKeys) -> None:
-        try:
-            incoming = await keys.receive(txn.request)
-        except OfferRefused as refused:
-            self._refuse_offer(txn, refused)
-            return
-        if txn.pending and self.state != "ended":
-            self._answer(txn, carrier, incoming)
-        else:  # cancelled meanwhile, or the call is over
-            self.offers.rejected_offer()
-            self.offers.end_peer_invite()
-            txn.respond(make_response(txn.request, 481))
-
-    def _refuse_offer(self, txn: ServerTxn, refused: OfferRefused) -> None:
-        self.offers.rejected_offer()
-        self.offers.end_peer_invite()
-        self.decide("refused", reason=refused.reason, token=refused.token)
-        txn.respond(self.agent.refusal(txn.request, refused))
-
-    def _answer(self, txn: ServerTxn, carrier: Carrier, incoming: Incoming | None = None) -> None:
-        try:
-            body = self.media.answer(txn.request.body, incoming)
-        except OfferRefused as refused:
-            self._refuse_offer(txn, refused)
-            return
-        self.offers.sent_answer(carrier)
-        txn.respond(self.agent.response(txn.request, 200, body))
-        self.go_live()
-        self.decide("accepted")
-
-    def _refuse_step(self, txn: ServerTxn, error: OfferAnswerError) -> None:
-        retry = [("Retry-After", str(error.retry_after))] if error.retry_after is not None else []
-        txn.respond(make_response(txn.request, error.status, headers=retry))
-
-    def ack_received(self, ack: SipRequest) -> None:
-        """Take the ACK of a 2xx; it holds the answer when the 2xx made the offer."""
-        self.offers.end_peer_invite()
-        if self._pending_ack is None:
-            return
-        self._pending_ack = None
-        try:
-            self.offers.received_answer(Carrier.ACK)
-            self.media.take_answer(ack.body)
-        except (OfferRefused, OfferAnswerError) as error:
-            self.decide("failed", reason=str(error))
-            self.agent.spawn(self.hang_up(reason=str(error), security=True))
-            return
-        self.go_live()
-        self.decide("accepted")
-
-    def await_answer_in_ack(self, request: SipRequest) -> None:
-        """Say that the 2xx to `request` carried the offer."""
-        self._pending_ack = request
 
     def ack_missing(self) -> None:
         """End the call: the ACK of an own 2xx never came (RFC 3261 13.3.1.4)."""

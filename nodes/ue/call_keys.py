@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from signalling.sip.message import SipRequest, SipResponse
 if TYPE_CHECKING:
     from nodes.ue.call import Call
 
+REKEY_EARLY = 0.9
+"""Part of the longest time under one key after which it is changed (testbed choice)."""
 MARK = b"key-mgmt"
 """What stands in a body with key management; without it no KMS is asked."""
 
@@ -131,6 +134,17 @@ class CallKeys:
         finally:
             active.detach(token)
 
+    async def rekey_in_time(self) -> None:
+        """Change the keys before they are older than the ticket lets them be (TRr, RFC 6043 6.10)."""
+        call = self._call
+        while (interval := self.media.rekey_interval) is not None:
+            try:
+                async with asyncio.timeout(REKEY_EARLY * interval):
+                    await call.ended.wait()
+                    return
+            except TimeoutError:
+                await call.later.reoffer("INVITE", lambda: call.media.next_offer(rekey=0), new_keys=True)
+
     # what is seen of it
 
     def _seen(self, direction: str, message: bytes) -> None:
@@ -164,5 +178,6 @@ class CallKeys:
 
     def close(self) -> None:
         """Forget the keys of the call; its messages stay readable."""
-        self.management.last_transfer = self.media.exchange.transfer_init or self.management.last_transfer
+        if self.dialled and self.media.established:
+            self.management.last_transfer = self.media.exchange.transfer_init
         self.media.close()

@@ -201,7 +201,7 @@ class Callee:
             offers.sent_answer(Carrier.SUCCESS)
         elif body:
             offers.sent_offer(Carrier.SUCCESS)
-            self.call.await_answer_in_ack(self.request)
+            self.call.later.await_answer_in_ack(self.request)
         assert self.call.dialog is not None
         self.call.dialog.confirm()
         self._sender.final_sent()

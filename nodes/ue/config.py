@@ -66,6 +66,8 @@ class KmsPolicy(BaseModel):
     """Let either end bring new keys in a later exchange (flags L and M); else re-keying takes another ticket."""
     validity_s: int = Field(default=3600, ge=1)
     """Validity asked for, s."""
+    rekey_s: int = Field(default=0, ge=0)
+    """Longest time under one key asked for, s (TRr); 0: none. Whatever the ticket says is kept."""
     also: tuple[str, ...] = ()
     """Who may answer besides who was called, e.g. a deputy or a group: every ticket names them too."""
     groups: tuple[str, ...] = ()
@@ -235,7 +237,7 @@ class CallOptions(_Options):
     ] = ""  # fmt: skip
     """Negative test: what to spoil in the TRANSFER_INIT of an e2e-kms offer (T5).
 
-    flip-mac: the last octet of its MAC. truncate: the last ten octets are cut. replay: the message of the call before.
+    flip-mac: the last octet of its MAC. truncate: the last ten octets are cut. replay: that of the last call answered.
     wrong-ticket: one bit of Ticket Data, under a good MAC. wrong-responder: the policy names nobody that is called.
     strip-sdp-ids: the extension says that a second protocol was offered, which SDP does not have. expired: the ticket
     ended an hour ago. old-timestamp: the message is an hour old. strip: the line is not there. garbage: no base64."""

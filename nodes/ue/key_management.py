@@ -70,7 +70,7 @@ class KeyManagement:
         self.key_export = key_export
         self.now = now
         self.last_transfer = b""
-        """The TRANSFER_INIT of the call before, for the negative test ``replay``."""
+        """The TRANSFER_INIT of the last own call that was answered, for the negative test ``replay``."""
         # a UE that was restarted does not know what it has seen: what was sent before its start is refused
         self._replay = ReplayCache(skew_s=profile.clock_skew_s, size=profile.replay_cache_size, reject_before=now())
         self._resolutions: OrderedDict[bytes, Resolution] = OrderedDict()

@@ -52,6 +52,7 @@ def wish_for(policy: KmsPolicy, responders: Sequence[Identity], *, made_here: bo
         initiator_keys=policy.session_keys or made_here,
         responder_keys=policy.session_keys,
         validity_s=float(policy.validity_s),
+        rekey_interval_s=policy.rekey_s or None,
     )
 
 

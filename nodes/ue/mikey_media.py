@@ -13,7 +13,7 @@ from keying.mikey.codec import decode
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity
 from keying.mikey.payloads import CryptoSession, GeneralExtension, KeyData, TicketPayload, TicketPolicy
-from keying.mikey.policy import has
+from keying.mikey.policy import has, rekey_interval
 from keying.mikey.profile import Profile
 from keying.mikey.registry import DataType, ExtensionType, KeyDataType, ProtType, TicketFlag
 from keying.mikey.resolve import Resolution
@@ -123,6 +123,12 @@ class MikeyMedia:
     def rekeying(self) -> bool:
         """True while an own offer is out that would change keys in force: when it is refused, the call ends."""
         return self.established and any(waiting.changes_keys for waiting in self._open)
+
+    @property
+    def rekey_interval(self) -> int | None:
+        """Longest time under one key, s, of the bundles this side began (TRr); the other side sees to its own."""
+        own = [rekey_interval(bundle.policy) for bundle in self.bundles.values() if bundle.began]
+        return min((interval for interval in own if interval), default=None)
 
     @property
     def can_rekey(self) -> bool:

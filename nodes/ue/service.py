@@ -236,7 +236,7 @@ class UeControl:
         if method not in {"INVITE", "UPDATE"}:
             raise ProblemError(400, "INVALID_PARAM", invalid_params=[("method", "INVITE or UPDATE")])
         try:
-            outcome = await call.reoffer(method, build, new_keys=request.action in {"rekey", "move-port"})
+            outcome = await call.later.reoffer(method, build, new_keys=request.action in {"rekey", "move-port"})
         except OfferRefused as refused:
             raise ProblemError(409, "CALL_CANNOT_CHANGE", refused.reason) from None
         except DialogError as error:

@@ -56,6 +56,8 @@ class SessionMedia:
         self._opener = opener
         self._origin = Origin("-", str(secrets.randbits(62)), 0, ip, addrtype="IP6" if ":" in ip else "IP4")
         self._draft: SessionDescription | None = None
+        self._manage: Callable[[SessionDescription], None] | None = None
+        """Writes the key management of the own offer in progress."""
 
     @property
     def security(self) -> str:
@@ -155,11 +157,30 @@ class SessionMedia:
         mikey = self.mikey
         if managed and mikey is None:
             raise MediaSecurityRefused(TOKEN_PROFILE, "this UE has no KMS")
+        self._manage = None
         if managed and mikey is not None:
             engine = mikey
-            self._draft = self._describe(descriptions, lambda draft: engine.offer(draft, managed, rekey=rekey))
-        else:
-            self._draft = self._describe(descriptions)
+            self._manage = lambda draft: engine.offer(draft, managed, rekey=rekey)
+        self._draft = self._describe(descriptions, self._manage)
+        return self._draft.to_bytes()
+
+    def renew_offer(self) -> bytes:
+        """Return the offer in progress for another attempt (RFC 3261 14.1): the same but for its MIKEY messages.
+
+        Those are made anew, for the far end has sent later ones meanwhile (RFC 6043 5.2). Raises OfferRefused.
+        """
+        if self._draft is None:
+            raise OfferRefused(500, "no offer is open")
+        if self.local is not None and self._draft.origin.version <= self.local.origin.version:
+            self._origin = dataclasses.replace(self._origin, version=self._origin.version + 1)
+            self._draft.origin = self._origin  # an answer went out meanwhile (RFC 3264 8)
+        if self._manage is not None:
+            for section in (self._draft, *self._draft.media):
+                section.remove("key-mgmt")
+            try:
+                self._manage(self._draft)
+            except MediaSecurityRefused as refused:
+                raise OfferRefused.of(refused) from None
         return self._draft.to_bytes()
 
     def withdraw_offer(self) -> None:

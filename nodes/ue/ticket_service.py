@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,13 +12,13 @@ from opentelemetry import trace
 from keying.mikey.codec import decode_ticket
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity
-from keying.mikey.policy import Wish, flags_text
+from keying.mikey.policy import flags_text
 from nodes.ue import mikey_tamper
 from nodes.ue.agent import UserAgent
 from nodes.ue.config import ResolveOptions, TicketOptions
 from nodes.ue.key_management import KeyManagement
 from nodes.ue.kms_client import KmsError, KmsUnreachable, error_word
-from nodes.ue.kms_policy import groups_of, identity_of, own_responder
+from nodes.ue.kms_policy import groups_of, identity_of, own_responder, wish_for
 from nodes.ue.ticket_store import HeldTicket
 from protos import ue_control_pb2
 from sba.errors import ProblemError
@@ -59,15 +60,11 @@ async def request_ticket(agent: UserAgent, order: ue_control_pb2.TicketOrder) ->
     keys, options = _keys_of(agent), TicketOptions.read(order.options)
     if not 0 < len(order.responders) <= MAX_RESPONDERS:
         raise ProblemError(400, "INVALID_PARAM", invalid_params=[("responders", f"1 to {MAX_RESPONDERS} identities")])
-    policy = keys.policy
-    wish = Wish(
-        responders=tuple(identity_of(uri) for uri in order.responders),
-        forking=policy.forking and not order.no_forking,
+    wish = dataclasses.replace(
+        wish_for(keys.policy, [identity_of(uri) for uri in order.responders], made_here=order.mode_3),
+        forking=keys.policy.forking and not order.no_forking,
         reusable=order.reusable,
-        responder_rand=policy.responder_rand,
-        initiator_keys=policy.session_keys or order.mode_3,
-        responder_keys=policy.session_keys,
-        validity_s=float(order.validity_s or policy.validity_s),
+        validity_s=float(order.validity_s or keys.policy.validity_s),
     )
     initiator = Identity.uri(options.initiator or agent.default_identity)
     with _traced(order.traceparent) as trace_id:

@@ -281,6 +281,57 @@ async def test_hold_re_key_and_further_streams_in_a_call(tmp_path):
         await task
 
 
+@pytest.mark.clause("RFC 6043", "6.10")
+@async_test
+async def test_keys_are_changed_before_they_are_too_old(tmp_path):
+    async with Kms(tmp_path, rekey_s=1) as site:
+        bob = Bob(site, site.kms)
+        task = asyncio.ensure_future(place(site, security=KMS, seconds=30))
+        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
+        (call,) = site.ue.agent.calls.values()
+        first = call.media.streams[0].keys
+        await until(lambda: call.media.streams[0].keys.send != first.send)
+        mine, theirs = call.media.streams[0].keys, bob.end.stream()
+        assert (mine.send, mine.receive) == (theirs.receive, theirs.send)
+        await call.hang_up()
+        await task
+
+
+class Early(Bob):
+    """Makes the offer in a reliable provisional response."""
+
+    async def serve(self, txn):
+        body = await self.end.offer(peer=ALICE)
+        self.dialog = Dialog.from_uas(txn.request, self.response(txn, 200))
+        txn.respond(self.response(txn, 183, body, [("Require", "100rel"), ("RSeq", "7")]))
+        await until(lambda: self.site.pcscf.of("PRACK"))
+        self.media.take_answer(self.site.pcscf.of("PRACK")[0].body)
+        txn.respond(self.response(txn, 200))
+
+
+@pytest.mark.clause("RFC 3262", "5")
+@pytest.mark.clause("TS 33.328", "7.2.3")
+@async_test
+async def test_the_offer_of_a_reliable_183_is_resolved_before_its_prack(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = Early(site, site.kms)
+        events = await place(site, offerless="1", security="")
+        assert (events[-1].result, events[-1].security) == ("established", KMS)
+        (prack,) = site.pcscf.of("PRACK")
+        assert parse_sdp(prack.body).key_mgmt
+        assert bob.media.security == KMS
+
+
+@pytest.mark.clause("TS 33.328", "7.3.3-1")
+@async_test
+async def test_an_offer_of_a_183_that_cannot_be_resolved_ends_the_call(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = Early(site, site.kms)
+        bob.kms.script = [None, HttpResponse(403)]
+        events = await place(site, offerless="1", security="")
+        assert (events[-1].result, events[-1].reason) == ("refused", "media-sec:kms-refused")
+
+
 @pytest.mark.clause("TS 33.328", "7.2.3-7")
 @pytest.mark.clause("RFC 4567", "4.1.2")
 @async_test

@@ -15,7 +15,7 @@ from nodes.ue.media_security import KMS, MediaSecurityRefused, SecurityContext
 from nodes.ue.session_media import OfferRefused, SessionMedia
 from nodes.ue.stream import Stream
 from sba.testing import async_test
-from signalling.sdp import parse_sdp
+from signalling.sdp import check_successor, parse_sdp
 from signalling.sdp.keymgmt import SESSION, messages
 from tests.media.libsrtp import Libsrtp
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, StandInKms, management
@@ -565,6 +565,32 @@ async def test_an_answer_of_identity_nobody_expected_shows_the_ticket_s_one():
     alice.media.take_answer(bob.media.answer(offer, incoming))
     assert [each.text for each in seen] == [ALICE, "tel:+15550102"]
     assert seen[1].same(Identity.uri("tel:+1-555-0102"))
+
+
+@pytest.mark.clause("RFC 3261", "14.1")
+@pytest.mark.clause("RFC 6043", "5.2")
+@async_test
+async def test_offers_that_crossed_are_made_anew_with_later_messages():
+    _, alice, bob = await agreed()
+    before = alice.stream()
+    alice.media.next_offer(rekey=0)
+    bob.media.next_offer(rekey=0)
+    bob.media.take_answer(await alice.answer(bob.media.renew_offer()))
+    between = alice.stream()
+    assert between != before
+    assert mirrored(alice, bob)
+    former = alice.media.local
+    alice.media.take_answer(await bob.answer(alice.media.renew_offer()))
+    assert alice.stream() not in (before, between)
+    assert mirrored(alice, bob)
+    check_successor(former, alice.media.local)
+
+
+@pytest.mark.clause("RFC 6043", "6.10")
+@async_test
+async def test_the_longest_time_under_one_key_is_the_initiators_to_keep():
+    _, alice, bob = await agreed(rekey_s=120)
+    assert (alice.mikey.rekey_interval, bob.mikey.rekey_interval) == (120, None)
 
 
 def rtp(sequence, ssrc, payload=b"hello, this is alice"):
