@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keying.mikey.authority import Authority
 from keying.mikey.groups import Groups
 from keying.mikey.identity import Identity
 from keying.mikey.payloads import KeyData
+from keying.mikey.pk import KmsKeyPair, PkCredential, Trust
 from keying.mikey.policy import WantedKey, Wish
 from keying.mikey.profile import DEFAULT_PROFILE
 from keying.mikey.registry import KeyDataType
+from keying.mikey.request import TicketRequest
+from keying.mikey.resolve import TicketResolve
 from keying.mikey.sessions import SessionKeys, srtp_session
 from keying.secret import Secret
 from tests.keying.mikey.independent.rfc6043 import Verified, verify_exchange
 from tests.keying.mikey.independent.update import verify_update
-from tests.keying.mikey.stage import BOB, BOBS_STREAM, CAROL, LONG, Played, Stage, counting
+from tests.keying.mikey.independent.wire import Mismatch, parse
+from tests.keying.mikey.stage import ALICE, BOB, BOBS_STREAM, CAROL, KMS, LONG, NOW, Played, Stage, counting
 
 pytestmark = pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")
 
@@ -215,3 +226,69 @@ def test_updates_are_verified_from_outside(starter, response, with_key, profile,
         assert not {cs["tek"] for cs in fresh.sessions.values()} & {cs["tek"] for cs in verified.sessions.values()}
     else:
         assert seen(fresh).items() >= seen(verified).items()
+
+
+# --- certificates in place of pre-shared keys -------------------------------------------------------------------------
+
+
+def certified(subject: str, uri: str, issuer: x509.Certificate | None, issuer_key: RSAPrivateKey | None):
+    """A certificate for `uri` and its key; without issuer an authority that signs itself."""
+    key = generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    start = dt.datetime.fromtimestamp(NOW, dt.UTC)
+    builder = x509.CertificateBuilder(subject_name=name, issuer_name=issuer.subject if issuer else name)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(start - dt.timedelta(days=1)).not_valid_after(start + dt.timedelta(days=1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+    return builder.sign(issuer_key or key, hashes.SHA256()), key
+
+
+@pytest.mark.parametrize("base", [DEFAULT_PROFILE, LONG], ids=["128", "256"])
+def test_request_and_resolve_under_certificates_are_verified_from_outside(base):
+    authority, authority_key = certified("authority", "urn:authority", None, None)
+    kms, kms_key = certified("kms", "urn:kms", authority, authority_key)
+    profile = replace(base, accept_public_key=True)
+    stage = Stage(profile=profile)
+    pair, trust = KmsKeyPair(kms_key, kms), Trust([authority])
+    stage.authority = Authority(profile, KMS, pk=pair, trust=trust, modifier_secret=Secret(b"m" * 32))
+    users = {}
+    for name, who in (("alice", ALICE), ("bob", BOB)):
+        certificate, key = certified(name, who.text, authority, authority_key)
+        users[name] = PkCredential(key, (certificate,), kms)
+
+    def envelope(octets: bytes) -> bytes:
+        return kms_key.decrypt(parse(octets).get("PKE")["data"], PKCS1v15())
+
+    request = TicketRequest(
+        profile, users["alice"], initiator=ALICE, kms=KMS, wish=stage.wish, now=stage.tick(), entropy=stage.draw
+    )
+    asked = stage.authority.read_request(request.message, stage.tick()).authenticate(None, stage.now)
+    granted = asked.grant(stage.key, stage.now)
+    initiator = stage.initiate(request.receive(granted.response, stage.tick()))
+    responder = stage.respond(initiator.message)
+    resolve = TicketResolve(
+        profile, users["bob"], responder.ticket, responder=BOB, kms=KMS, now=stage.tick(), entropy=stage.draw
+    )
+    resolving = stage.authority.read_resolve(resolve.message, stage.tick()).authenticate(None, stage.now)
+    resolution = stage.authority.resolve_ticket(resolving.ticket, [BOB], stage.find_tpk, stage.now)
+    answer = resolving.answer(resolution, stage.now)
+    accepted = stage.accept(responder, resolve.receive(answer, stage.tick()))
+    established = stage.finish(initiator, accepted)
+    exchange = {
+        "REQUEST_INIT": request.message,
+        "REQUEST_RESP": granted.response,
+        "TRANSFER_INIT": initiator.message,
+        "RESOLVE_INIT": resolve.message,
+        "RESOLVE_RESP": answer,
+        "TRANSFER_RESP": accepted.response,
+        "psk_i": envelope(request.message),
+        "psk_r": envelope(resolve.message),
+        "tpk": stage.key.key.reveal(),
+    }
+    assert seen(verify_exchange(exchange)) == revealed(established.keys)
+    for name in ("REQUEST_INIT", "RESOLVE_INIT"):
+        spoilt = bytearray(exchange[name])
+        spoilt[-1] ^= 1
+        with pytest.raises(Mismatch, match="signature"):
+            verify_exchange(exchange | {name: bytes(spoilt)})

