@@ -18,6 +18,8 @@ from typing import TypedDict
 
 import yaml
 
+from keying.mikey.profile import assumed
+
 SPEC = "TS 33.328"
 NOT_BUILT = "not built"
 SHOWN_TESTS = 3
@@ -163,7 +165,22 @@ def render(catalogue: Catalogue, results: dict[str, TestRecord]) -> str:
         for clause in sorted(others[spec]):
             names = others[spec][clause]
             lines.append(f"| {spec} | {_escape(clause)} | {_tests_cell(names)} | {verdict(names)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_assumed_values()]) + "\n"
+
+
+def _assumed_values() -> list[str]:
+    """Every value of the MIKEY-TICKET profile that no text at hand confirms, with what it stands in for."""
+    lines = ["", "## Assumed values of the MIKEY-TICKET profile", ""]
+    lines += [
+        "Each is a field of `keying.mikey.profile.Profile`.",
+        "",
+        "| value | shipped | stands in for |",
+        "|---|---|---|",
+    ]
+    for name, value, why in assumed():
+        shown = ", ".join(map(str, sorted(value, key=str))) if isinstance(value, frozenset) else str(value)
+        lines.append(f"| `{name}` | {_escape(shown)} | {_escape(why)} |")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
