@@ -93,13 +93,14 @@ def _repaired(flags: int, limits: Limits, *, tgk: bool) -> TicketFlag:
             granted &= ~flag
     if limits.forking_required:
         granted |= TicketFlag.I
+    word = int(granted)
     for _ in IMPLIED:  # a repair may need another one: as often as there are rules is enough
         for flag, value, implied in IMPLIED:
-            if bool(granted & flag) is value:
-                granted |= implied
-    if tgk and granted & TicketFlag.I:
-        granted |= TicketFlag.F
-    return granted
+            if bool(word & int(flag)) is value:
+                word |= int(implied)
+    if tgk and word & int(TicketFlag.I):
+        word |= int(TicketFlag.F)
+    return TicketFlag(word)
 
 
 def _granted_keys(prf: PrfFunc, wanted: tuple[WantedKey, ...], limits: Limits) -> tuple[WantedKey, ...]:

@@ -299,7 +299,7 @@ def flags_text(policy: TicketPolicy) -> str:
 
 def has(policy: TicketPolicy, flag: TicketFlag) -> bool:
     """Return whether `flag` is 1."""
-    return bool(policy.flags & flag)
+    return bool(policy.flags & int(flag))
 
 
 def initiator_of(policy: TicketPolicy) -> Identity | None:

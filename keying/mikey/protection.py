@@ -47,9 +47,8 @@ _TRANSFER = frozenset({DataType.TRANSFER_INIT, DataType.TRANSFER_RESP})
 def protect(header: Header, payloads: Sequence[Payload], suite: Suite, auth_key: Secret, suffix: bytes = b"") -> bytes:
     """Return the message with a V at its end, whose MAC covers the message and `suffix` (RFC 6043 table 5.2)."""
     blank = Verification(suite.mac_alg, bytes(suite.mac_alg.length))
-    octets = codec.encode(Message(header, (*payloads, blank)))
-    covered = codec.without_mac(octets)
-    return codec.with_mac(octets, cipher.mac(suite.mac_alg, auth_key, covered + suffix))
+    covered = codec.encode(Message(header, (*payloads, blank)))[: -suite.mac_alg.length]
+    return covered + cipher.mac(suite.mac_alg, auth_key, covered + suffix)
 
 
 def verify(message: Message, suite: Suite, auth_key: Secret, suffix: bytes = b"") -> None:
