@@ -71,7 +71,7 @@ def test_what_may_have_its_keys_in_the_clear_does(side, media):
     assert (refusal.status, refusal.token) == (488, "bad-key")
 
 
-@pytest.mark.clause("TS 33.328", "7.5-1")
+@pytest.mark.clause("TS 33.328", "7.5")
 def test_no_end_to_end_keys_on_an_emergency_call():
     decision = decided("access", description(managed()), replace(AGREED, emergency=True))
     assert decision.plans[0].treatment is Treatment.REFUSED

@@ -151,7 +151,7 @@ def test_whose_ticket_an_offer_may_rest_on():
 # which mode -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.clause("TS 33.328", "6.2.3.3-1", "7.5-1", "4.1.1-2")
+@pytest.mark.clause("TS 33.328", "6.2.3.3-1", "7.5", "4.1.1-2")
 @pytest.mark.attack("T1")
 @pytest.mark.parametrize(
     ("wanted", "context", "target", "mode"),

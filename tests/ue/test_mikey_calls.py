@@ -100,7 +100,7 @@ def mirrored(one, other, index=0):
     )
 
 
-@pytest.mark.clause("TS 33.328", "7.2.3", "7.3.3", "7.2.3-6")
+@pytest.mark.clause("TS 33.328", "7.2.3", "7.3.3", "7.2.3-6", "B.1.2-1")
 @pytest.mark.clause("RFC 6043", "4.2.2")
 @async_test
 async def test_both_ends_have_the_keys_that_the_ticket_made_and_none_stands_in_sdp():
@@ -323,7 +323,7 @@ async def test_who_else_may_answer(also, allowed, asserted, token):
     assert not alice.stream().protected
 
 
-@pytest.mark.clause("TS 33.328", "7.3.3-2")
+@pytest.mark.clause("TS 33.328", "7.3.3-2", "7.3.3-3")
 @pytest.mark.attack("T5")
 @async_test
 async def test_who_is_not_in_the_ticket_refuses_before_any_kms_is_asked():
@@ -372,7 +372,7 @@ SPOILT = {
 }
 
 
-@pytest.mark.clause("TS 33.328", "7.3.3-1", "7.2.3-5")
+@pytest.mark.clause("TS 33.328", "7.3.3-1", "7.3.3-3", "7.3.3-4", "7.2.3-5")
 @pytest.mark.clause("RFC 4567", "4.1.2", "4.1.4")
 @pytest.mark.attack("T5")
 @pytest.mark.parametrize("how", SPOILT)
