@@ -147,6 +147,10 @@ class TransferResponder:
         check_offer(self.sessions, self._policies, self._acceptable)
         if not has(policy, TicketFlag.F):
             check_one_way(self.sessions)
+        # Without Initiator Data, which the MAC does not cover: a replay must not pass for new by a change there.
+        self._once = codec.without_initiator_data(message) + self._verification.mac
+        if replay is not None:  # what was taken before costs the KMS nothing
+            replay.check(self._initiator.data, DataType.TRANSFER_INIT.name, self._once, self._sent, now)
 
     def _sender(self, groups: Groups) -> Identity:
         policy = self.ticket.policy
@@ -285,8 +289,7 @@ class TransferResponder:
         if forking:
             check_vi(self.ticket, self._verification)
         if self._replay is not None:
-            # Without Initiator Data, which the MAC does not cover: a replay must not pass for new by a change there.
-            self._replay.add(self._initiator.data, DataType.TRANSFER_INIT.name, covered + mac, self._sent, now)
+            self._replay.add(self._initiator.data, DataType.TRANSFER_INIT.name, self._once, self._sent, now)
         self._initial = self._auth = initial
         tgk = any(key.key_type in _TGKS for key in resolution.keys)
         check_granted(self._profile, policy, tgk_in_ticket=tgk)

@@ -52,18 +52,23 @@ class ReplayCache:
 
         Raises Replayed where it is known already or too old to tell, InvalidTimestamp outside the skew window.
         """
+        self.check(sender, role, message, timestamp, now)
+        key = (hashlib.sha256(sender).digest(), role)
+        entry = self._senders.setdefault(key, _Sender())
+        self._senders.move_to_end(key)
+        entry.seen[hashlib.sha256(message).digest()] = timestamp
+        self._bound(entry, now)
+
+    def check(self, sender: bytes, role: str, message: bytes, timestamp: float, now: float) -> None:
+        """Raise what :meth:`add` would and remember nothing: for messages not authenticated yet (RFC 3830 5.3)."""
         check_skew(timestamp, now, self._skew_s)
         if self._reject_before is not None and timestamp <= self._reject_before:
             raise Replayed("T", "older than what this cache knows of")
-        entry = self._senders.setdefault((hashlib.sha256(sender).digest(), role), _Sender())
-        self._senders.move_to_end((hashlib.sha256(sender).digest(), role))
+        entry = self._senders.get((hashlib.sha256(sender).digest(), role), _Sender())
         if entry.floor is not None and timestamp <= entry.floor:
             raise Replayed("T", "older than what is remembered of this sender")
-        digest = hashlib.sha256(message).digest()
-        if digest in entry.seen:
+        if hashlib.sha256(message).digest() in entry.seen:
             raise Replayed("message", "seen before")
-        entry.seen[digest] = timestamp
-        self._bound(entry, now)
 
     def _bound(self, entry: _Sender, now: float) -> None:
         if len(entry.seen) > self._size:

@@ -112,6 +112,17 @@ def test_an_initial_message_is_taken_once(victims, name):
 
 
 @pytest.mark.clause("TS 33.328", "D-11")
+def test_a_replayed_transfer_is_refused_before_any_kms_is_asked(victims):
+    octets = victims.octets["TRANSFER_INIT"]
+    victims.take("TRANSFER_INIT", octets)
+    with pytest.raises(Replayed):
+        victims.stage.respond(octets)
+    if inserted := parse(octets).get("TICKET")["initiator_data"]:  # the MAC of the message does not cover it
+        with pytest.raises(Replayed):
+            victims.stage.respond(octets.replace(inserted, inserted[:-1] + bytes([inserted[-1] ^ 1])))
+
+
+@pytest.mark.clause("TS 33.328", "D-11")
 @pytest.mark.parametrize("name", ["REQUEST_INIT", "TRANSFER_INIT", "RESOLVE_INIT"])
 def test_a_message_that_does_not_authenticate_leaves_nothing_in_the_replay_cache(victims, name):
     octets = victims.octets[name]

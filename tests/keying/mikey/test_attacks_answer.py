@@ -24,7 +24,7 @@ from tests.keying.mikey.independent import forge
 from tests.keying.mikey.spoil import Edit, before_v, instead, twice, without
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, Played, Stage
 
-pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("33.328", "D-8", "D-9", "D-10")]
+pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")]
 
 
 def respelt_answer(edit: Edit = list, stage: Stage | None = None, **header: Any) -> tuple[Stage, Played, bytes]:

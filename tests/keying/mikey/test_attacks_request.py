@@ -29,7 +29,7 @@ from tests.keying.mikey.independent.wire import parse
 from tests.keying.mikey.spoil import SHORT_POLICY, Edit, before_v, instead, twice, without
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, KMS, LONG, MALLORY, NOW, Stage, credential
 
-pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("33.328", "D-8", "D-9", "D-10")]
+pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")]
 
 
 def tp(flags: str = "DEFGHINO", parts: list[Part] | None = None, **fields: Any) -> Part:
@@ -185,7 +185,7 @@ def test_a_header_that_does_not_go_with_a_request_is_refused(header, error):
         Stage().grant(respelt_request(Stage(), **header))
 
 
-@pytest.mark.clause("33.328", "D-3")
+@pytest.mark.clause("TS 33.328", "D-3")
 @pytest.mark.parametrize("suite", [(1, 1, 1), (0, 1, 2)])
 def test_algorithms_of_two_strengths_are_not_mixed(suite):
     octets = respelt_request(Stage(), instead(9, forge.v(suite[2])), suite=suite, prf_func=suite[0])
@@ -193,7 +193,7 @@ def test_algorithms_of_two_strengths_are_not_mixed(suite):
         Stage().grant(octets)
 
 
-@pytest.mark.clause("33.328", "D-3")
+@pytest.mark.clause("TS 33.328", "D-3")
 def test_a_kms_for_the_256_bit_algorithms_takes_no_others():
     strict = replace(LONG, suites_accepted=frozenset({"256"}))
     with pytest.raises(InvalidPrf):
@@ -201,7 +201,7 @@ def test_a_kms_for_the_256_bit_algorithms_takes_no_others():
     assert Stage(profile=strict).grant(Stage(profile=LONG).request().message).ticket
 
 
-@pytest.mark.clause("33.328", "D-5")
+@pytest.mark.clause("TS 33.328", "D-5")
 @pytest.mark.parametrize("flags", ["", "D", "I", "M", "DG", "DI", "DK", "DM", "EFGHIJKLMNO", "DFGHI", "GHM", "DEHI"])
 def test_a_ticket_never_has_flags_that_contradict_each_other(flags):
     stage = Stage()

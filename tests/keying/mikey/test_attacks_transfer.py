@@ -35,7 +35,7 @@ from tests.keying.mikey.spoil import (
 )
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, MALLORY, Stage
 
-pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("33.328", "D-8", "D-9", "D-10")]
+pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")]
 
 
 def test_a_transfer_respelt_without_change_is_accepted():

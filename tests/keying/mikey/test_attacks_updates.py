@@ -31,7 +31,7 @@ from tests.keying.mikey.independent.forge import Part
 from tests.keying.mikey.independent.wire import parse
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, NOW, Played, Stage, counting
 
-pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("33.328", "D-9", "D-11")]
+pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("TS 33.328", "D-9", "D-11")]
 
 
 def bundle(**stage: Any) -> tuple[Stage, Played, Association, Association]:
