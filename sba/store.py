@@ -7,7 +7,7 @@ import contextlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,12 +247,26 @@ class SqliteWriter:
 
     def write_at_once(self, table: str, key: str, text: str | None) -> bool:
         """Put or, without ``text``, delete one row and commit; False when another writer has the file just now."""
-        if self._quick is None:
-            self._quick = _connect(self._path, timeout=0.0)
         gone = [key] if text is None else []
         puts = [] if text is None else [(key, text)]
+        return self._at_once(lambda quick: _write(quick, table, puts, gone))
+
+    def execute_at_once(self, statement: str, values: Sequence[str | bytes | float]) -> int | None:
+        """Execute one statement and commit; return the rows it changed, None when another writer has the file."""
+        changed = 0
+
+        def execute(quick: sqlite3.Connection) -> None:
+            nonlocal changed
+            with quick:
+                changed = quick.execute(statement, values).rowcount
+
+        return changed if self._at_once(execute) else None
+
+    def _at_once(self, work: Callable[[sqlite3.Connection], None]) -> bool:
+        if self._quick is None:
+            self._quick = _connect(self._path, timeout=0.0)
         try:
-            _write(self._quick, table, puts, gone)
+            work(self._quick)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & _PRIMARY_CODE in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 return False

@@ -11,7 +11,6 @@ from typing import Any, Final
 from sqlalchemy import Column, Table, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keying.secret import Secret
 from nodes.kms.tables import AUDIT, METADATA, SEEN, TICKET_KEYS, USES
@@ -75,6 +74,9 @@ class KmsStore:
         self._store = store
         self._sqlite = store.engine.dialect.name == "sqlite"
         self._writing = asyncio.Lock()
+        self._each_by_itself = store.engine.execution_options(isolation_level="AUTOCOMMIT")
+        insertion = sqlite_insert if self._sqlite else postgresql_insert
+        self._additions = {table.name: insertion(table).on_conflict_do_nothing() for table in (SEEN, USES, AUDIT)}
 
     async def create(self) -> None:
         """Make the tables that do not exist yet."""
@@ -120,22 +122,19 @@ class KmsStore:
 
     async def first_sight(self, digest: bytes, forget_at: float) -> bool:
         """Remember a message; False when it was seen before (RFC 3830 5.4)."""
-        async with self._writing, self._store.engine.begin() as connection:
-            return await self._add_once(connection, SEEN, {"digest": digest, "forget_at": forget_at})
+        return await self._add(SEEN, {"digest": digest, "forget_at": forget_at})
 
     async def first_use(self, ticket_id: str, digest: bytes, forget_at: float) -> bool:
         """Remember for which TRANSFER_INIT a single-use ticket was resolved; False when for another one before."""
-        row = {"ticket_id": ticket_id, "digest": digest, "forget_at": forget_at}
-        async with self._writing, self._store.engine.begin() as connection:
-            if await self._add_once(connection, USES, row):
-                return True
+        if await self._add(USES, {"ticket_id": ticket_id, "digest": digest, "forget_at": forget_at}):
+            return True
+        async with self._store.engine.connect() as connection:
             known = await connection.scalar(select(USES.c.digest).where(USES.c.ticket_id == ticket_id))
         return known is not None and bytes(known) == digest
 
     async def record(self, record: AuditRecord) -> None:
         """Write an audit record."""
-        async with self._writing, self._store.engine.begin() as connection:
-            await connection.execute(insert(AUDIT).values(record.to_row()))
+        await self._add(AUDIT, record.to_row())
 
     async def audit(self, party: str = "", limit: int = 100) -> list[AuditRecord]:
         """The latest records, of one public identity or of everybody, newest first."""
@@ -169,9 +168,23 @@ class KmsStore:
                 return gone
             await asyncio.sleep(0)
 
-    async def _add_once(self, connection: AsyncConnection, table: Table, row: dict[str, Any]) -> bool:
-        statement = (sqlite_insert if self._sqlite else postgresql_insert)(table).values(row).on_conflict_do_nothing()
-        return (await connection.execute(statement)).rowcount == 1
+    async def _add(self, table: Table, row: dict[str, Any]) -> bool:
+        """Add a row, committed when this returns; False where one of its key is there.
+
+        A SQLite file takes it at once unless another writer has it. A database server takes one statement as a
+        transaction of its own, and many of them at a time.
+        """
+        if self._store.writer is not None:
+            text = f"INSERT INTO {table.name} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - names from code
+            added = self._store.writer.execute_at_once(f"{text} ON CONFLICT DO NOTHING", tuple(row.values()))
+            if added is not None:
+                return added == 1
+        statement = self._additions[table.name]
+        if self._sqlite:
+            async with self._writing, self._store.engine.begin() as connection:
+                return (await connection.execute(statement, row)).rowcount == 1
+        async with self._each_by_itself.connect() as connection:
+            return (await connection.execute(statement, row)).rowcount == 1
 
 
 def _list(text: str) -> Sequence[str]:
