@@ -8,6 +8,10 @@ from collections.abc import Callable, Mapping
 
 from opentelemetry.trace import Span
 
+from keying.mikey.codec import decode, encode_ticket
+from keying.mikey.errors import MikeyError
+from keying.mikey.payloads import TicketPayload
+from keying.mikey.registry import DataType
 from lab.control import ControlError, Json, Operation, Params, Progress
 from lab.labfile import LabFile, UserRow
 from lab.operator import Operator
@@ -16,6 +20,8 @@ from protos import kms_control_pb2, ue_control_pb2
 from sba.errors import RemoteProblem
 from sba.telemetry import format_traceparent
 
+MIKEY_VERSION = 1
+"""First octet of every MIKEY message; a TICKET payload begins with the high octet of its type, 0."""
 Users = Callable[[str], UserRow]
 """Finds the user of a name who has a software UE; raises ``ControlError``."""
 
@@ -70,11 +76,7 @@ class TicketDesk:
     async def _resolve(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._software_ue(str(params.get("user", "")))
-        try:
-            ticket = base64.b64decode(str(params.get("ticket", "")), validate=True)
-        except binascii.Error:
-            raise ControlError("the ticket is not base64", "usage") from None
-        order = ue_control_pb2.ResolveOrder(ticket=ticket, options=_options(params))
+        order = ue_control_pb2.ResolveOrder(ticket=ticket_in(str(params.get("ticket", ""))), options=_options(params))
         with self._operator.telemetry.tracer.start_as_current_span("imslab ticket resolve") as span:
             order.traceparent = _traceparent(span)
             try:
@@ -129,6 +131,24 @@ class TicketDesk:
         if user is None and not name.startswith(("sip:", "sips:", "tel:")):
             raise ControlError(f"no user is called {name}; there are {', '.join(self._lab.users)}", "usage")
         return name if user is None else user.impu
+
+
+def ticket_in(text: str) -> bytes:
+    """Return the TICKET payload that ``text`` holds in base64: alone or, with Initiator Data, in a TRANSFER_INIT.
+
+    Raises ``ControlError`` of kind usage.
+    """
+    try:
+        octets = base64.b64decode(text, validate=True)
+        if octets[:2] != bytes((MIKEY_VERSION, DataType.TRANSFER_INIT)):
+            return octets
+        payloads = decode(octets).payloads
+    except (binascii.Error, MikeyError) as error:
+        raise ControlError(f"this is no ticket: {error}", "usage") from None
+    found = next((payload for payload in payloads if isinstance(payload, TicketPayload)), None)
+    if found is None:
+        raise ControlError("the TRANSFER_INIT has no ticket", "usage")
+    return encode_ticket(found)
 
 
 def _traceparent(span: Span) -> str:

@@ -95,7 +95,8 @@ def ticket_show(user: str, state: Path | None, as_json: bool) -> None:
 def ticket_resolve(user: str, source: str, options: tuple[str, ...], state: Path | None, as_json: bool) -> None:
     """Have the UE of USER ask its KMS what TICKET holds for it.
 
-    TICKET is base64; FILE holds base64, the octets themselves or what `ticket request --json` printed.
+    TICKET is base64; FILE holds base64, the octets themselves, what `ticket request --json` printed or an --exchange
+    file of a call. The ticket may stand in a TRANSFER_INIT; with key forking it has to, which proves who sent it.
     """
     params: Params = {"user": user, "ticket": read_ticket(source), "options": pairs_of(options)}
     answer = ask_supervisor(state, "ticket-resolve", params)
@@ -167,7 +168,8 @@ def read_ticket(source: str) -> str:
     text = octets.decode("ascii", "replace").strip()
     if text.startswith("{"):
         try:
-            text = str(json.loads(text)["ticket"])
+            content = json.loads(text)
+            text = str(content["TRANSFER_INIT"] if "TRANSFER_INIT" in content else content["ticket"])
         except (ValueError, KeyError):
             fail(f"{source} is JSON without a ticket", 2)
     text = "".join(text.split())

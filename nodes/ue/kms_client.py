@@ -31,6 +31,8 @@ from nodes.ue.config import KmsAddress
 from nodes.ue.gba import GbaClient, GbaError
 
 OK, UNAUTHORIZED = 200, 401
+AWAY = (502, 503, 504)
+"""What a KMS answers that waits for somebody in vain: its BSF, or the KMS of another domain."""
 BINARY_MARK = 0x01
 """First octet of every MIKEY message; no base64 text begins with it."""
 PATIENCE = 4
@@ -232,10 +234,11 @@ def _read(response: HttpResponse) -> bytes:
     return octets if octets[:1] == bytes([BINARY_MARK]) else b""
 
 
-def _refusal(status: int, numbers: tuple[int, ...]) -> KmsRefused:
+def _refusal(status: int, numbers: tuple[int, ...]) -> KmsError:
     words = ", ".join(error_word(number) for number in numbers)
     reason = f"the KMS refused: {words}" if words else f"the KMS answered {status}"
-    return KmsRefused(reason, status=status, numbers=numbers)
+    kind = KmsUnreachable if status in AWAY and not numbers else KmsRefused
+    return kind(reason, status=status, numbers=numbers)
 
 
 def error_numbers(octets: bytes) -> tuple[int, ...]:

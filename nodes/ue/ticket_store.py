@@ -13,6 +13,7 @@ from keying.mikey.codec import encode_ticket
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity
 from keying.mikey.ticket import Ticket, ticket_id
+from keying.secret import Secret
 
 MARGIN_S = 10.0
 """A ticket that ends sooner begins no call: the far end has to resolve it first."""
@@ -20,7 +21,10 @@ MARGIN_S = 10.0
 
 @dataclass
 class HeldTicket:
-    """A ticket with what the control service tells of it. `uses` counts the calls it served."""
+    """A ticket with what the control service tells of it. `uses` counts the calls it served.
+
+    `psk` is the key its request was protected with; kept only where the lab exports keys.
+    """
 
     ticket: Ticket
     kms: str
@@ -28,6 +32,7 @@ class HeldTicket:
     request_init: bytes = b""
     request_resp: bytes = b""
     trace_id: str = ""
+    psk: Secret | None = field(default=None, repr=False)
     ticket_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +151,7 @@ def _to_content(held: HeldTicket) -> bytes:
         "request_init": base64.b64encode(held.request_init).decode(),
         "request_resp": base64.b64encode(held.request_resp).decode(),
         "trace_id": held.trace_id,
+        "psk": held.psk.reveal().hex() if held.psk is not None else "",
     }
     return json.dumps(kept).encode()
 
@@ -160,6 +166,7 @@ def _from_content(content: bytes) -> HeldTicket | None:
             base64.b64decode(kept["request_init"]),
             base64.b64decode(kept["request_resp"]),
             str(kept["trace_id"]),
+            Secret(bytes.fromhex(kept["psk"])) if kept.get("psk") else None,
         )
     except (MikeyError, ValueError, TypeError, KeyError):
         return None
