@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -28,6 +28,17 @@ from keying.secret import Secret
 MAX_CHAIN = 4
 """Certificates of a chain that are looked at."""
 MIN_RSA_BITS = 2048
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library says of a certificate that is none, or that does not certify."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -105,7 +116,7 @@ class Trust:
             self._walk(certificates, moment)
             names = certificates[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        except _UNREADABLE as error:
             raise InvalidCertificate("CERT", f"does not hold ({type(error).__name__})") from None
         return certificates[0], tuple(Identity.uri(uri) for uri in uris)
 
@@ -156,7 +167,10 @@ def der_chain(payloads: Sequence[Payload]) -> tuple[bytes, ...]:
 
 
 def _rsa(certificate: x509.Certificate) -> RSAPublicKey:
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidCertificate("CERT", "its key cannot be read") from None
     if not isinstance(key, RSAPublicKey) or key.key_size < MIN_RSA_BITS:
         raise InvalidCertificate("CERT", f"its key is not RSA of at least {MIN_RSA_BITS} bits")
     return key
