@@ -40,7 +40,7 @@ from sba import runtime
 REQUEST, TRANSFER, RESOLVE = "request", "transfer", "resolve"
 AT_KMS, BOTH_ENDS = "at the KMS", "both ends"
 CRYPTO, ENGINES, SQLITE, HTTPS, HTTPS_ALONE = "crypto", "engines", "sqlite", "https", "https alone"
-POSTGRESQL, NOT_AWAITED = "postgresql", "postgresql, no fsync"
+POSTGRESQL, NOT_AWAITED = "postgresql", "postgresql, async commit"
 LAYERS = (CRYPTO, ENGINES, SQLITE, POSTGRESQL, NOT_AWAITED, HTTPS_ALONE, HTTPS)
 PAIRS = 64
 IN_FLIGHT = 8
@@ -313,7 +313,7 @@ def line(row: dict[str, object]) -> str:
         return " / ".join(f"{found[part] * scale:{form}}" for part in ("min", "median", "max"))
 
     more = f"{row['tickets']:>9}" if row["tickets"] is not None else f"{row['in_flight']:>9}"
-    text = f"{row['operation']:8} {row['where']:10} {row['layer']:23}{more}{figures('per_s', '.0f'):>23}"
+    text = f"{row['operation']:8} {row['where']:10} {row['layer']:24}{more}{figures('per_s', '.0f'):>23}"
     text += f" {figures('p50_us', '.3f', 1e-3).split(' / ')[1]:>8} {figures('p99_us', '.3f', 1e-3):>26}"
     text += f" {figures('ratio_to_crypto', '.1f'):>22}"
     if "kms_processor_us" in row:
