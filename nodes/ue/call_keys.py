@@ -64,17 +64,14 @@ class CallKeys:
     # who may be at the other end (TS 33.328 6.2.3.6)
 
     def _judge_responder(self, made: Established, ticket: TicketPolicy) -> None:
-        if self.media.peer is not None:
-            self._check_same(made.responder)
-        else:
-            judge_responder(
-                ticket,
-                made.responder,
-                dialled=self.dialled or self._call.far_end,
-                asserted=self.asserted,
-                allow_diverted=self.allow_diverted,
-            )
-        self.media.peer = made.responder
+        known = self.media.peer
+        self.media.peer = judge_responder(
+            ticket,
+            made.responder,
+            dialled=known.text if known is not None else self.dialled or self._call.far_end,
+            asserted=self.asserted,
+            allow_diverted=self.allow_diverted and known is None,
+        )
 
     def _judge_initiator(self, initiator: Identity) -> None:
         if self.media.peer is not None:

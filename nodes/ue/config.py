@@ -72,6 +72,8 @@ class KmsPolicy(BaseModel):
     """Who may answer besides who was called, e.g. a deputy or a group: every ticket names them too."""
     groups: tuple[str, ...] = ()
     """User groups this user is in: a ticket that names one of them is taken (the KMS has the last word)."""
+    shared_tickets: bool = False
+    """Take tickets of several responders without key forking, each of whom could pose as the caller."""
     mode_3: bool = False
     """Make tickets here instead of asking the KMS for them; the KMS still resolves them (RFC 6043 4.1.1)."""
     allow_diverted: bool = False

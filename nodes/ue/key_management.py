@@ -6,6 +6,7 @@ message is checked as far as can be without a key before any KMS is asked (RFC 6
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import time
@@ -27,19 +28,22 @@ from keying.mikey.ticket import Ticket, create_ticket, mode3_ticket_key
 from keying.mikey.transfer import TransferResponder
 from nodes.ue.config import KmsPolicy
 from nodes.ue.kms_client import Asked, KmsClient, KmsError, KmsUnreachable
-from nodes.ue.kms_policy import groups_of, own_responder, responders_for, wish_for
+from nodes.ue.kms_policy import groups_of, judge_ticket, own_responder, responders_for, wish_for
 from nodes.ue.media_security import (
     TOKEN_KMS_REFUSED,
     TOKEN_KMS_UNREACHABLE,
+    TOKEN_MIKEY,
     MediaSecurityRefused,
     SecurityContext,
 )
-from nodes.ue.mikey_bundle import Exchange, Level, check_identifiers, refused
+from nodes.ue.mikey_bundle import Level, check_identifiers, refused
 from nodes.ue.mikey_media import Incoming, MikeyMedia, Plan
 from nodes.ue.ticket_store import HeldTicket, TicketStore
 from signalling.sdp import SdpError, SessionDescription, parse_sdp
 from signalling.sdp.keymgmt import MIKEY, identifiers, messages
 
+MAX_MESSAGES = 4
+"""Tickets that are resolved for one offer."""
 RESOLUTIONS_KEPT = 256
 """Resolved tickets of others that are kept for calls to come; the oldest goes first."""
 
@@ -74,6 +78,7 @@ class KeyManagement:
         # a UE that was restarted does not know what it has seen: what was sent before its start is refused
         self._replay = ReplayCache(skew_s=profile.clock_skew_s, size=profile.replay_cache_size, reject_before=now())
         self._resolutions: OrderedDict[bytes, Resolution] = OrderedDict()
+        self._gates: dict[tuple[Identity, ...], asyncio.Lock] = {}
         self._resolving = 0
 
     def media(self, suites: Sequence[str]) -> MikeyMedia:
@@ -99,12 +104,9 @@ class KeyManagement:
         held = self.store.get(ticket_id) if ticket_id else None
         if ticket_id and (held is None or not held.usable(self.now())):
             raise MediaSecurityRefused(TOKEN_KMS_REFUSED, "no such ticket, or it cannot be used any more")
-        if held is None and not fresh:
-            held = self.store.find(named, initiator, self.now(), forking=self.policy.forking)
         if held is None:
             try:
-                held = await self.obtain(initiator, wish_for(self.policy, named, made_here=self.policy.mode_3),
-                                         mode_3=self.policy.mode_3, exchange=media.exchange)  # fmt: skip
+                held = await self._at_hand_or_new(initiator, named, fresh=fresh)
             except KmsError as error:
                 raise kms_decision(error) from None
             except MikeyError as error:
@@ -113,10 +115,26 @@ class KeyManagement:
         await self.store.keep(held)
         exchange = media.exchange
         exchange.ticket, exchange.issuer = held.octets, held.kms
-        exchange.request_init, exchange.request_resp = held.request_init, held.request_resp
+        exchange.request_init, exchange.request_resp, exchange.psk = held.request_init, held.request_resp, held.psk
         media.plan = Plan(held.ticket, initiator, responders_for(self.policy, peer)[0], tamper, b"")
         if tamper == "replay":
             media.plan.replayed = self.last_transfer
+
+    async def _at_hand_or_new(self, initiator: Identity, named: tuple[Identity, ...], *, fresh: bool) -> HeldTicket:
+        """Return a ticket for a call. Calls that can share one do not all ask for it at the same time."""
+        gate = self._gates.setdefault(named, asyncio.Lock()) if self.policy.reusable else asyncio.Lock()
+        try:
+            async with gate:
+                held = None
+                if not fresh:
+                    held = self.store.find(named, initiator, self.now(), forking=self.policy.forking)
+                if held is None:
+                    wish = wish_for(self.policy, named, made_here=self.policy.mode_3)
+                    held = await self.obtain(initiator, wish, mode_3=self.policy.mode_3)
+                return held
+        finally:
+            if not gate.locked():
+                self._gates.pop(named, None)
 
     async def obtain(
         self,
@@ -125,7 +143,6 @@ class KeyManagement:
         *,
         mode_3: bool = False,
         tamper: str = "",
-        exchange: Exchange | None = None,
     ) -> HeldTicket:
         """Get a new ticket: of the KMS, or with `mode_3` made here.
 
@@ -141,8 +158,8 @@ class KeyManagement:
         else:
             ticket, asked = await client.request(initiator, wish, tamper)
             held, psk = self._held(ticket, asked), asked.psk
-        if exchange is not None and self.key_export:
-            exchange.psk = psk
+        if self.key_export:
+            held.psk = psk
         await self.store.add(held, self.now())
         return held
 
@@ -197,8 +214,11 @@ class KeyManagement:
                     check_identifiers(sdp, level, update.extensions)
                     updates[level] = update
                     continue
+                if len(waiting) == MAX_MESSAGES:
+                    raise MediaSecurityRefused(TOKEN_MIKEY, f"more than {MAX_MESSAGES} tickets in one offer")
                 waiting[level] = responder = self._responder(media, octets, mine)
                 check_identifiers(sdp, level, responder.extensions)
+                judge_ticket(self.policy, responder.ticket.policy)
                 judge(responder.initiator)
         except (MikeyError, SdpError) as error:
             raise refused(error) from None

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from keying.mikey.groups import Groups
 from keying.mikey.identity import Identity, matches, normalise
 from keying.mikey.payloads import TicketPolicy
-from keying.mikey.policy import Wish, responders_of
+from keying.mikey.policy import Wish, has, responders_of
+from keying.mikey.registry import TicketFlag
 from nodes.ue.config import KmsLevel, KmsPolicy
 from nodes.ue.media_security import TOKEN_MIKEY, TOKEN_RESPONDER, MediaSecurityRefused
 
@@ -70,23 +71,45 @@ def own_responder(ticket: TicketPolicy, own: Sequence[Identity], groups: Groups)
 
 def judge_responder(
     ticket: TicketPolicy, responder: Identity, *, dialled: str, asserted: Sequence[str], allow_diverted: bool
-) -> None:
-    """Judge who answered an own e2e-kms offer, by the IDRr of its TRANSFER_RESP (6.2.3.6, 7.3.3-2).
+) -> Identity:
+    """Judge who answered an own e2e-kms offer, by the IDRr of its TRANSFER_RESP, and return whom to show (6.2.3.6).
 
     The one who was called, or whoever the KMS takes for it when the ticket names nobody else, is the right one. Another
     user was reached by diversion: the ticket has to name it, local policy has to allow it, and the network has to say
-    the same. Raises MediaSecurityRefused ``responder-not-allowed``.
+    the same (7.3.3-2). Without key forking IDRr is a claim that any of the ticket's responders can make: then nobody
+    but the only one named is shown. Raises MediaSecurityRefused ``responder-not-allowed``.
     """
     wanted = identity_of(dialled)
     named = tuple(responders_of(ticket))
-    if responder.same(wanted) or (len(named) == 1 and named[0].same(wanted)):
-        return
-    if not named or not any(matches(one, responder) for one in named):
+    alone = len(named) == 1 and not named[0].wildcard and named[0].same(wanted)
+    if not has(ticket, TicketFlag.I):
+        if alone:
+            return wanted
+        if not allow_diverted:
+            raise MediaSecurityRefused(
+                TOKEN_RESPONDER, "the keys do not tell which responder of the ticket answered"
+            )
+    elif alone or responder.same(wanted):
+        return responder
+    if not any(matches(one, responder) for one in named):
         raise MediaSecurityRefused(TOKEN_RESPONDER, f"{responder.text} answered, whom the ticket does not name")
     if not allow_diverted:
         raise MediaSecurityRefused(TOKEN_RESPONDER, f"{responder.text} answered in place of {wanted.text}")
     if asserted and not _is_among(responder, asserted):
         raise MediaSecurityRefused(TOKEN_RESPONDER, f"the KMS says {responder.text} answered, the network another")
+    return responder
+
+
+def judge_ticket(policy: KmsPolicy, ticket: TicketPolicy) -> None:
+    """Judge the kind of ticket that an offer of the far end rests on (6.2.3.3, RFC 6043 12.4; assumed).
+
+    Without key forking every responder of a ticket has all its keys and could pose as its initiator; a ticket like that
+    is taken only when it names one, unless policy says otherwise. Raises MediaSecurityRefused.
+    """
+    named = tuple(responders_of(ticket))
+    shared = len(named) > 1 or any(each.wildcard for each in named)
+    if shared and not has(ticket, TicketFlag.I) and not policy.shared_tickets:
+        raise MediaSecurityRefused(TOKEN_MIKEY, "a ticket of several responders without key forking")
 
 
 def judge_initiator(

@@ -105,8 +105,8 @@ def test_a_ticket_is_resolved_under_the_identity_that_it_names():
 # who (6.2.3.6) --------------------------------------------------------------------------------------------------------
 
 
-def ticket(*responders):
-    wish = wish_for(KmsPolicy(), tuple(Identity.uri(uri) for uri in responders))
+def ticket(*responders, **policy):
+    wish = wish_for(KmsPolicy(**policy), tuple(Identity.uri(uri) for uri in responders))
     return wished_policy(DEFAULT_PROFILE, wish, identity_of(ALICE), Identity.uri("kms.ims.test"), 1_800_000_000.0)
 
 
@@ -135,6 +135,19 @@ def test_who_may_answer(named, responder, asserted, allowed, fine):
         judge_responder(ticket(*named), Identity.uri(responder), **facts)
     else:
         assert token_of(judge_responder, ticket(*named), Identity.uri(responder), **facts) == "responder-not-allowed"
+
+
+@pytest.mark.clause("TS 33.328", "6.2.3.6-1")
+@pytest.mark.attack("T5")
+def test_without_key_forking_who_answered_is_a_claim():
+    alone, shared = ticket(BOB, forking=False), ticket(BOB, CAROL, forking=False)
+    facts = {"dialled": BOB, "asserted": ()}
+    shown = judge_responder(alone, Identity.uri("sip:ceo@ims.test"), **facts, allow_diverted=False)
+    assert shown.text == BOB
+    assert token_of(judge_responder, shared, identity_of(BOB), **facts, allow_diverted=False) == "responder-not-allowed"
+    assert judge_responder(shared, identity_of(CAROL), **facts, allow_diverted=True).text == CAROL
+    stranger = Identity.uri("sip:mallory@ims.test")
+    assert token_of(judge_responder, shared, stranger, **facts, allow_diverted=True) == "responder-not-allowed"
 
 
 @pytest.mark.clause("TS 33.328", "6.2.3.6-1")

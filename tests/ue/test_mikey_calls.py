@@ -1,5 +1,6 @@
 """Offers and answers with MIKEY between two UEs' media, without sockets (TS 33.328 7.2.3, 7.3.3, 7.4)."""
 
+import asyncio
 import dataclasses
 import struct
 
@@ -58,7 +59,7 @@ class End:
         self.mikey.judge_initiator = lambda made, _: self.judge_initiator(made.initiator)
 
     def judge_responder(self, made, ticket):
-        judge_responder(
+        self.mikey.peer = judge_responder(
             ticket, made.responder, dialled=self.dialled or self.peer, asserted=self.asserted,
             allow_diverted=self.keys.policy.allow_diverted,
         )  # fmt: skip
@@ -271,6 +272,55 @@ async def test_a_reusable_ticket_serves_further_calls_without_the_kms():
     assert again.stream().send != alice.stream().send
     (held,) = list(alice.keys.store)
     assert held.uses == 2
+
+
+@pytest.mark.clause("TS 33.328", "6.2.3.7-1")
+@pytest.mark.parametrize(("reusable", "asked"), [(True, 1), (False, 8)])
+@async_test
+async def test_calls_at_the_same_time_share_what_can_be_shared(reusable, asked):
+    kms = StandInKms()
+    ends = [End(kms, ALICE, 4000, dialled=BOB, reusable=reusable) for _ in range(8)]
+    for end in ends:
+        end.keys = ends[0].keys
+    offers = await asyncio.gather(*(end.offer() for end in ends))
+    assert len(kms.asked) == asked
+    assert len(set(offers)) == 8
+    assert ends[0].keys._gates == {}
+
+
+@pytest.mark.attack("T5", "T7")
+@async_test
+async def test_an_offer_with_many_tickets_does_not_make_the_ue_flood_its_kms():
+    kms, alice, bob = pair()
+    offer = parse_sdp(await alice.offer())
+    (value,) = offer.key_mgmt
+    offer.remove("key-mgmt")
+    offer.media = [offer.media[0].copy() for _ in range(6)]
+    for media in offer.media:
+        media.add("key-mgmt", value)
+    kms.asked.clear()
+    with pytest.raises(OfferRefused, match="more than 4 tickets"):
+        await bob.answer(offer.to_bytes())
+    assert kms.asked == []
+
+
+@pytest.mark.clause("RFC 6043", "12.4")
+@pytest.mark.attack("T5")
+@pytest.mark.parametrize("shared", [False, True])
+@async_test
+async def test_a_ticket_that_others_could_pose_with_is_taken_only_where_policy_says_so(shared):
+    kms = StandInKms()
+    alice = End(kms, ALICE, 4000, dialled=BOB, forking=False, also=(CAROL,), allow_diverted=True)
+    bob = End(kms, BOB, 5000, shared_tickets=shared)
+    offer = await alice.offer()
+    kms.asked.clear()
+    if shared:
+        alice.media.take_answer(await bob.answer(offer))
+        assert mirrored(alice, bob)
+        return
+    with pytest.raises(OfferRefused, match="without key forking"):
+        await bob.answer(offer)
+    assert kms.asked == []
 
 
 @pytest.mark.clause("RFC 6043", "6.10", "5.3")
