@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keying.mikey import codec
+from keying.mikey import cipher, codec
 from keying.mikey.errors import (
     AuthenticationFailure,
     InvalidIdentity,
@@ -18,6 +18,7 @@ from keying.mikey.errors import (
     MikeyError,
     Unspecified,
 )
+from keying.mikey.kdf import SUITES, vr_auth_key
 from keying.mikey.payloads import KeyData, TicketPayload, Verification
 from keying.mikey.policy import WantedKey, Wish, flags_text, wished_policy
 from keying.mikey.profile import DEFAULT_PROFILE, Profile
@@ -248,6 +249,16 @@ def test_initiator_data_repeat_v_and_are_the_initiator_s():
 def test_vi_may_say_that_nothing_follows_as_v_does():
     _, payload = with_data(0)
     check_vi(payload, V)
+
+
+@pytest.mark.parametrize("next_payload", [0, 9])
+def test_the_kms_takes_vi_however_it_says_what_follows_as_long_as_vr_covers_it(next_payload):
+    ticket, payload = with_data()
+    assert ticket.mpkr is not None
+    covered = payload.initiator_data[:1] + bytes([next_payload]) + payload.initiator_data[2:-20]
+    suite = SUITES["128"]
+    mac = cipher.mac(suite.mac_alg, vr_auth_key(suite.prf, ticket.mpkr.key, suite), covered)
+    check_initiator_data(replace(payload, initiator_data=covered + mac), ticket.mpkr.key)
 
 
 @pytest.mark.attack("T5")
