@@ -490,6 +490,30 @@ async def test_early_media_has_the_keys_of_the_answer_in_the_183(tmp_path):
         assert (await final(seen)).status == 200
 
 
+@pytest.mark.clause("RFC 3262", "5")
+@pytest.mark.clause("TS 33.328", "7.2.3-7")
+@async_test
+async def test_an_offer_in_a_prack_and_one_in_an_update_change_the_keys(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = caller(site)
+        headers = [("Supported", "100rel")]
+        request, seen = await called(site, await bob.offer(peer=ALICE), headers=headers, early_media="1")
+        await until(lambda: any(one.status == 183 for one in seen))
+        early = next(one for one in seen if one.status == 183)
+        bob.media.take_answer(early.body)
+        (call,) = site.ue.agent.calls.values()
+        dialog = Dialog.from_uac(request, early)
+        content, rack = ("Content-Type", "application/sdp"), ("RAck", f"{early.headers.get('RSeq')} 1 INVITE")
+        for method, extra in (("PRACK", [rack]), ("UPDATE", [("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>")])):
+            before, told = bob.stream(), []
+            site.pcscf.send(dialog.request(method, [*extra, content], bob.media.next_offer(rekey=0)), told)
+            bob.media.take_answer((await final(told)).body)
+            mine = call.media.streams[0].keys
+            assert (mine.send, mine.receive) == (bob.stream().receive, bob.stream().send)
+            assert bob.stream() != before
+        assert (await final(seen)).status == 200
+
+
 @pytest.mark.clause("TS 33.328", "7.2.3")
 @async_test
 async def test_a_callee_without_offer_makes_one_with_a_ticket_of_its_own(tmp_path):
