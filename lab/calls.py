@@ -316,8 +316,8 @@ def end_legs(node: str, event: ue_control_pb2.CallEvent) -> list[MediaEnd]:
 
 
 def audited_legs(gateway: str, audit: iq_pb2.AuditResponse, call_id: str) -> list[MediaEnd]:
-    """Return the legs of one call in a gateway's audit."""
-    return [
+    """Return the legs of one call in a gateway's audit; one whose port is still being reserved is no leg yet."""
+    legs = [
         MediaEnd(
             node=gateway,
             side=_SIDES.get(row.side, ""),
@@ -337,13 +337,14 @@ def audited_legs(gateway: str, audit: iq_pb2.AuditResponse, call_id: str) -> lis
         if context.correlation == call_id
         for row in context.statistics
     ]
+    return [leg for leg in legs if leg.local]
 
 
 def _own_address(context: iq_pb2.ContextAudit, row: iq_pb2.StreamStatistics) -> str:
     for termination in context.terminations:
         if termination.termination_id == row.termination_id:
             for stream in termination.streams:
-                if stream.stream_id == row.stream_id:
+                if stream.stream_id == row.stream_id and stream.port:
                     return f"{stream.ip}:{stream.port}"
     return ""
 
