@@ -1,4 +1,4 @@
-"""``imslab demo``: a lab, four calls, the verdict of each with its reason, and a report with every ladder."""
+"""``imslab demo``: a lab, seven calls, the verdict of each with its reason, and a report with every ladder."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Scene:
     play: bool = False
     stripped: bool = False
     access: tuple[str, ...] = ()
+    keying: str = ""
 
 
 SCENES = (
@@ -86,6 +87,36 @@ SCENES = (
         "no protection was asked for and carol's phone has none: RTP on every leg",
         access=("RTP", "RTP"),
     ),
+    Scene(
+        "e2e KMS within one domain",
+        "alice",
+        "bob",
+        "e2e-kms",
+        "established",
+        "alice's KMS gave her a ticket for bob, bob had it resolved: both derive the keys, and no node between them nor"
+        " anyone who read every SDP, can",
+        access=("opaque", "opaque"),
+        keying="MIKEY-TICKET",
+    ),
+    Scene(
+        "e2e KMS across two domains",
+        "alice",
+        "erin",
+        "e2e-kms",
+        "established",
+        "erin's KMS of partner.test cannot open alice's ticket and has the KMS of ims.test resolve it: each user trusts"
+        " the KMS of their own operator",
+        access=("opaque", "opaque"),
+        keying="MIKEY-TICKET",
+    ),
+    Scene(
+        "e2e KMS refused",
+        "alice",
+        "carol",
+        "e2e-kms",
+        "refused",
+        "the KMS lets carol resolve no ticket, so her UE answers 488 and nobody falls back to less protection unasked",
+    ),
 )
 """The calls of the demonstration, in order."""
 
@@ -107,13 +138,17 @@ class Outcome:
             return self.verdict.get("sip_status") == 488
         audio = self.verdict.get("audio")
         heard = isinstance(audio, dict) and all(isinstance(end, dict) and end["heard"] for end in audio.values())
-        return heard and tuple(self.protection("access")) == self.scene.access
+        keyed = set(self._of_legs("end", "keying")) == {self.scene.keying} if self.scene.keying else True
+        return heard and keyed and tuple(self.protection("access")) == self.scene.access
 
     def protection(self, side: str) -> list[str]:
         """Return the protection of the legs on ``side``, in the order of the media path."""
+        return self._of_legs(side, "protection")
+
+    def _of_legs(self, side: str, key: str) -> list[str]:
         legs = self.verdict.get("legs")
         rows = [leg for leg in legs if isinstance(leg, dict)] if isinstance(legs, list) else []
-        return [str(leg["protection"]) for leg in rows if leg["side"] == side]
+        return [str(leg[key]) for leg in rows if leg["side"] == side]
 
     def audio_line(self) -> str:
         """Say what was heard."""

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 
 @pytest.mark.attack("T1")
-def test_the_demonstration_shows_four_calls_that_ended_as_they_must(tmp_path: Path) -> None:
+def test_the_demonstration_shows_seven_calls_that_ended_as_they_must(tmp_path: Path) -> None:
     out = tmp_path / "out"
     began = time.monotonic()
     done = subprocess.run(
@@ -28,11 +28,28 @@ def test_the_demonstration_shows_four_calls_that_ended_as_they_must(tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - began < 60
-    assert "4 of 4 calls ended as they must" in done.stdout
+    assert "7 of 7 calls ended as they must" in done.stdout
     assert "refused (488)" in done.stdout
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 4
-    for expected in ("INVITE", "Iq.ReserveAndConfigure", "media srtp", "media opaque", "media rtp", "e2ae-sdes"):
+    assert page.count("<svg") == 7
+    shown = (
+        "INVITE",
+        "Iq.ReserveAndConfigure",
+        "media srtp",
+        "media opaque",
+        "media rtp",
+        "e2ae-sdes",
+        "SRTP MIKEY-TICKET",
+    )
+    shown += (
+        "POST REQUEST_INIT",
+        "REQUEST_RESP",
+        "TRANSFER_INIT",
+        "POST RESOLVE_INIT",
+        "RESOLVE_RESP",
+        "TRANSFER_RESP",
+    )
+    for expected in (*shown, "NkmsResolve.ResolveTicket", "resolve refused"):
         assert expected in page, expected
     assert "inline:" not in page.replace("inline:&lt;", "")
     assert (out / "call.pcapng").stat().st_size > 50_000
