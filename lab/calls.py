@@ -20,7 +20,7 @@ from lab.ladder import media_ends
 from lab.ladder_steps import MediaEnd
 from lab.operator import Operator
 from lab.packets import CallCapture
-from lab.refusals import explain, refusal
+from lab.refusals import explain, meaning, refusal
 from lab.tracestore import TraceStore
 from lab.verdict import Audio, Verdict, join_legs
 from media.quality import compare
@@ -232,6 +232,7 @@ class _CallInProgress:
                         audio = {f"{self._caller.name}->{far_name}": judged, **audio}
                         recordings += await _record(order.record, self._callee.name, far.audio.wav)
             reports += [list(self._audited.values()), await self._spans(call_id)]
+        reason = last.reason or (explain(self._caller.name, problem) if problem is not None else "")
         return Verdict(
             call_id=call_id,
             trace_id=last.trace_id,
@@ -239,7 +240,8 @@ class _CallInProgress:
             sip_status=last.sip_status,
             setup_ms=last.setup_ms,
             security=last.security,
-            reason=last.reason or (explain(self._caller.name, problem) if problem is not None else ""),
+            reason=reason,
+            meaning=meaning(reason) if result != "established" else "",
             legs=join_legs(*reports, order=self._path()),
             audio=audio,
             recordings=tuple(recordings),

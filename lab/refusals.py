@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import grpc
@@ -11,6 +12,26 @@ from sba.errors import RemoteProblem
 
 _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _MISUSED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND})
+
+
+MEANINGS = {
+    "kms-refused": "a KMS refused: it lets this user ask for no such ticket, or the one who was called resolve none"
+    " (imslab kms audit)",
+    "kms-unreachable": "a KMS or the BSF behind it did not answer, or could not reach the KMS that issued the ticket",
+    "mikey-invalid": "a MIKEY message failed its checks: altered on the way, replayed, too old, or not for this user",
+    "responder-not-allowed": "somebody answered whom the ticket does not name or the caller's policy does not take",
+    "e2ae-not-announced": "media security to the access edge was asked for and not agreed at registration",
+    "profile-refused": "the media offered has no protection that the called user's policy takes",
+    "downgrade-refused": "the answer was less protected than the offer",
+}
+"""What the words of a media-sec Warning mean (testbed: the UEs of this lab set them)."""
+_TOKEN = re.compile(r"\b(" + "|".join(MEANINGS) + r")\b")
+
+
+def meaning(reason: str) -> str:
+    """Return what the first word of ``reason`` that this lab knows means, empty without one."""
+    found = _TOKEN.search(reason)
+    return MEANINGS[found[1]] if found else ""
 
 
 def explain(user: str, problem: RemoteProblem, names: Mapping[str, str] | None = None) -> str:

@@ -163,6 +163,8 @@ def verdict_table(verdict: Params) -> None:
         f"[{_RESULT_STYLE.get(result, 'bold')}]{result}[/] SIP {verdict['sip_status']}{reason}"
         f" security {verdict['security'] or 'none'}{setup}"
     )
+    if verdict.get("meaning"):
+        console.print(str(verdict["meaning"]), soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("node", "side", "protection", "keying", "suite", "in", "out", "auth failures", "replays"):
         table.add_column(column)

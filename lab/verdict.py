@@ -49,6 +49,7 @@ class Verdict:
     recordings: tuple[str, ...] = ()
     pcap: str = ""
     exchange: str = ""
+    meaning: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +71,8 @@ class Verdict:
             "audio": audio,
             "reason": self.reason,
         }
+        if self.meaning:
+            document["meaning"] = self.meaning
         if self.recordings:
             document["recordings"] = list(self.recordings)
         if self.pcap:

@@ -12,7 +12,8 @@ from opentelemetry.trace import NoOpTracer
 
 from lab.calls import CallDesk, CallOrder
 from lab.control import ControlError, Params
-from lab.refusals import refusal
+from lab.refusals import MEANINGS, meaning, refusal
+from nodes.ue import media_security
 from nodes.ue.config import Behaviour, CallOptions, RegisterOptions
 from protos import ue_control_pb2
 from sba.errors import ProblemError, RemoteProblem
@@ -95,3 +96,26 @@ def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: s
         assert (str(caught.value), caught.value.kind) == (said, "usage")
 
     run()
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ('Not Acceptable Here (399 127.0.0.1 "media-sec:kms-refused", 306 127.0.0.1 "x")', "refused"),
+        ("kms-unreachable: kms.ims.test did not answer in 5 s", "did not answer"),
+        ("mikey-invalid", "failed its checks"),
+        ("responder-not-allowed: sip:carol@ims.test", "does not name"),
+    ],
+)
+def test_a_call_without_keys_of_the_kms_says_what_that_means(reason: str, word: str) -> None:
+    assert word in meaning(reason)
+
+
+@pytest.mark.parametrize("reason", ["", "Busy Here", "unmikey-invalidated"])
+def test_other_reasons_are_given_no_meaning(reason: str) -> None:
+    assert meaning(reason) == ""
+
+
+def test_every_word_of_a_ue_has_a_meaning() -> None:
+    words = {value for name, value in vars(media_security).items() if name.startswith("TOKEN_")}
+    assert words <= set(MEANINGS)
