@@ -18,6 +18,7 @@ from signalling.aka.milenage import Milenage
 from tests.e2e.capture import Capture
 from tests.e2e.lab import Lab, running
 from tests.e2e.live import LiveCall
+from tests.keying.mikey.independent.rfc6043 import verify_exchange
 
 pytestmark = [pytest.mark.lab, pytest.mark.attack("T8"), pytest.mark.timeout(240)]
 
@@ -31,6 +32,8 @@ SUITES = (
 )
 LEAST_OCTETS = 6
 """Shorter values (AK, parts of keys) turn up by chance."""
+_BTID = re.compile(rb"([A-Za-z0-9+/]{22}==)@bsf\\.")
+"""RAND of a bootstrapping, in base64, as it stands in IDRpsk."""
 _NONCE = re.compile(r'nonce="([A-Za-z0-9+/=]+)"')
 
 
@@ -101,6 +104,45 @@ def _aka_keys(searched: Searched, name: str, k: Any, opc: Any, texts: str) -> in
     return len(rands)
 
 
+def _kms_calls(found: Searched, captures: Path) -> dict[str, str]:
+    """Calls and tickets with keys of the KMS, refusals and deaths among them; B-TIDs by user."""
+    lab, btids = found.lab, {}
+    for number, (caller, callee) in enumerate((("alice", "bob"), ("bob", "alice"), ("alice", "erin"))):
+        path = captures / f"exchange-{number}.json"
+        wanted = ("--security", "e2e-kms", "--seconds", "0.6", "--with-keys", "--exchange", str(path))
+        result = lab.call(caller, callee, *wanted)
+        found.call_ids.insert(0, result["call_id"])
+        content = json.loads(path.read_text())
+        for name in ("psk_i", "psk_r", "tpk"):
+            found.add(f"{name} of KMS call {number}", bytes.fromhex(content[name]))
+        done = verify_exchange(content)
+        for name, key in done.keys.items():
+            found.add(f"{name} of KMS call {number}", key)
+        for kind, keys in (("ticket", done.master), ("session", done.session_keys)):
+            for index, key in enumerate(keys):
+                found.add(f"{kind} key {index} of KMS call {number}", key["data"])
+        for cs_id, session in done.sessions.items():
+            found.add(f"TEK {cs_id} of KMS call {number}", session["tek"])
+            found.add(f"salt {cs_id} of KMS call {number}", session["salt"])
+        for user, message in ((caller, "REQUEST_INIT"), (callee, "RESOLVE_INIT")):
+            match = _BTID.search(base64.b64decode(content[message]))
+            assert match is not None, message
+            btids[user] = match[1].decode()
+    lab.call("alice", "carol", "--security", "e2e-kms", "--seconds", "0.2", status=1)
+    for spoilt in ("flip-mac", "wrong-psk", "old-timestamp"):
+        lab.run("ticket", "request", "alice", "bob", "--option", f"tamper={spoilt}", check=False)
+    for spoilt in ("flip-mac", "wrong-ticket", "garbage"):
+        wanted = ("--security", "e2e-kms", "--option", f"tamper_mikey={spoilt}", "--seconds", "0.2")
+        lab.run("call", "alice", "bob", *wanted, check=False)
+    lab.run("ticket", "request", "bob", "alice", "--mode-3", check=False)
+    lab.json("kms", "rotate")
+    for instance in ("kms", "bsf"):
+        dead = lab.kill(instance)
+        lab.wait_back(instance, dead)
+    lab.call("bob", "erin", "--security", "e2e-kms", "--seconds", "0.6")
+    return btids
+
+
 def _f2345(k: Any, opc: Any, rand: bytes) -> tuple[bytes, bytes, bytes]:
     outputs = Milenage(k, opc).f2345(rand)
     return outputs.res.reveal(), outputs.ck.reveal(), outputs.ik.reveal()
@@ -141,6 +183,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
             lab.run("call", "alice", "bob", "--option", f"tamper_offer={spoilt}", "--seconds", "0.2", check=False)
         lab.run("call", "alice", "sip:nobody@ims.test", "--seconds", "0.2", check=False)
         lab.call("alice", "bob", "--security", "e2e-sdes", "--seconds", "0.6")
+        btids = _kms_calls(found, captures)
         plain = captures / "plain.pcapng"
         lab.call("alice", "bob", "--security", "e2ae-sdes", "--seconds", "0.6", "--pcap", str(plain))
         found.plain_capture = plain.read_bytes()
@@ -156,6 +199,11 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
                     found.add(f"{label} of {name}", value.reveal())
             if own.k is not None and own.opc is not None:
                 challenges += _aka_keys(found, name, own.k, own.opc, texts)
+                if name in btids:
+                    outputs = _f2345(own.k, own.opc, base64.b64decode(btids[name]))
+                    for label, value in zip(("RES", "CK", "IK"), outputs, strict=True):
+                        found.add(f"{label} of the bootstrapping of {name}", value)
+        assert {"CK of the bootstrapping of erin", "tpk of KMS call 0", "MPKr of KMS call 2"} <= set(found.secrets)
         assert challenges >= 4, "the derivation of CK and IK had nothing to work on"
         yield found
 
@@ -187,8 +235,8 @@ def test_no_file_of_the_lab_holds_a_key(searched: Searched) -> None:
 
 
 def test_no_flow_in_any_format_shows_a_key(searched: Searched) -> None:
-    # One call with every change in it stands for all: the others go through the same code.
-    for call_id in searched.call_ids[-1:]:
+    # One call with every change in it and one with two KMSs stand for all: the others go through the same code.
+    for call_id in (searched.call_ids[0], searched.call_ids[-1]):
         for form in (("text",), ("text", "--messages"), ("json",), ("mermaid",), ("html",)):
             shown = searched.lab.run("flow", call_id, "--format", *form).stdout
             assert not searched.found_in(shown.encode()), (call_id, form)
@@ -200,6 +248,8 @@ def test_no_status_or_log_command_shows_a_key(searched: Searched) -> None:
     outputs += [lab.run("user", name).stdout for name in lab.resolved["users"]]
     outputs += [lab.run("ue", "status", name).stdout for name in ("alice", "bob", "dave", "grace")]
     outputs += [lab.run("ue", "behave", "alice").stdout, json.dumps(lab.resolved)]
+    outputs += [lab.run("ticket", "show", name).stdout for name in ("alice", "bob", "erin")]
+    outputs += [lab.run("ticket", "show", "alice", "--json").stdout, lab.run("kms", "audit", "--json").stdout]
     outputs += [lab.run("logs", name).stdout for name in lab.nodes()]
     for output in outputs:
         assert not searched.found_in(output.encode()), output[:200]

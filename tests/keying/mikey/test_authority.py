@@ -33,7 +33,7 @@ from keying.mikey.ticket import mode3_ticket_key
 from keying.secret import Secret
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, KMS, MALLORY, NOW, Stage, counting, credential, tpk
 
-pytestmark = pytest.mark.clause("33.328", "D-10")
+pytestmark = pytest.mark.clause("TS 33.328", "D-10")
 
 
 def transferred(stage: Stage):
@@ -117,7 +117,7 @@ def test_the_kms_s_name_may_be_written_otherwise():
     assert request.receive(stage.grant(request.message).response, stage.tick()).mpki
 
 
-@pytest.mark.clause("33.328", "D-7")
+@pytest.mark.clause("TS 33.328", "D-7")
 def test_a_random_value_shorter_than_the_key_is_refused():
     short = replace(DEFAULT_PROFILE, rand_min_octets=16)
     stage = Stage(profile=short)
@@ -150,7 +150,7 @@ def test_the_public_key_variants_are_off_unless_they_are_on():
 # The modifier of forked keys: RANDRkms and IDRr
 
 
-@pytest.mark.clause("33.328", "6.2.3.7-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.7-1")
 def test_the_same_endpoint_gets_the_same_modifier_from_a_kms_that_stores_nothing():
     stage = Stage(wish=Wish((BOB, CAROL), reusable=True))
     ticket = transferred(stage).ticket
@@ -181,7 +181,7 @@ def test_without_endpoint_or_secret_each_resolution_has_a_fresh_modifier():
     assert resolved(stage, ticket, endpoint=b"x").rand_kms != resolved(stage, ticket, endpoint=b"x").rand_kms
 
 
-@pytest.mark.clause("33.328", "D-7")
+@pytest.mark.clause("TS 33.328", "D-7")
 def test_the_modifier_is_as_long_as_the_longest_key():
     stage = Stage(profile=replace(DEFAULT_PROFILE, kms_rand_octets=1))
     assert len(resolved(stage, transferred(stage).ticket, endpoint=b"x").rand_kms) == 16
@@ -254,7 +254,7 @@ def test_a_user_s_key_issues_no_ticket_of_the_kms():
 # Two KMSs
 
 
-@pytest.mark.clause("33.328", "B.2.3-1")
+@pytest.mark.clause("TS 33.328", "B.2.3-1")
 @pytest.mark.parametrize("forking", [True, False])
 def test_a_kms_relays_what_another_resolved_unchanged(forking):
     stage = Stage(wish=Wish((BOB,), forking=forking))

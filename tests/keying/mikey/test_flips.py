@@ -15,7 +15,7 @@ from keying.mikey.ticket import ticket_octets
 from tests.keying.mikey.independent.wire import parse
 from tests.keying.mikey.stage import BOB, LONG, NOW, Played, Stage
 
-pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("33.328", "D-8", "D-9", "D-10")]
+pytestmark = [pytest.mark.attack("T5"), pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")]
 
 WISHES = {"forked": Wish((BOB,)), "plain": Wish((BOB,), forking=False)}
 PROFILES = {"128": DEFAULT_PROFILE, "256": LONG}
@@ -76,7 +76,7 @@ def initiator_data(octets: bytes) -> range:
     return range(ticket["end"] - length, ticket["end"])
 
 
-@pytest.mark.clause("33.328", "D-9")
+@pytest.mark.clause("TS 33.328", "D-9")
 def test_initiator_data_are_outside_the_mac_of_the_transfer_and_inside_that_of_the_kms():
     played = PLAYED["128", "forked"]
     octets = played.octets["TRANSFER_INIT"]
@@ -98,7 +98,7 @@ def test_initiator_data_are_outside_the_mac_of_the_transfer_and_inside_that_of_t
             fresh.authority.resolve_ticket(responder.ticket, (BOB,), fresh.find_tpk, fresh.now)
 
 
-@pytest.mark.clause("33.328", "D-9")
+@pytest.mark.clause("TS 33.328", "D-9")
 def test_the_next_payload_of_the_ticket_is_no_part_of_the_ticket():
     """It changes when the ticket moves from message to message; the MAC of each message covers it there."""
     played = PLAYED["128", "forked"]

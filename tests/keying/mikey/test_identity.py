@@ -10,7 +10,7 @@ from keying.mikey.groups import MAX_NESTING, NO_GROUPS, Groups
 from keying.mikey.identity import Identity, matches
 from keying.mikey.profile import DEFAULT_PROFILE
 
-pytestmark = pytest.mark.clause("33.328", "6.2.3.2-1")
+pytestmark = pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 
 BOB = Identity.uri("sip:bob@ims.test")
 SUPPORT = Identity.uri("sip:support@ims.test")

@@ -15,7 +15,7 @@ from tests.keying.mikey.stage import Stage
 BODY = b"the CMS object"
 
 
-@pytest.mark.clause("33.328", "K-1")
+@pytest.mark.clause("TS 33.328", "K-1")
 def test_a_body_is_bound_to_the_transfer_it_comes_with():
     stage = Stage()
     request = stage.request()
@@ -28,7 +28,7 @@ def test_a_body_is_bound_to_the_transfer_it_comes_with():
         check_proof_of_origin(DEFAULT_PROFILE, responder.extensions, BODY + b"!")
 
 
-@pytest.mark.clause("33.328", "K-1")
+@pytest.mark.clause("TS 33.328", "K-1")
 def test_a_proof_that_is_absent_doubled_cut_or_of_another_hash_is_told_apart():
     proof = proof_of_origin(DEFAULT_PROFILE, BODY)
     assert not check_proof_of_origin(DEFAULT_PROFILE, (sdp_ids(),), BODY)
@@ -41,7 +41,7 @@ def test_a_proof_that_is_absent_doubled_cut_or_of_another_hash_is_told_apart():
             check_proof_of_origin(DEFAULT_PROFILE, (replace(proof, data=data),), BODY)
 
 
-@pytest.mark.clause("33.328", "K-1")
+@pytest.mark.clause("TS 33.328", "K-1")
 def test_the_number_of_the_extension_is_the_profile_s():
     other = replace(DEFAULT_PROFILE, genext_proof_of_origin=200)
     assert proof_of_origin(other, BODY).extension_type == 200

@@ -34,7 +34,7 @@ from keying.mikey.request import TicketRequest
 from keying.mikey.resolve import TicketResolve
 from tests.keying.mikey.stage import ALICE, BOB, KMS, LONG, MALLORY, NOW, Stage, tpk
 
-pytestmark = pytest.mark.clause("33.328", "D-8", "D-10")
+pytestmark = pytest.mark.clause("TS 33.328", "D-8", "D-10")
 
 MOMENT = dt.datetime.fromtimestamp(NOW, dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -33,7 +33,7 @@ from keying.mikey.profile import DEFAULT_PROFILE
 from keying.mikey.registry import IdRole, KeyDataType, PrfFunc, TicketFlag, TsRole, TsType
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, KMS, MALLORY, NOW
 
-pytestmark = pytest.mark.clause("33.328", "D-5")
+pytestmark = pytest.mark.clause("TS 33.328", "D-5")
 F = TicketFlag
 ERA_1 = 2_085_978_496.0
 """Unix seconds of 2036-02-07 06:28:16, when the seconds of NTP begin anew."""
@@ -139,7 +139,7 @@ def test_a_wish_against_the_rules_is_not_sent():
         wished_policy(DEFAULT_PROFILE, Wish((BOB,), response=False), ALICE, KMS, NOW)
 
 
-@pytest.mark.clause("33.328", "6.2.3.4.2-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.4.2-1")
 @pytest.mark.parametrize(
     ("kind", "o", "taken"), [((2, 9, 9), True, True), ((2, 9, 9), False, False), ((3, 1, 1), True, False)]
 )
@@ -154,7 +154,7 @@ def test_an_unknown_subtype_is_taken_with_o_and_refused_without(kind, o, taken):
     assert refused.value.number == 14
 
 
-@pytest.mark.clause("33.328", "6.2.3.4.1-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.4.1-1")
 def test_type_2_needs_no_flag_where_the_table_knows_it():
     check_usable(DEFAULT_PROFILE, policy(int(GOOD & ~F.O), ticket_type=2), NOW)
     without = replace(DEFAULT_PROFILE, ticket_kinds_accepted=frozenset({(1, 1, 1)}))

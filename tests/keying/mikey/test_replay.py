@@ -12,7 +12,7 @@ from keying.mikey.errors import InvalidTimestamp, Replayed
 from keying.mikey.replay import ReplayCache
 from tests.keying.mikey.stage import NOW
 
-pytestmark = [pytest.mark.clause("33.328", "D-11"), pytest.mark.attack("T5")]
+pytestmark = [pytest.mark.clause("TS 33.328", "D-11"), pytest.mark.attack("T5")]
 
 
 def test_a_message_is_taken_once():

@@ -26,7 +26,7 @@ from keying.mikey.request import PskCredential, TicketRequest
 from keying.secret import Secret
 from tests.keying.mikey.stage import ALICE, BOB, KMS, LONG, NOW, Stage, counting, credential
 
-pytestmark = pytest.mark.clause("33.328", "D-8")
+pytestmark = pytest.mark.clause("TS 33.328", "D-8")
 
 
 def test_the_request_has_the_payloads_of_the_rfc_in_order():
@@ -44,7 +44,7 @@ def test_the_request_has_the_payloads_of_the_rfc_in_order():
     ]
 
 
-@pytest.mark.clause("33.328", "D-7")
+@pytest.mark.clause("TS 33.328", "D-7")
 def test_the_random_value_is_never_shorter_than_the_key():
     short = replace(DEFAULT_PROFILE, request_rand_octets=16)
     long_key = PskCredential(b"btid", Secret(bytes(64)))

@@ -22,7 +22,7 @@ from keying.mikey.ticket import create_ticket, mode3_ticket_key
 from keying.secret import Secret
 from tests.keying.mikey.stage import ALICE, BOB, KMS, LONG, MALLORY, NOW, Stage, counting, credential, tpk
 
-pytestmark = pytest.mark.clause("33.328", "D-10")
+pytestmark = pytest.mark.clause("TS 33.328", "D-10")
 
 SELF_RESOLVED = Wish((BOB,), forking=False, resolve=False)
 

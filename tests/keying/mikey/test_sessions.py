@@ -106,7 +106,7 @@ def test_the_keys_have_the_lengths_of_the_suite(suite):
     assert (keys[1].suite, keys[1].ssrc, keys[1].spi) == (suite, 5, b"\x02")
 
 
-@pytest.mark.clause("33.328", "D-3")
+@pytest.mark.clause("TS 33.328", "D-3")
 def test_a_key_of_256_bits_is_not_made_with_128_bit_algorithms():
     with pytest.raises(InvalidPolicy):
         derive(

@@ -45,7 +45,7 @@ from keying.mikey.ticket import (
 from keying.secret import Secret
 from tests.keying.mikey.stage import ALICE, BOB, CAROL, KMS, LONG, MALLORY, NOW, counting, credential, tpk
 
-pytestmark = pytest.mark.clause("33.328", "6.2.3.4.1-1")
+pytestmark = pytest.mark.clause("TS 33.328", "6.2.3.4.1-1")
 
 
 def made(
@@ -237,7 +237,7 @@ def with_data(next_payload: int = 9) -> tuple[Ticket, TicketPayload]:
     return ticket, replace(ticket.payload, initiator_data=bytes(data))
 
 
-@pytest.mark.clause("33.328", "D-9")
+@pytest.mark.clause("TS 33.328", "D-9")
 def test_initiator_data_repeat_v_and_are_the_initiator_s():
     ticket, payload = with_data()
     assert ticket.mpkr is not None

@@ -32,7 +32,7 @@ from keying.mikey.transfer import reject
 from keying.secret import Secret
 from tests.keying.mikey.stage import ALICE, BOB, BOBS_STREAM, CAROL, KMS, MALLORY, NOW, Stage, counting
 
-pytestmark = pytest.mark.clause("33.328", "D-9")
+pytestmark = pytest.mark.clause("TS 33.328", "D-9")
 
 ONE_WAY = Wish((BOB,), forking=False, response=False, responder_rand=False)
 TEK = KeyData(KeyDataType.TEK_SALT, Secret(b"k" * 16), Secret(b"s" * 14), b"\x77")
@@ -78,7 +78,7 @@ def test_without_forking_mpki_protects_the_response_and_nobody_adds_initiator_da
     assert revealed(played.established.keys) == revealed(played.accepted.keys)
 
 
-@pytest.mark.clause("33.328", "6.2.3.7-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.7-1")
 def test_a_reusable_ticket_serves_several_calls_with_new_names_times_and_randoms():
     stage = Stage(wish=Wish((BOB,), reusable=True))
     played = stage.play()
@@ -92,7 +92,7 @@ def test_a_reusable_ticket_serves_several_calls_with_new_names_times_and_randoms
     assert rand_of(before, RandRole.RESPONDER) != rand_of(after, RandRole.RESPONDER)
 
 
-@pytest.mark.clause("33.328", "6.2.3.7-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.7-1")
 def test_a_responder_that_resolved_the_ticket_before_need_not_ask_again():
     stage = Stage(wish=Wish((BOB,), reusable=True))
     played = stage.play()
@@ -290,7 +290,7 @@ def test_an_initiator_with_a_key_that_the_ticket_has_already_is_refused():
         stage.initiate(stage.ticket, keys=(replace(TEK, spi=stage.ticket.keys[0].spi),))
 
 
-@pytest.mark.clause("33.328", "D-4")
+@pytest.mark.clause("TS 33.328", "D-4")
 def test_forking_leaves_tek_and_gtgk_as_they_are():
     kinds = (KeyDataType.TGK, KeyDataType.TEK_SALT, KeyDataType.GTGK)
     played = Stage(wish=Wish((BOB,), keys=tuple(WantedKey(kind) for kind in kinds))).play()

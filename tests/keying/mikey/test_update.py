@@ -21,7 +21,7 @@ from keying.mikey.sessions import srtp_policy, srtp_session
 from keying.secret import Secret
 from tests.keying.mikey.stage import BOB, Stage, counting
 
-pytestmark = pytest.mark.clause("33.328", "D-9")
+pytestmark = pytest.mark.clause("TS 33.328", "D-9")
 
 NEW = KeyData(KeyDataType.TGK, Secret(b"n" * 16), spi=b"\xee\x01")
 
