@@ -13,6 +13,9 @@ from keying.mikey.errors import MalformedMessage
 from keying.mikey.payloads import IdRoled, Payload
 from keying.mikey.registry import IdRole, IdType
 
+_SEPARATORS = "-.()"
+"""Visual separators of a telephone number (RFC 3966 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -76,10 +79,14 @@ class Identity:
 
 
 def normalise(uri: str, *, lower_case_host: bool = True) -> str:
-    """Return `uri` as identities are compared: lower-case scheme and host, no parameters, headers or separators."""
+    """Return `uri` as identities are compared: lower-case scheme and host, no parameters, headers or separators.
+
+    A number that is not global keeps its phone-context: without it, it is anybody's (RFC 3966 4, 5.1.5).
+    """
     scheme, user, host = _split(uri)
     if scheme == "tel:":
-        return scheme + "".join(letter for letter in user if letter not in "-.()")
+        number = "".join(letter for letter in user if letter not in _SEPARATORS)
+        return scheme + number + ("" if number.startswith("+") else _phone_context(uri))
     if lower_case_host:
         host = host.lower()
     return f"{scheme}{user}@{host}" if user else f"{scheme}{host}"
@@ -118,6 +125,15 @@ def identity(payloads: Iterable[Payload], role: IdRole) -> Identity | None:
     if len(found) > 1:
         raise MalformedMessage(f"IDR {role.name}", "stands there more than once")
     return found[0] if found else None
+
+
+def _phone_context(uri: str) -> str:
+    for parameter in uri.split(";")[1:]:
+        name, _, value = parameter.lower().partition("=")
+        if name == "phone-context":
+            digits = "".join(letter for letter in value if letter not in _SEPARATORS)
+            return f";phone-context={digits if value.startswith('+') else value}"
+    return ""
 
 
 def _split(uri: str) -> tuple[str, str, str]:
