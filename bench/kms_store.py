@@ -99,6 +99,7 @@ def exchanges(parties: Parties, keys: TicketKeyRing, store: KmsStore) -> Exchang
         identity=KMS.text,
         users=Buckets(UNLIMITED, time.monotonic),
         endpoint_key=Secret.random(32),
+        refusals=Buckets(UNLIMITED, time.monotonic),
     )
 
 

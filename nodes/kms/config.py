@@ -124,5 +124,9 @@ class KmsSettings(NodeSettings):
 
     audit_retention_s: float = Field(default=7 * 86_400.0, gt=0)
     """How long audit records are kept after the ticket they tell of has ended, s."""
+    audit_records: int = Field(default=1_000_000, ge=1000)
+    """Audit records kept at most; beyond that the oldest go before their time."""
+    audit_refusals: RateLimit = RateLimit(per_second=0.05, burst=100)
+    """Refusals of one user, or of one KMS, that become audit records; beyond that they are logged and counted only."""
     prune_interval_s: float = Field(default=60.0, gt=0)
     """Pause between two removals of what has expired, s."""

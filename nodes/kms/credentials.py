@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import grpc
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from keying.mikey.identity import Identity
+from keying.mikey.identity import Identity, normalise
 from keying.secret import Secret
 from nodes.kms.patterns import host_of
 from protos import bsf_gba_pb2
@@ -80,12 +80,15 @@ def btid_domain(psk_identity: bytes, home_domains: Sequence[str]) -> str:
 
 
 def own_identities(found: Sequence[str], home_domains: Sequence[str]) -> tuple[Identity, ...]:
-    """Those identities a BSF of these home domains may vouch for: their SIP URIs, and tel URIs."""
-    return tuple(
-        Identity.uri(text)
-        for text in found
-        if "*" not in text and (text.lower().startswith("tel:") or host_of(text).lower() in home_domains)
-    )
+    """Those identities a BSF of these home domains may vouch for: their SIP URIs, and tel URIs.
+
+    Judged in the form in which they are compared later, so that no spelling is one user's here and another's there.
+    """
+
+    def own(name: str) -> bool:
+        return "*" not in name and (name.startswith("tel:") or host_of(name) in home_domains)
+
+    return tuple(Identity.uri(text) for text in found if own(normalise(text)))
 
 
 class BootstrappedCredentials:

@@ -83,6 +83,7 @@ class Exchanges:
         identity: str,
         users: Buckets,
         endpoint_key: Secret,
+        refusals: Buckets,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._authority = authority
@@ -95,6 +96,7 @@ class Exchanges:
         self._identity = Identity.uri(identity)
         self._users = users
         self._endpoint_key = endpoint_key
+        self._refusals = refusals
         self._now = now
 
     async def request(self, octets: bytes, decision: Decision) -> bytes:
@@ -121,14 +123,14 @@ class Exchanges:
 
     async def _grant(self, message: AuthenticRequest, user: UserCredential, decision: Decision, now: float) -> bytes:
         rules.check_own(message.initiator, user.identities, "IDRi")
-        decision.user = message.initiator.text
+        decision.user = rules.text(message.initiator)
         party = rules.party_policy(self._book, user.identities)
         rules.check_responders(self._book, party, user.identities, responders_of(message.policy))
         rules.check_times(self._book.settings, validity(message.policy), now)
         tpk = self._keys.current
         granted = message.grant(tpk, now, limits=rules.limits_of(self._book.settings, party))
         self._note_ticket(decision, granted.ticket, tpk.key_id)
-        decision.responders = _names(responders_of(granted.ticket.policy))
+        decision.responders = _names(responders_of(granted.ticket.policy), self._book.settings.max_responders, 256)
         decision.outcome, decision.reason = GRANTED, "altered" if granted.altered else ""
         return granted.response
 
@@ -164,7 +166,7 @@ class Exchanges:
         self, message: AuthenticResolve, user: UserCredential, decision: Decision, now: float
     ) -> Resolution:
         rules.check_own(message.responder, user.identities, "IDRr")
-        decision.user = message.responder.text
+        decision.user = rules.text(message.responder)
         ticket = message.ticket
         self._note_ticket(decision, ticket)
         rules.check_initiator(rules.party_policy(self._book, user.identities), initiator_of(ticket.policy))
@@ -278,6 +280,9 @@ class Exchanges:
         await self._audit(decision, self._now())
 
     async def _audit(self, decision: Decision, now: float) -> None:
+        asker = decision.peer_kms if decision.operation == RESOLVE and decision.peer_kms else decision.user
+        if decision.outcome != GRANTED and not self._refusals.take(asker):
+            return  # somebody who is refused all day must not fill the disk
         longest = now + self._book.settings.max_start_ahead_s + self._book.settings.max_ticket_validity_s
         ends = min(max(now, decision.not_after), longest)
         await self._store.record(
@@ -308,8 +313,9 @@ def refusal(error: MikeyError, octets: bytes | None) -> Refusal:
     return Refusal(STATUS.get(type(error).__name__, 403), reason, octets=octets)
 
 
-def _names(identities: Sequence[Identity]) -> tuple[str, ...]:
-    return tuple(identity.text[:256] for identity in identities[:64])
+def _names(identities: Sequence[Identity], most: int = 8, longest: int = 128) -> tuple[str, ...]:
+    """Identities for span, log and audit; of a request that nobody has granted only a few, and cut."""
+    return tuple(identity.text[:longest] for identity in identities[:most])
 
 
 def _times(policy: TicketPolicy) -> tuple[float, float]:

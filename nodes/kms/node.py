@@ -22,6 +22,7 @@ from nodes.kms.limits import Buckets
 from nodes.kms.peers import PeerKmss
 from nodes.kms.policy import KMS_LABEL, read_book
 from nodes.kms.profiles import ProfileError, read_profile
+from nodes.kms.recent import RecentMessages
 from nodes.kms.service import Control, ResolveForPeers
 from nodes.kms.store import KmsStore
 from nodes.kms.ticket_keys import TicketKeyRing
@@ -85,7 +86,12 @@ class Kms(NetworkFunction):
         book = read_book(settings, self._home_domains)
         self._watch = Watch(self.telemetry, lambda: len(self._keys))
         self._exchanges = exchanges = Exchanges(
-            Authority(profile, Identity.uri(self._identity), modifier_secret=modifier),
+            Authority(
+                profile,
+                Identity.uri(self._identity),
+                replay=RecentMessages(skew_s=profile.clock_skew_s),
+                modifier_secret=modifier,
+            ),
             profile,
             book,
             self._keys,
@@ -95,6 +101,7 @@ class Kms(NetworkFunction):
             identity=self._identity,
             users=Buckets(settings.user_rate, clock),
             endpoint_key=endpoint,
+            refusals=Buckets(settings.audit_refusals, clock),
         )
         addresses = Buckets(settings.address_rate, clock)
         self._endpoint = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
@@ -167,7 +174,7 @@ class Kms(NetworkFunction):
             try:
                 if await self._keys.turn(time.time()):
                     self.telemetry.log("kms-ticket-key-rotated", tpk_id=self._keys.current.key_id.hex(), by="age")
-                self._watch.pruned(await self._kms_store.prune(time.time()))
+                self._watch.pruned(await self._kms_store.prune(time.time(), self.settings.audit_records))
             except Exception as fault:  # noqa: BLE001 - a failed write must not end the upkeep; the next turn tries again
                 self.telemetry.log("kms-upkeep-failed", level="error", fault=f"{type(fault).__name__}: {fault}")
 

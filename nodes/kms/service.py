@@ -8,7 +8,7 @@ from typing import Final
 
 from keying.mikey.codec import decode_ticket
 from keying.mikey.errors import InvalidIdentity, InvalidTicket, MikeyError
-from keying.mikey.identity import Identity
+from keying.mikey.identity import Identity, normalise
 from keying.mikey.policy import kms_of
 from keying.mikey.ticket import ticket_key_id
 from nodes.kms import policy as rules
@@ -74,7 +74,7 @@ class ResolveForPeers:
         self, request: kms_resolve_pb2.ResolveTicketRequest, kms: str, decision: Decision
     ) -> kms_resolve_pb2.ResolveTicketResponse:
         decision.peer_kms = kms
-        decision.user = request.responder[0] if request.responder else ""
+        decision.user = rules.text(Identity.uri(request.responder[0])) if request.responder else ""
         try:
             rules.check_peer(self._book, kms)
             responders = rules.foreign_responders(self._book, kms, tuple(map(Identity.uri, request.responder)))
@@ -113,7 +113,9 @@ class Control:
     ) -> kms_control_pb2.AuditResponse:
         """The latest decisions, newest first."""
         del context
-        records = await self._store.audit(request.user, request.limit or DEFAULT_AUDIT)
+        records = await self._store.audit(
+            normalise(request.user) if request.user else "", request.limit or DEFAULT_AUDIT
+        )
         return kms_control_pb2.AuditResponse(entries=[_entry(record) for record in records])
 
     async def RotateTicketKey(  # noqa: N802 - named by the contract

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from sqlalchemy import Column, Table, delete, insert, select, update
+from sqlalchemy import Column, ColumnElement, Table, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -58,7 +58,8 @@ class AuditRecord:
         """The columns of the audit table."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         row["responders"] = json.dumps(self.responders)
-        return row
+        # PostgreSQL takes no NUL in a text, and who sends one must not go unrecorded for it.
+        return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in row.items()}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> AuditRecord:
@@ -150,17 +151,29 @@ class KmsStore:
             for row in rows
         ]
 
-    async def prune(self, now: float) -> int:
-        """Remove what has expired, in small transactions; return the number of rows."""
-        gone = 0
+    async def prune(self, now: float, audit_records: int | None = None) -> int:
+        """Remove what has expired, and the oldest of more audit records than that; return the number of rows.
+
+        In small transactions.
+        """
+        gone = 0 if audit_records is None else await self._prune_audit(audit_records)
         for table, key in ((SEEN, SEEN.c.digest), (USES, USES.c.ticket_id), (AUDIT, AUDIT.c.row)):
             gone += await self._prune_table(table, key, now)
         return gone + await self._prune_table(TICKET_KEYS, TICKET_KEYS.c.key_id, now)
 
+    async def _prune_audit(self, most: int) -> int:
+        newest = select(func.max(AUDIT.c.row))
+        async with self._store.engine.connect() as connection:
+            last = (await connection.scalar(newest)) or 0
+        return await self._prune_rows(AUDIT, AUDIT.c.row, AUDIT.c.row <= last - most)
+
     async def _prune_table(self, table: Table, key: Column[Any], now: float) -> int:
+        return await self._prune_rows(table, key, table.c.forget_at < now)
+
+    async def _prune_rows(self, table: Table, key: Column[Any], outdated: ColumnElement[bool]) -> int:
         gone = 0
         while True:
-            expired = select(key).where(table.c.forget_at < now).limit(PRUNE_BATCH)
+            expired = select(key).where(outdated).limit(PRUNE_BATCH)
             async with self._writing, self._store.engine.begin() as connection:
                 removed = (await connection.execute(delete(table).where(key.in_(expired)))).rowcount
             gone += removed
