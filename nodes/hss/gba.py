@@ -13,6 +13,14 @@ from sba.errors import ProblemError
 from signalling.aka.milenage import RAND_LENGTH
 from signalling.aka.vectors import AUTS_LENGTH, MacFailure
 
+BSF_LABEL = "bsf."
+"""First label of a BSF's name; what follows is its home domain (assumed)."""
+
+
+def bsf_of(impi: str) -> str:
+    """Name of the BSF of a user's home domain, which its certificate shows."""
+    return BSF_LABEL + impi.rpartition("@")[2].lower()
+
 
 class GbaUeAuthentication:
     """Nhss_gbaUEAuthentication; sequence numbers are those of every other use of the card."""
@@ -28,12 +36,14 @@ class GbaUeAuthentication:
     ) -> hss_gba_pb2.GbaVectorResponse:
         """One AKA vector and the public identities a NAF may know the user by; resynchronises first when asked.
 
-        Barred identities are nobody's for a NAF. Raises ``ProblemError``: 400, 403 and 404 as for any vector, and 403
-        AUTHENTICATION_SCHEME_NOT_SUPPORTED for a user without a USIM.
+        Barred identities are nobody's for a NAF. Raises ``ProblemError``: 400, 403 and 404 as for any vector, 403
+        AUTHENTICATION_SCHEME_NOT_SUPPORTED for a user without a USIM, and 403 BSF_NOT_AUTHORIZED, before anybody is
+        looked up, for the BSF of another domain: whoever has CK, IK and RES is any network towards a card.
         """
-        del context
         if not request.impi:
             raise ProblemError(status=400, cause="MANDATORY_IE_MISSING", detail="impi is needed")
+        if bsf_of(request.impi) not in {name.lower() for name in context.peer.dns_names}:
+            raise ProblemError(status=403, cause="BSF_NOT_AUTHORIZED", detail="not the BSF of this user's domain")
         subscriber = find_owner(self._directory, request.impi, "")
         if not isinstance(subscriber.credentials, AkaCredentials):
             raise ProblemError(status=403, cause="AUTHENTICATION_SCHEME_NOT_SUPPORTED", detail="the user has no USIM")

@@ -345,7 +345,7 @@ async def test_no_token_and_no_other_consumer_reaches_a_key_or_a_vector(tmp_path
 @async_test
 async def test_an_hss_gives_a_bsf_one_vector_of_a_user_with_a_usim(tmp_path):
     async with home(tmp_path, bsf=False) as it:
-        bsf = await it.lab.client("BSF", "bsf-2")
+        bsf = await it.lab.client("BSF", "bsf")
         answer = await bsf.call(VECTOR, hss_gba_pb2.GbaVectorRequest(impi=ALICE.impi))
         Usim(K, OPC).authenticate(answer.vector.rand, answer.vector.autn)
         assert "sip:secret-alice@ims.test" not in answer.public_identities
