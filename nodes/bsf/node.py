@@ -106,7 +106,10 @@ class Bsf(NetworkFunction):
     async def _purge(self) -> None:
         while True:
             await asyncio.sleep(_PURGE_S)
-            await self._bootstraps.purge()
+            try:
+                await self._bootstraps.purge()
+            except Exception as fault:  # noqa: BLE001 - a failed write must not end the upkeep; the next turn tries again
+                self.telemetry.log("bsf.purge-failed", level="error", fault=type(fault).__name__)
 
     def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
         return (Observation(len(self._bootstraps)),)

@@ -47,7 +47,8 @@ class Zh:
         if resync is not None:
             request.resync.CopyFrom(hss_ueau_pb2.Resynchronisation(rand=resync[0], auts=resync[1]))
         try:
-            answer = await self._sbi.call(_GENERATE, request, home_domain=impi.rpartition("@")[2])
+            # In one spelling: discovery remembers what it was asked for, and anybody may write this name.
+            answer = await self._sbi.call(_GENERATE, request, home_domain=impi.rpartition("@")[2].lower())
         except RemoteProblem as problem:
             raise _refusal(problem) from None
         assert isinstance(answer, hss_gba_pb2.GbaVectorResponse)
