@@ -32,7 +32,7 @@ SUITES = (
 )
 LEAST_OCTETS = 6
 """Shorter values (AK, parts of keys) turn up by chance."""
-_BTID = re.compile(rb"([A-Za-z0-9+/]{22}==)@bsf\\.")
+_BTID = re.compile(rb"([A-Za-z0-9+/]{22}==)@bsf\.")
 """RAND of a bootstrapping, in base64, as it stands in IDRpsk."""
 _NONCE = re.compile(r'nonce="([A-Za-z0-9+/=]+)"')
 
