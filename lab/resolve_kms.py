@@ -80,9 +80,15 @@ def _identities(config: LabConfig) -> dict[str, str]:
 
 
 def bsf_settings(home: HomeDomain, layout: Layout) -> Settings:
-    """Return the settings of the BSF of ``home``."""
+    """Return the settings of the BSF of ``home``.
+
+    Keys go to the KMS of the domain by its name alone: every node of the lab, also of another home domain, has a name
+    within the domain of the lab.
+    """
     assert home.bsf is not None
+    nafs: list[Json] = [] if home.kms is None else [kms_name(home.name)]
     return {
+        "allowed_nafs": nafs,
         "home_domains": [home.name],
         "fqdn": bsf_name(home.name),
         "ub": {"host": layout.address(home.bsf), "port": layout.port(home.bsf, "ub")},

@@ -172,6 +172,16 @@ def test_each_home_domain_has_a_kms_and_a_bsf_of_its_own_under_the_names_ues_kno
     assert (file.names["kms.partner.test"], file.names["bsf.ims.test"]) == ("kms-p", "bsf")
 
 
+@pytest.mark.attack("T6")
+def test_a_kms_of_another_domain_is_no_naf_here_though_its_node_has_a_name_in_the_lab_s_domain(
+    lab: dict[str, Any], folder: StateFolder
+) -> None:
+    names = read_identity(LabCa.open(folder.pki).present("kms-p")).dns_names
+    for bsf, kms in (("bsf", "kms.ims.test"), ("bsf-p", "kms.partner.test")):
+        assert lab["nodes"][bsf]["settings"]["allowed_nafs"] == [kms]
+    assert not set(names) & set(lab["nodes"]["bsf"]["settings"]["allowed_nafs"])
+
+
 def test_a_certificate_without_the_name_of_the_role_is_replaced(lab: dict[str, Any], folder: StateFolder) -> None:
     kms = lab["nodes"]["kms"]
     authority = LabCa.open(folder.pki)
