@@ -109,7 +109,7 @@ class CallDesk:
         await self.ensure_registered(caller, progress)
         if callee is not None and callee.software_ue:
             await self.ensure_registered(callee, progress)
-        security = order.security or ("e2ae-sdes" if caller.announces else "none")
+        security = order.security or default_security(caller)
         tracer = self._operator.telemetry.tracer
         with tracer.start_as_current_span("imslab call", kind=SpanKind.INTERNAL) as span:
             context = span.get_span_context()
@@ -280,6 +280,13 @@ class _CallInProgress:
             ) or time.monotonic() > deadline:
                 return ends
             await asyncio.sleep(0.05)
+
+
+def default_security(caller: UserRow) -> str:
+    """Return what a call without ``--security`` asks for; empty leaves it to a UE that prefers keys of its KMS."""
+    if caller.kms_level in ("preferred", "required"):
+        return ""
+    return "e2ae-sdes" if caller.announces else "none"
 
 
 def heard(report: ue_control_pb2.AudioReport) -> Audio:

@@ -197,7 +197,7 @@ def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
 @imslab.command()
 @click.argument("caller", metavar="FROM")
 @click.argument("callee", metavar="TO")
-@click.option("--security", type=click.Choice(SECURITY_MODES), help="Default: e2ae-sdes when FROM announces it.")
+@click.option("--security", type=click.Choice(SECURITY_MODES), help="Default: what FROM prefers.")
 @click.option("--seconds", default=5.0, type=click.FloatRange(0.1, 3600), help="Talk time, s.")
 @click.option("--play", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="WAV that FROM plays.")
 @click.option("--record", type=click.Path(file_okay=False, path_type=Path), help="Folder for what each end heard.")

@@ -47,6 +47,7 @@ class UserRow:
     pcscf_host: str
     pcscf_port: int
     pcscf_tls_port: int
+    kms_level: str = "off"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _user(name: str, entry: dict[str, str], gateways: dict[str, str]) -> UserRow
         pcscf_host=pcscf["host"],
         pcscf_port=int(pcscf["port"]),
         pcscf_tls_port=int(pcscf["tls_port"]),
+        kms_level=entry.get("kms_level", "off"),
     )
 
 

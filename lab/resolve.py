@@ -249,6 +249,7 @@ def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
 
 def _user_entry(user: User, layout: Layout, config: LabConfig) -> dict[str, Json]:
     access = next(item for item in config.access_networks if item.name == user.access)
+    home = next(item for item in config.home_domains if item.name == user.domain)
     return {
         "impu": user.impu,
         "impi": user.impi,
@@ -257,6 +258,7 @@ def _user_entry(user: User, layout: Layout, config: LabConfig) -> dict[str, Json
         "access": user.access,
         "profile": user.profile,
         "announces": list(user.announces),
+        "kms_level": user.kms_policy.level if home.kms is not None else "off",
         "software_ue": user.software_ue,
         "address": layout.address(user.name),
         "pcscf": {

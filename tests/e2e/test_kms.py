@@ -185,7 +185,9 @@ def test_a_ticket_by_hand_is_requested_shown_resolved_and_audited(lab: Lab, tmp_
     assert refused.returncode == 1, refused.stdout
     assert "INVALID" in refused.stderr.upper() or "refused" in refused.stderr
     entries = lab.json("kms", "audit", "-n", "50")["entries"]
-    told = {(e["kms"], e["operation"], e["outcome"], e["user"]) for e in entries if e["ticket_id"] == ticket["ticket_id"]}
+    told = {
+        (e["kms"], e["operation"], e["outcome"], e["user"]) for e in entries if e["ticket_id"] == ticket["ticket_id"]
+    }
     assert ("kms", "request", "granted", "sip:alice@ims.test") in told
     assert ("kms-p", "relay", "granted", "sip:erin@partner.test") in told
     assert ("kms", "resolve", "granted", "sip:erin@partner.test") in told
@@ -316,6 +318,24 @@ def test_a_lab_without_bsf_shares_static_keys_and_calls_are_as_secret(own_folder
     with running(own_folder, change) as lab:
         assert not any(node["kind"] == "bsf" for node in lab.nodes().values())
         assert_end_to_end(kms_call(lab, "alice", "erin"), "alice", "erin")
+
+
+def test_a_ue_that_prefers_the_kms_chooses_it_and_falls_back_only_where_policy_says_so(own_folder: Path) -> None:
+    def change(description: dict[str, Any]) -> None:
+        alice, bob = description["users"][:2]
+        alice["kms_policy"] = {"level": "preferred", "fallback": True}
+        bob["kms_policy"] = {"level": "preferred"}
+
+    with running(own_folder, change) as lab:
+        assert_end_to_end(lab.call("alice", "bob", "--seconds", "1"), "alice", "bob")
+        with halted(lab, "kms"):
+            fallen_back = lab.call("alice", "bob", "--seconds", "0.5")
+            assert (fallen_back["result"], fallen_back["security"]) == ("established", "e2ae-sdes")
+            began = time.monotonic()
+            refused = lab.call("bob", "alice", "--seconds", "0.5", status=1)
+            assert_refused(refused, began, "kms-unreachable")
+        _, steps = steps_of(lab, fallen_back["call_id"])
+        assert any(step["kind"] == "decision" and "fallback" in step["label"] for step in steps)
 
 
 @pytest.mark.attack("T8")
