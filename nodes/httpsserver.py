@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any, Final, cast
 
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -119,7 +120,7 @@ class HttpsServer:
         traceparent = next((value for name, value in fields if name.lower() == "traceparent"), None)
         span = self.telemetry.tracer.start_span(
             f"HTTP {named}",
-            remote_context(traceparent),
+            _trace_of(traceparent),
             SpanKind.SERVER,
             {
                 "http.request.method": named,
@@ -162,6 +163,16 @@ class HttpsServer:
             self.telemetry.log("http-handler-failed", level="error", error=type(fault).__name__, at=where)
             _failed(request.span)
             return HttpResponse(500)
+
+
+def _trace_of(traceparent: str | None) -> Context:
+    """The trace of the client where it records it; else one of our own.
+
+    A client is anybody: whether what he does here is recorded is not for him to say.
+    """
+    context = remote_context(traceparent)
+    sampled = get_current_span(context).get_span_context().trace_flags.sampled
+    return context if sampled else Context()
 
 
 def _failed(span: Span) -> None:

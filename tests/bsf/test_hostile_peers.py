@@ -4,11 +4,13 @@ import asyncio
 
 import pytest
 
+from nodes.https import HttpResponse
 from protos import hss_gba_pb2
 from sba.errors import RemoteProblem, StoreError
 from sba.testing import async_test
 from signalling.aka.digest import DigestCredentials
 from tests.bsf.home import BSF, home
+from tests.bsf.web import serving
 from tests.cscf.home import ALICE
 
 VECTOR = hss_gba_pb2.DESCRIPTOR.services_by_name["NhssGbaUeAuthentication"].methods_by_name["GenerateVector"]
@@ -61,3 +63,21 @@ async def test_a_store_that_fails_once_does_not_end_the_removal_of_what_has_expi
         monkeypatch.setattr(it.bsf._bootstraps, "purge", purge)
         async with asyncio.timeout(5):
             await again.wait()
+
+
+@pytest.mark.attack("T8")
+@async_test
+async def test_a_client_has_no_say_in_whether_its_requests_are_recorded(tmp_path):
+    async def fine(_request):
+        return HttpResponse(200)
+
+    async with serving(tmp_path, fine) as site:
+        for number, flags in enumerate(("00", "01", "fe"), 1):
+            before = len(site.spans.get_finished_spans())
+            trace = f"{number:032x}"
+            await site.raw(
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                + f"Traceparent: 00-{trace}-00000000000000aa-{flags}\r\n\r\n".encode()
+            )
+            [span] = site.spans.get_finished_spans()[before:]
+            assert (f"{span.context.trace_id:032x}" == trace) is (flags == "01")
