@@ -19,6 +19,7 @@ from nodes.kms.credentials import UserCredential, WithStatic
 from nodes.kms.exchanges import Decision, Exchanges
 from nodes.kms.limits import Buckets
 from nodes.kms.policy import read_book
+from nodes.kms.recent import RecentMessages
 from nodes.kms.store import KmsStore
 from nodes.kms.ticket_keys import TicketKeyRing
 from sba.config import NodeEnvironment
@@ -89,7 +90,12 @@ def exchanges(parties: Parties, keys: TicketKeyRing, store: KmsStore) -> Exchang
         for user in (pair.caller, pair.callee)
     }
     return Exchanges(
-        Authority(PROFILE, KMS, modifier_secret=parties.modifier),
+        Authority(
+            PROFILE,
+            KMS,
+            replay=RecentMessages(skew_s=PROFILE.clock_skew_s),
+            modifier_secret=parties.modifier,
+        ),
         PROFILE,
         read_book(KmsSettings(), (DOMAIN,)),
         keys,
