@@ -144,7 +144,7 @@ class _Reader:
             self._ticket(message)
         if name == "TRANSFER_INIT":
             self._protection(message, "MPKi", self._rand(name, RandRole.INITIATOR), b"")
-            if self._flag(TicketFlag.I):
+            if self._flag(TicketFlag.I) and "MPKr" in self._keys:
                 scope = b"\xff" + b"\xff" * 4 + bytes([Phase.INITIATOR_DATA])
                 suite = suite_of(self._policy_prf())
                 self._note("Vr auth_key", self._policy_prf(), "MPKr", Constant.AUTH, scope, suite.auth_bits)

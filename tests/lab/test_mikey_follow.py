@@ -100,3 +100,11 @@ def test_what_is_no_exchange_is_wrong_usage_with_its_reason(tmp_path: Path, told
     assert result.exit_code == 2
     assert reason in result.output
     assert vectors.TPK.hex() not in result.output
+
+
+@pytest.mark.attack("T8")
+@pytest.mark.parametrize("missing", ["tpk", "psk_i", "psk_r"])
+def test_a_key_that_nobody_had_ends_in_no_traceback(tmp_path: Path, missing: str) -> None:
+    result = run(tmp_path, {**content(), missing: ""})
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "TRANSFER_RESP" in result.output
