@@ -21,6 +21,8 @@ PRUNE_BATCH: Final = 2000
 AUDIT_MOST: Final = 1000
 """Audit records handed out in one answer."""
 _TICKET_KEY_PLACE: Final = b"kms ticket protection key "
+_LONGEST: Final = {column.name: getattr(column.type, "length", None) for column in AUDIT.columns}
+"""Characters that fit a column of the audit; None where there is no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,11 @@ class AuditRecord:
         """The columns of the audit table."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         row["responders"] = json.dumps(self.responders)
-        # PostgreSQL takes no NUL in a text, and who sends one must not go unrecorded for it.
-        return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in row.items()}
+        # PostgreSQL takes no NUL in a text and nothing longer than its column: who sends that must be recorded as well.
+        return {
+            name: value.replace("\0", "")[: _LONGEST.get(name)] if isinstance(value, str) else value
+            for name, value in row.items()
+        }
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> AuditRecord:
