@@ -14,7 +14,7 @@ from opentelemetry.trace import Span
 from media.g711 import CODECS
 from media.session import AudioSource, DtmfReceived, MediaStarted, PacketRefused, RekeyNeeded, SessionEvent
 from nodes.ue.call_keys import CallKeys
-from nodes.ue.media_security import SecurityContext
+from nodes.ue.media_security import KMS, SecurityContext
 from nodes.ue.renegotiation import Renegotiation
 from nodes.ue.report import audio_report, media_leg, voice_of
 from nodes.ue.requests import ACCESS_NETWORK, agreement_headers
@@ -97,6 +97,12 @@ class Call:
             return ""
         context = trace.get_current_span(self.trace_context).get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else ""
+
+    @property
+    def party(self) -> str:
+        """Who is shown as the far end: of a call with keys of the KMS whom these are shared with (6.2.3.6)."""
+        peer = self.media.mikey.peer if self.media.mikey is not None else None
+        return self.far_end if peer is None or self.media.security != KMS else peer.text
 
     def subscribe(self) -> asyncio.Queue[ue_control_pb2.CallEvent]:
         """Return a queue that gets every further event."""
@@ -255,9 +261,9 @@ class Call:
         try:
             if judge and first is not None:
                 report, wav = await asyncio.to_thread(
-                    audio_report, first, voice_of(self.far_end), record=self.wish.record
+                    audio_report, first, voice_of(self.party), record=self.wish.record
                 )
-                report.far_end = self.far_end
+                report.far_end = self.party
                 self.figures.audio, self.figures.wav = report, wav
         finally:
             for stream in self.media.streams:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import context as active
 
 from keying.mikey.describe import summary
-from keying.mikey.identity import Identity
+from keying.mikey.identity import Identity, normalise
 from keying.mikey.payloads import TicketPolicy
 from keying.mikey.transfer import Established
 from nodes.ue.key_management import KeyManagement
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 REKEY_EARLY = 0.9
 """Part of the longest time under one key after which it is changed (testbed choice)."""
+ANONYMOUS = "@anonymous.invalid"
+"""End of the URI of a caller who shows no identity (RFC 3323 4.1.1.3)."""
 MARK = b"key-mgmt"
 """What stands in a body with key management; without it no KMS is asked."""
 
@@ -43,6 +45,22 @@ def asserted_by(message: SipRequest | SipResponse) -> tuple[str, ...]:
     return tuple(found)
 
 
+def claimed_by(message: SipRequest) -> tuple[str, ...]:
+    """Return who a caller is as far as SIP says: whom the network asserts, else From; nobody when it is anonymous.
+
+    From is shown where nothing is asserted, so a ticket has to fit it too (RFC 3323 4.1.1.3, RFC 3325 7).
+    """
+    asserted = asserted_by(message)
+    if asserted:
+        return asserted
+    try:
+        uri = parse_name_addr(message.headers.get("From") or "").uri
+    except GrammarError:
+        return ()
+    text = str(uri)
+    return () if normalise(text).endswith(ANONYMOUS) else (text,)
+
+
 class CallKeys:
     """MIKEY of one call. `dialled` is who was called, empty in an incoming call."""
 
@@ -54,7 +72,7 @@ class CallKeys:
         """The identity of this side that the far end is shown; the ticket is asked for in its name."""
         self.allow_diverted = management.policy.allow_diverted
         self.asserted: tuple[str, ...] = ()
-        """Who the network says is at the other end, of the message that is being looked at."""
+        """Who the network says is at the other end. Of a caller it is what the INVITE said, whatever comes later."""
         self._call = call
         self.media.judge_responder = self._judge_responder
         self.media.judge_initiator = lambda made, _: self._judge_initiator(made.initiator)
@@ -109,7 +127,8 @@ class CallKeys:
 
     async def receive(self, message: SipRequest | SipResponse) -> Incoming | None:
         """Check and resolve what an offer brings. Raises OfferRefused."""
-        self.asserted = asserted_by(message) or self.asserted
+        if isinstance(message, SipResponse):
+            self.asserted = asserted_by(message) or self.asserted
         own = (self.own, *self._call.agent.registration.associated)
         try:
             with self._traced():

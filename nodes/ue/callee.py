@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from nodes.ue.call import Call, MediaWish, party_of
-from nodes.ue.call_keys import MARK, asserted_by
+from nodes.ue.call_keys import MARK, claimed_by
 from nodes.ue.config import Behaviour
 from nodes.ue.media_security import KMS, MediaSecurityRefused, choose_mode
 from nodes.ue.mikey_media import Incoming
@@ -48,7 +48,7 @@ class Callee:
             self.call.keys.own = (
                 agent.registration.associated[0] if agent.registration.associated else agent.settings.impu
             )
-            self.call.keys.asserted = asserted_by(request)
+            self.call.keys.asserted = claimed_by(request)
             self.call.keys.media.tamper_answer = behaviour.tamper_mikey
         self._tag = secrets.token_hex(8)
         self._sender = ReliableSender(request, agent.gm.stack.timers)

@@ -218,7 +218,7 @@ class KeyManagement:
                     raise MediaSecurityRefused(TOKEN_MIKEY, f"more than {MAX_MESSAGES} tickets in one offer")
                 waiting[level] = responder = self._responder(media, octets, mine)
                 check_identifiers(sdp, level, responder.extensions)
-                judge_ticket(self.policy, responder.ticket.policy)
+                judge_ticket(self.policy, responder.ticket.policy, mine)
                 judge(responder.initiator)
         except (MikeyError, SdpError) as error:
             raise refused(error) from None

@@ -86,9 +86,7 @@ def judge_responder(
         if alone:
             return wanted
         if not allow_diverted:
-            raise MediaSecurityRefused(
-                TOKEN_RESPONDER, "the keys do not tell which responder of the ticket answered"
-            )
+            raise MediaSecurityRefused(TOKEN_RESPONDER, "the keys do not tell which responder of the ticket answered")
     elif alone or responder.same(wanted):
         return responder
     if not any(matches(one, responder) for one in named):
@@ -100,14 +98,15 @@ def judge_responder(
     return responder
 
 
-def judge_ticket(policy: KmsPolicy, ticket: TicketPolicy) -> None:
+def judge_ticket(policy: KmsPolicy, ticket: TicketPolicy, own: Sequence[Identity]) -> None:
     """Judge the kind of ticket that an offer of the far end rests on (6.2.3.3, RFC 6043 12.4; assumed).
 
     Without key forking every responder of a ticket has all its keys and could pose as its initiator; a ticket like that
-    is taken only when it names one, unless policy says otherwise. Raises MediaSecurityRefused.
+    is taken only when it names this user (`own`) and nobody else, no group either, unless policy says otherwise.
+    Raises MediaSecurityRefused.
     """
     named = tuple(responders_of(ticket))
-    shared = len(named) > 1 or any(each.wildcard for each in named)
+    shared = len(named) != 1 or not any(named[0].same(each) for each in own)
     if shared and not has(ticket, TicketFlag.I) and not policy.shared_tickets:
         raise MediaSecurityRefused(TOKEN_MIKEY, "a ticket of several responders without key forking")
 

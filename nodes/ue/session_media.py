@@ -10,6 +10,7 @@ from keying.sdes import KeyChange, keys_in
 from keying.secret import Secret
 from nodes.ue.media_security import (
     KMS,
+    TOKEN_DOWNGRADE,
     TOKEN_PROFILE,
     MediaSecurityRefused,
     OfferJudgement,
@@ -61,8 +62,11 @@ class SessionMedia:
 
     @property
     def security(self) -> str:
-        """The mode agreed, that of the first stream; it stays readable when the call is over."""
-        return next((stream.keys.security for stream in self.streams if stream.remote is not None), "none")
+        """The mode agreed, that of the first stream; e2e-kms only where it is that of all. It outlasts the call."""
+        agreed = [stream for stream in self.streams if stream.remote is not None]
+        modes = [stream.keys.security for stream in agreed if not stream.ended]
+        modes = modes or [stream.keys.security for stream in agreed] or ["none"]
+        return next((mode for mode in modes if mode != KMS), KMS) if modes[0] == KMS else modes[0]
 
     @property
     def established(self) -> bool:
@@ -344,6 +348,9 @@ class SessionMedia:
             judgement = OfferJudgement(scope="e2e", managed=True)
             return Accepted(known, media, judgement, KeyChange.UNCHANGED, codec, current)
         managed = incoming is not None and incoming.serves(offer, index)
+        if not managed and self._is_managed(incoming):
+            # whoever is on the way could add it: nothing but the keys of the KMS says whose it is
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a stream without keys of the KMS in a call that has them")
         ignored = incoming is None and bool(offer.key_mgmt_of(media))
         judgement = judge_offer(media, self.context, other_keys=elsewhere, managed=managed, ignored=ignored)
         # what MIKEY gives is known, and compared, once every stream was judged
@@ -353,6 +360,11 @@ class SessionMedia:
         stream = known if known is not None else self._new_stream(index)
         keys = StreamKeys() if managed else answer_keys(judgement, stream.keys, moved=stream.moved)
         return Accepted(stream, media, judgement, change, codec, keys)
+
+    def _is_managed(self, incoming: Incoming | None) -> bool:
+        """Tell whether the call has keys of the KMS, or gets them with this offer."""
+        brought = incoming is not None and bool(incoming.transfers or incoming.updates)
+        return brought or (self.mikey is not None and self.mikey.established)
 
     def _unmanaged_again(
         self, offer: SessionDescription, media: MediaDescription, current: StreamKeys, *, moved: bool

@@ -1,0 +1,228 @@
+"""Attacks on calls with keys of the KMS: a hostile node on the way, a hostile subscriber (T1, T5, T7)."""
+
+import dataclasses
+
+import pytest
+
+from keying.mikey.identity import Identity
+from keying.mikey.policy import wished_policy
+from keying.mikey.ticket import Ticket
+from nodes.ue.kms_policy import identity_of, judge_ticket, wish_for
+from nodes.ue.media_security import KMS, MediaSecurityRefused, offer_lines
+from nodes.ue.mikey_media import Plan
+from nodes.ue.session_media import OfferRefused
+from sba.testing import async_test
+from signalling.sdp import MediaDescription, parse_sdp
+from tests.ue.fake_pcscf import IP, until
+from tests.ue.kms_stand_in import ALICE, BOB, CAROL, MALLORY, StandInKms
+from tests.ue.test_calls import far_end, place
+from tests.ue.test_kms_calls import Bob, Kms, called, caller, final
+from tests.ue.test_mikey_calls import CONTEXT, End, agreed, pair
+
+TAP = 6666
+"""Where the node on the way wants to hear the call."""
+GROUP = "sip:sales@ims.test"
+
+
+def tapped(how):
+    """A line that the node on the way puts into an offer."""
+    media = MediaDescription.build("audio", TAP, "RTP/AVP" if how == "plain" else "RTP/SAVP", ["8"])
+    media.add("rtpmap", "8 PCMA/8000")
+    if how == "sdes":
+        media.crypto = [offer_lines(CONTEXT.suites)[0].encode()]
+    if how == "foreign":
+        media.proto = "RTP/AVP"
+        media.add("key-mgmt", "kmp2 AAAA")
+    return media
+
+
+def heard_at(end):
+    """Where a side sends what it says, with the mode."""
+    return {stream.remote[1]: stream.keys.security for stream in end.media.streams if stream.agreed}
+
+
+# a node on the way ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("TS 33.328", "7.2.3-4")
+@pytest.mark.parametrize("how", ["plain", "sdes", "foreign"])
+@async_test
+async def test_a_line_added_to_an_offer_taps_no_call(how):
+    _, alice, bob = pair()
+    offer = parse_sdp(await alice.offer())
+    offer.media.append(tapped(how))
+    answer = parse_sdp(await bob.answer(offer.to_bytes()))
+    assert [media.port != 0 for media in answer.media] == [True, False]
+    assert heard_at(bob) == {4000: KMS}
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("TS 33.328", "7.4-1")
+@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("how", ["plain", "sdes", "foreign"])
+@async_test
+async def test_a_line_added_to_a_later_offer_taps_no_call(how, silent):
+    _, alice, bob = await agreed()
+    offer = parse_sdp(alice.media.next_offer(direction="sendrecv"))
+    if silent:
+        offer.remove("key-mgmt")
+    offer.media.append(tapped(how))
+    answer = parse_sdp(await bob.answer(offer.to_bytes()))
+    assert [media.port != 0 for media in answer.media] == [True, False]
+    assert heard_at(bob) == {4000: KMS}
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.parametrize("how", ["plain", "sdes", "foreign"])
+@async_test
+async def test_a_line_in_place_of_the_protected_one_is_refused(how):
+    _, alice, bob = await agreed()
+    before = bob.stream()
+    offer = parse_sdp(alice.media.next_offer(direction="sendrecv"))
+    offer.remove("key-mgmt")
+    offer.media[0].port = 0
+    offer.media.append(tapped(how))
+    with pytest.raises(OfferRefused) as refused:
+        await bob.answer(offer.to_bytes())
+    assert (refused.value.status, refused.value.token) == (488, "downgrade-refused")
+    assert heard_at(bob) == {4000: KMS}
+    assert bob.stream() == before
+
+
+@pytest.mark.attack("T1")
+@async_test
+async def test_a_call_is_told_as_e2e_kms_only_when_all_of_it_is():
+    _, alice, bob = await agreed()
+    alice.media.take_answer(await bob.answer(alice.media.next_offer(add=True)))
+    assert bob.media.security == KMS
+    bob.media.streams[1].keys = dataclasses.replace(bob.media.streams[1].keys, keying="sdes")
+    assert bob.media.security == "e2e-sdes"
+    for stream in bob.media.streams:
+        stream.close()
+    assert bob.media.security == "e2e-sdes"
+
+
+# a subscriber with tickets of others ----------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.clause("RFC 6043", "12.4", "9")
+@pytest.mark.parametrize("taken", [False, True])
+@async_test
+async def test_a_member_of_the_group_a_ticket_names_cannot_pose_as_its_initiator(taken):
+    kms = StandInKms(groups={GROUP: (BOB, MALLORY)})
+    alice = End(kms, ALICE, 4000, dialled=GROUP, forking=False)
+    mallory = End(kms, MALLORY, 6000, groups=(GROUP,), shared_tickets=True)
+    bob = End(kms, BOB, 5000, groups=(GROUP,), shared_tickets=taken)
+    offer = await alice.offer(peer=GROUP)
+    incoming = await mallory.keys.receive(mallory.mikey, offer, CONTEXT, own=(MALLORY,), judge=lambda _: None)
+    ((responder, resolution),) = incoming.transfers.values()
+    stolen = Ticket(responder.ticket, resolution.mpki, None, resolution.keys)
+    posing = End(kms, MALLORY, 7000)
+    posing.mikey.plan = Plan(stolen, Identity.uri(ALICE), Identity.uri(BOB))
+    forged = posing.media.first_offer(KMS)
+    bob.asserted = ()
+    if taken:  # what policy then lets happen
+        await bob.answer(forged)
+        assert bob.mikey.peer.text == ALICE
+        return
+    kms.asked.clear()
+    with pytest.raises(OfferRefused) as refused:
+        await bob.answer(forged)
+    assert (refused.value.token, kms.asked) == ("mikey-invalid", [])
+
+
+@pytest.mark.attack("T5")
+def test_an_unforked_ticket_is_for_this_user_alone_under_any_of_its_names():
+    kms = StandInKms()
+    policy = End(kms, BOB, 5000).keys.policy
+    own = (identity_of(BOB), identity_of("tel:+15550102"))
+
+    def ticket(*named, forking=False):
+        wish = dataclasses.replace(wish_for(policy, [identity_of(each) for each in named]), forking=forking)
+        return wished_policy(kms.profile, wish, Identity.uri(ALICE), kms.identity, 0.0)
+
+    judge_ticket(policy, ticket("sip:bob@IMS.test"), own)
+    judge_ticket(policy, ticket("tel:+1-555-0102"), own)
+    judge_ticket(policy, ticket(GROUP, CAROL, forking=True), own)
+    for named in ((GROUP,), ("sip:*@ims.test",), (BOB, CAROL), (BOB, "tel:+15550102")):
+        with pytest.raises(MediaSecurityRefused):
+            judge_ticket(policy, ticket(*named), own)
+
+
+# who is shown ---------------------------------------------------------------------------------------------------------
+
+
+def claims(site, name, asserted):
+    """Let the next INVITE say who calls: From, and P-Asserted-Identity or none."""
+    build = site.pcscf.invite
+
+    def invite(*args, **more):
+        request = build(*args, **more)
+        request.headers.set("From", f"<{name}>;tag=b1")
+        request.headers.remove("P-Asserted-Identity")
+        if asserted:
+            request.headers.add("P-Asserted-Identity", f"<{asserted}>")
+        return request
+
+    site.pcscf.invite = invite
+
+
+@pytest.mark.attack("T5", "T7")
+@pytest.mark.clause("TS 33.328", "6.2.3.6-1")
+@pytest.mark.parametrize(
+    ("name", "asserted", "status"),
+    [
+        ("sip:boss@ims.test", "", 488),
+        ("sip:boss@ims.test", BOB, 200),
+        (BOB, "sip:boss@ims.test", 488),
+        (BOB, "", 200),
+        ("sip:anonymous@anonymous.invalid", "", 200),
+    ],
+)
+@async_test
+async def test_nobody_is_shown_but_whose_ticket_it_is(tmp_path, name, asserted, status):
+    async with Kms(tmp_path) as site:
+        claims(site, name, asserted)
+        _, seen = await called(site, await caller(site).offer(peer=ALICE))
+        response = await final(seen)
+        assert response.status == status
+        calls = [*site.ue.agent.calls.values(), *site.ue.agent.finished.values()]
+        assert [call.party for call in calls if call.media.security == KMS] == ([BOB] if status == 200 else [])
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.clause("TS 33.328", "6.2.3.6-1")
+@async_test
+async def test_the_network_cannot_show_another_than_the_ticket_s_responder(tmp_path):
+    async with Kms(tmp_path) as site:
+        Bob(site, site.kms, asserted="sip:boss@ims.test")
+        events = await place(site, security=KMS)
+        assert events[-1].security == KMS
+        (call,) = site.ue.agent.finished.values()
+        assert call.party == BOB
+
+
+@pytest.mark.attack("T5", "T1")
+@pytest.mark.clause("TS 33.328", "6.2.3.6-1")
+@async_test
+async def test_a_call_without_keys_is_not_taken_over_by_another_s_ticket(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = far_end()
+        request, seen = await called(site, bob.first_offer("none"))
+        response = await final(seen)
+        bob.take_answer(response.body)
+        dialog = site.pcscf.acknowledge(request, response)
+        (call,) = site.ue.agent.calls.values()
+        await until(lambda: call.state == "established")
+        mallory = End(site.kms, MALLORY, 6000, dialled=ALICE)
+        again = []
+        fields = [
+            ("Content-Type", "application/sdp"),
+            ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>"),
+            ("P-Asserted-Identity", f"<{MALLORY}>"),
+        ]
+        site.pcscf.send(dialog.request("INVITE", fields, await mallory.offer(peer=ALICE)), again)
+        assert (await final(again)).status == 488
+        assert (call.media.security, call.party) == ("none", BOB)
