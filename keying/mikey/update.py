@@ -6,6 +6,7 @@ of two KEMACs apart, which is why T may be a fraction of a second ahead of the c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -76,6 +77,15 @@ def _later(one: bytes, other: bytes) -> bool:
     return 0 < (int.from_bytes(one, "big") - int.from_bytes(other, "big")) % _TIMES < _TIMES // 2
 
 
+def _digests(keys: SessionKeys) -> set[bytes]:
+    """Return a digest of master key and salt of each SRTP session, by suite."""
+    return {
+        hashlib.sha256(b"%s\0%d\0%s" % (each.suite.encode(), each.cs_id, each.tek.joined(each.salt).reveal())).digest()
+        for each in keys.by_cs_id.values()
+        if each.suite
+    }
+
+
 @dataclass(slots=True, repr=False)
 class Association:
     """An established bundle as one side keeps it: the keys that protect its updates, its sessions, its last times.
@@ -102,6 +112,8 @@ class Association:
     """T of the latest message under `protection`, as 64 bits."""
     keys: SessionKeys = field(init=False)
     """The session keys in force."""
+    left: set[bytes] = field(init=False, default_factory=set)
+    """Digests of session keys that were in force and are not any more."""
 
     def __post_init__(self) -> None:
         self.keys = self.derive(self.sessions, self.policies, self.session_keys)
@@ -123,8 +135,16 @@ class Association:
         policies: Mapping[int, SecurityPolicy],
         keys: Sequence[KeyData],
     ) -> SessionKeys:
-        """Put sessions, policies and keys of a finished update in force and return the session keys."""
+        """Put sessions, policies and keys of a finished update in force and return the session keys.
+
+        Raises Unspecified for an update that goes back to session keys it left: ROC and replay list of that time are
+        gone (RFC 3711 9.1, 9.2).
+        """
         derived = self.derive(sessions, policies, keys)
+        before, after = _digests(self.keys), _digests(derived)
+        if after & self.left:
+            raise Unspecified("SPI", "session keys that were in force before")
+        self.left |= before - after
         self.keys, self.sessions, self.policies, self.session_keys = (
             derived,
             tuple(sessions),

@@ -17,7 +17,6 @@ from nodes.ue.media_security import (
     SecurityContext,
     StreamKeys,
     answer_keys,
-    check_remote_change,
     judge_answer,
     judge_offer,
     lines_of_mode,
@@ -249,7 +248,7 @@ class SessionMedia:
             keys = judge_answer(
                 stream.mode, stream.offered, media, self.context, other_keys=other_keys, managed=managed
             )
-            change = check_remote_change(stream.keys, keys.receive, moved=moved, managed=keys.from_kms)
+            change = stream.change_of(keys.receive, moved=moved, managed=keys.from_kms)
         except MediaSecurityRefused as refused:
             if not self.ignore_failure:
                 raise OfferRefused.of(refused) from None
@@ -355,8 +354,10 @@ class SessionMedia:
         judgement = judge_offer(media, self.context, other_keys=elsewhere, managed=managed, ignored=ignored)
         # what MIKEY gives is known, and compared, once every stream was judged
         change = KeyChange.UNCHANGED
-        if not managed:
-            change = check_remote_change(current, judgement.chosen, moved=moved)
+        if known is not None and not managed:
+            change = known.change_of(judgement.chosen, moved=moved)
+        elif judgement.chosen is not None:
+            change = KeyChange.NEW_CONTEXT
         stream = known if known is not None else self._new_stream(index)
         keys = StreamKeys() if managed else answer_keys(judgement, stream.keys, moved=stream.moved)
         return Accepted(stream, media, judgement, change, codec, keys)
@@ -391,7 +392,7 @@ class SessionMedia:
                 known = taken.stream
                 moved = known.remote not in {None, known.remote_address(offer, taken.offer)}
                 taken.keys = keys
-                taken.change = check_remote_change(known.keys, keys.receive, moved=moved, managed=True)
+                taken.change = known.change_of(keys.receive, moved=moved, managed=True)
 
         try:
             return self.mikey.accept(incoming, offer, lines, judge)

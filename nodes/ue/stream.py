@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from keying.sdes import CryptoAttribute, KeyChange, generate
+from keying.sdes import CryptoAttribute, KeyChange, KeyReuse, generate
 from media.g711 import CODECS, PCMA, PCMU, Codec
 from media.session import (
     Address,
@@ -18,7 +19,7 @@ from media.session import (
     SessionEvent,
     SessionSettings,
 )
-from nodes.ue.media_security import KMS, StreamKeys
+from nodes.ue.media_security import KMS, MediaSecurityRefused, StreamKeys, check_remote_change
 from signalling.sdp import MediaDescription, SdpError, SessionDescription
 
 DISCARD_PORT = 9
@@ -69,6 +70,11 @@ def answered_direction(offered: str, own: str) -> str:
     )
 
 
+def _digests(line: CryptoAttribute) -> set[bytes]:
+    """Return a digest of each key of a line."""
+    return {hashlib.sha256(key.reveal()).digest() for key in line.all_keys}
+
+
 @dataclass
 class Stream:
     """A stream by its place in SDP (`index`, from 0). Without `endpoint` it exists in signalling alone."""
@@ -95,6 +101,8 @@ class Stream:
     started: bool = False
     last_local: Address | None = None
     """Own address while there was one."""
+    left: set[bytes] = field(default_factory=set)
+    """Digests of the far end's keys that were in use and are not any more."""
     signalled_ssrc: int = field(default_factory=lambda: secrets.randbits(32))
     """SSRC of a stream without media end."""
 
@@ -183,6 +191,8 @@ class Stream:
         """Hand agreed keys to the media end; `change` is what the far end did to its key."""
         old, endpoint = self.keys, self.endpoint
         self.keys = new
+        if old.receive is not None:
+            self.left |= _digests(old.receive) - (set() if new.receive is None else _digests(new.receive))
         if endpoint is None:
             return
         if new.send is None or new.receive is None:
@@ -196,6 +206,17 @@ class Stream:
             endpoint.secure_receiving(new.receive)
         elif change is KeyChange.REKEYED:
             endpoint.rekey_receiving(new.receive)
+
+    def change_of(self, new: CryptoAttribute | None, *, moved: bool, managed: bool = False) -> KeyChange:
+        """Judge the far end's key in a later offer or answer. Raises MediaSecurityRefused.
+
+        `moved`: it wants media elsewhere. `managed`: the key is of MIKEY. A key that it left never comes back: its ROC
+        and replay list are gone (RFC 3711 9.1, 9.2).
+        """
+        change = check_remote_change(self.keys, new, moved=moved, managed=managed)
+        if new is not None and self.left & _digests(new):
+            raise MediaSecurityRefused(KeyReuse.media_sec_token, "a key that was in use before")
+        return change
 
     # the far end
 

@@ -18,6 +18,7 @@ from tests.ue.kms_stand_in import ALICE, BOB, CAROL, MALLORY, StandInKms
 from tests.ue.test_calls import far_end, place
 from tests.ue.test_kms_calls import Bob, Kms, called, caller, final
 from tests.ue.test_mikey_calls import CONTEXT, End, agreed, pair
+from tests.ue.test_session_media import side
 
 TAP = 6666
 """Where the node on the way wants to hear the call."""
@@ -226,3 +227,67 @@ async def test_a_call_without_keys_is_not_taken_over_by_another_s_ticket(tmp_pat
         site.pcscf.send(dialog.request("INVITE", fields, await mallory.offer(peer=ALICE)), again)
         assert (await final(again)).status == 488
         assert (call.media.security, call.party) == ("none", BOB)
+
+
+# keys that were used --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("T5", "T7")
+@pytest.mark.clause("RFC 3711", "9.1", "9.2")
+@pytest.mark.parametrize("answered", [False, True])
+@async_test
+async def test_an_update_does_not_go_back_to_a_key_that_was_left(answered):
+    _, alice, bob = await agreed()
+    former = alice.mikey.bundles[None].association.sessions
+    alice.media.take_answer(await bob.answer(alice.media.next_offer(rekey=0)))
+    now = bob.stream()
+    if answered:  # the hostile side chooses the key of its answer
+        bob.mikey.bundles[None].association.left.clear()
+        received = type(bob.mikey.bundles[None].association).receive
+
+        class Former:
+            """An update that is answered with the first key of the call."""
+
+            def __init__(self, update):
+                self.update = update
+
+            def __getattr__(self, name):
+                return getattr(self.update, name)
+
+            def accept(self, at, **more):
+                self.update.sessions = former
+                return self.update.accept(at, **more)
+
+        bob.mikey.read_update = lambda level, octets: Former(
+            received(bob.mikey.bundles[level].association, octets, bob.mikey.now())
+        )
+        offer = alice.media.next_offer(direction="sendonly")
+        bob.media.streams[0].left.clear()
+        answer = await bob.answer(offer)
+        with pytest.raises(OfferRefused) as refused:
+            alice.media.take_answer(answer)
+        assert refused.value.token == "mikey-invalid"
+        return
+    alice.mikey._sessions = lambda *_: list(former)
+    with pytest.raises(OfferRefused) as refused:
+        await bob.answer(alice.media.next_offer(direction="sendonly"))
+    assert refused.value.token == "mikey-invalid"
+    assert bob.stream() == now
+
+
+@pytest.mark.attack("T2", "T7")
+@pytest.mark.clause("RFC 3711", "9.2")
+def test_an_sdes_key_that_was_left_is_refused_and_ends_nothing():
+    one, other = side(4000), side(5000)
+    one.take_answer(other.answer(one.first_offer("e2e-sdes")))
+    former = parse_sdp(one.local.to_bytes()).media[0].crypto
+    one.take_answer(other.answer(one.next_offer(rekey=0)))
+    now = other.streams[0].keys
+    for move in (None, 0):
+        offer = parse_sdp(one.next_offer(move=move))
+        offer.media[0].crypto = list(former)
+        with pytest.raises(OfferRefused) as refused:
+            other.answer(offer.to_bytes())
+        assert (refused.value.status, refused.value.token) == (488, "bad-key")
+        one.withdraw_offer()
+    assert other.streams[0].keys == now
