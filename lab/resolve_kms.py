@@ -22,9 +22,15 @@ def bsf_name(domain: str) -> str:
     return f"bsf.{domain}"
 
 
+def cscf_name(domain: str) -> str:
+    """Return the name that the certificate of a domain's I- and S-CSCF shows to its HSS."""
+    return f"scscf.{domain}"
+
+
 def names_of(config: LabConfig, instance: str) -> list[str]:
     """Return the DNS names a node has beside its own, from what it is in its home domain."""
     names = [kms_name(home.name) for home in config.home_domains if home.kms == instance]
+    names += [cscf_name(home.name) for home in config.home_domains if home.cscf == instance]
     return names + [bsf_name(home.name) for home in config.home_domains if home.bsf == instance]
 
 

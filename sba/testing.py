@@ -158,8 +158,12 @@ class LabFixture:
         host: str = "127.0.0.1",
         port: int | None = None,
         ips: Sequence[str] = (),
+        home_domains: Sequence[str] | None = None,
     ) -> NodeEnvironment:
-        """Write a node into ``lab.json`` and issue its certificate unless it has one; return its environment."""
+        """Write a node into ``lab.json`` and issue its certificate unless it has one; return its environment.
+
+        A CSCF's certificate names its ``home_domains``; None: those in its settings, or the lab's.
+        """
         if nf_types is None:
             nf_types = node_class(kind).nf_types
         fqdn = f"{instance}.{self.domain}"
@@ -168,7 +172,10 @@ class LabFixture:
             sbi = {"host": host, "port": port or free_port(host)}
             known = {"kind": kind, "instance": instance, "nf_instance_id": self.instance_id(instance), "fqdn": fqdn}
             known["sbi"] = sbi
-            self.ca.issue(instance, nf_types, known["nf_instance_id"], dns=[fqdn], ips=[host, *ips])
+            if home_domains is None:
+                home_domains = (settings or {}).get("home_domains", [self.domain])
+            roles = [f"scscf.{home}" for home in home_domains] if {"SCSCF", "ICSCF"} & set(nf_types) else []
+            self.ca.issue(instance, nf_types, known["nf_instance_id"], dns=[fqdn, *roles], ips=[host, *ips])
         if settings is not None or "settings" not in known:
             known["settings"] = settings or {}
         self.document["nodes"][instance] = known

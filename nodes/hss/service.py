@@ -27,6 +27,35 @@ _STATES = {
 _FLAGS = {state: flag for flag, state in _STATES.items()}
 
 
+CSCF_LABEL = "scscf."
+"""First label of the name of a home domain's I- and S-CSCF in their certificate; the domain follows (assumed)."""
+_CSCFS = frozenset({"SCSCF", "ICSCF"})
+
+
+def check_home(context: CallContext, impi: str, impu: str) -> None:
+    """Refuse a CSCF of another home domain, before anybody is looked up: vectors and assignments are the home's alone.
+
+    Other consumers are admitted by their NF type as the contract says. Raises ``ProblemError`` 403
+    CSCF_NOT_AUTHORIZED.
+    """
+    peer = context.peer
+    if not _CSCFS.intersection(peer.nf_types):
+        return
+    names = {name.lower() for name in peer.dns_names}
+    for identity in filter(None, (impi, impu)):
+        if identity.lower().startswith("tel:"):
+            continue  # no domain to see; the private identity, or the subscriber that is found, has one
+        domain = identity.rpartition("@")[2].partition(";")[0].partition(":")[0].lower()
+        if CSCF_LABEL + domain not in names:
+            raise ProblemError(status=403, cause="CSCF_NOT_AUTHORIZED", detail="not a CSCF of this user's domain")
+
+
+def check_served(context: CallContext, subscriber: Subscriber) -> Subscriber:
+    """Return a subscriber whom the asking CSCF may serve. Raises ``ProblemError`` 403 CSCF_NOT_AUTHORIZED."""
+    check_home(context, f"@{subscriber.domain}", "")
+    return subscriber
+
+
 def find_owner(directory: SubscriberDirectory, impi: str, impu: str) -> Subscriber:
     """The subscriber with both identities; either may be empty.
 
@@ -56,8 +85,8 @@ class UeAuthentication:
         self, request: hss_ueau_pb2.GenerateVectorsRequest, context: CallContext
     ) -> hss_ueau_pb2.GenerateVectorsResponse:
         """AKA vectors in SQN order, or HA1 for a digest user; resynchronises first when asked (RS-2)."""
-        del context
-        subscriber = find_owner(self._directory, request.impi, request.impu)
+        check_home(context, request.impi, request.impu)
+        subscriber = check_served(context, find_owner(self._directory, request.impi, request.impu))
         if not isinstance(subscriber.credentials, AkaCredentials):
             digest = digest_data(subscriber, subscriber.credentials)
             return hss_ueau_pb2.GenerateVectorsResponse(
@@ -135,7 +164,7 @@ class UeContextManagement:
         self, request: hss_uecm_pb2.AuthorizeRequest, context: CallContext
     ) -> hss_uecm_pb2.AuthorizeResponse:
         """UAR: both identities must be given and belong together."""
-        del context
+        check_home(context, request.impi, request.impu)
         if not request.impi or not request.impu:
             raise ProblemError(status=400, cause="MANDATORY_IE_MISSING", detail="impi and impu are needed")
         subscriber = find_owner(self._directory, request.impi, request.impu)
@@ -146,8 +175,8 @@ class UeContextManagement:
         self, request: hss_uecm_pb2.ServerAssignmentRequest, context: CallContext
     ) -> Empty:
         """SAR: set or clear the registration flag of the implicit registration set."""
-        del context
-        subscriber = find_owner(self._directory, request.impi, request.impu)
+        check_home(context, request.impi, request.impu)
+        subscriber = check_served(context, find_owner(self._directory, request.impi, request.impu))
         flag = _FLAGS.get(request.state)
         if flag is None or not request.server_name:
             raise ProblemError(status=400, cause="MANDATORY_IE_MISSING", detail="state and server_name are needed")
@@ -161,8 +190,8 @@ class UeContextManagement:
         self, request: hss_uecm_pb2.LocationRequest, context: CallContext
     ) -> hss_uecm_pb2.LocationResponse:
         """LIR: which S-CSCF serves a public identity."""
-        del context
-        subscriber = find_owner(self._directory, "", request.impu)
+        check_home(context, "", request.impu)
+        subscriber = check_served(context, find_owner(self._directory, "", request.impu))
         found = self._assignments.of(subscriber.impi)
         return hss_uecm_pb2.LocationResponse(server_name=found.server_name, state=_STATES[found.flag])
 
@@ -178,9 +207,14 @@ class SubscriberDataManagement:
     async def GetProfile(  # noqa: N802 - named by the contract
         self, request: hss_sdm_pb2.ProfileRequest, context: CallContext
     ) -> hss_sdm_pb2.ServiceProfile:
-        """The service profile with the implicit registration set, default identity first."""
-        del context
+        """The service profile with the implicit registration set, default identity first.
+
+        By a telephone number any CSCF may ask: that stands in for ENUM (testbed).
+        """
+        check_home(context, request.impi, request.impu)
         subscriber = find_owner(self._directory, request.impi, request.impu)
+        if request.impi or not request.impu.lower().startswith("tel:"):
+            check_served(context, subscriber)
         aka = isinstance(subscriber.credentials, AkaCredentials)
         return hss_sdm_pb2.ServiceProfile(
             impi=subscriber.impi,

@@ -173,3 +173,31 @@ def test_the_flag_moves_as_the_rules_say():
         assign(registered, Flag.NOT_REGISTERED, "s2")
     assert assign(registered, Flag.REGISTERED, "s2").server_name == "s2"
     assert Assignment.from_record(json.loads(json.dumps(registered.to_record()))) == registered
+
+
+@pytest.mark.attack("T6")
+@async_test
+async def test_a_cscf_of_another_home_network_gets_no_vector_and_moves_no_registration(tmp_path):
+    """A valid certificate of a CSCF is a CSCF of its own domain alone: its vectors would be any network to a card."""
+    async with LabFixture(tmp_path) as lab:
+        await lab.start("hss", "hss", provision(lab, "hss", SUBSCRIBERS), cls=Hss)
+        lab.add("client", "cscf-rogue", nf_types=("SCSCF",), home_domains=["elsewhere.test"])
+        rogue = await lab.client("SCSCF", "cscf-rogue")
+        impu = ALICE.public_identities[0].uri
+        for method, request in (
+            (VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi=ALICE.impi)),
+            (VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi=DAVE.impi)),
+            (VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impu=impu)),
+            (VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impu="tel:+15550100")),
+            (VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi="nobody@ims.test")),
+            (UECM["Authorize"], hss_uecm_pb2.AuthorizeRequest(impi=ALICE.impi, impu=impu)),
+            (UECM["AssignServer"], assignment(hss_uecm_pb2.REGISTERED)),
+            (UECM["Locate"], hss_uecm_pb2.LocationRequest(impu=impu)),
+            (PROFILE, hss_sdm_pb2.ProfileRequest(impu=impu)),
+            (PROFILE, hss_sdm_pb2.ProfileRequest(impi=ALICE.impi)),
+        ):
+            assert await refusal(rogue.call(method, request)) in {"CSCF_NOT_AUTHORIZED", "USER_NOT_FOUND"}, request
+        own = await lab.client("SCSCF")
+        answer = await own.call(UECM["Locate"], hss_uecm_pb2.LocationRequest(impu=impu))
+        assert answer.state == hss_uecm_pb2.NOT_REGISTERED
+        assert len((await own.call(VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi=ALICE.impi))).aka) == 1
