@@ -19,15 +19,19 @@ from nodes.ue.media_security import TOKEN_RESPONDER, MediaSecurityRefused
 from nodes.ue.mikey_media import Incoming
 from nodes.ue.offers import OfferRefused
 from protos import ue_control_pb2
+from signalling.sip.dialog import DialogError
 from signalling.sip.grammar import GrammarError
 from signalling.sip.headers import parse_name_addr
 from signalling.sip.message import SipRequest, SipResponse
+from signalling.sip.stack import TransactionFailure
 
 if TYPE_CHECKING:
     from nodes.ue.call import Call
 
 REKEY_EARLY = 0.9
 """Part of the longest time under one key after which it is changed (testbed choice)."""
+REKEY_PAUSE = 0.02
+"""Part of that time between two attempts (testbed choice)."""
 ANONYMOUS = "@anonymous.invalid"
 """End of the URI of a caller who shows no identity (RFC 3323 4.1.1.3)."""
 MARK = b"key-mgmt"
@@ -151,15 +155,38 @@ class CallKeys:
             active.detach(token)
 
     async def rekey_in_time(self) -> None:
-        """Change the keys before they are older than the ticket lets them be (TRr, RFC 6043 6.10)."""
+        """Change the keys before they are older than the ticket lets them be, or end the call (TRr, RFC 6043 6.10)."""
         call = self._call
         while (interval := self.media.rekey_interval) is not None:
+            if await self._ended_within(REKEY_EARLY * interval):
+                return
             try:
-                async with asyncio.timeout(REKEY_EARLY * interval):
-                    await call.ended.wait()
-                    return
+                async with asyncio.timeout((1 - REKEY_EARLY) * interval):
+                    while not await self._rekeyed():
+                        if await self._ended_within(REKEY_PAUSE * interval):
+                            return
             except TimeoutError:
-                await call.later.reoffer("INVITE", lambda: call.media.next_offer(rekey=0), new_keys=True)
+                reason = "the keys are too old and could not be changed"
+                call.agent.spawn(call.hang_up(reason=reason, security=True))
+                return
+
+    async def _ended_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._call.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _rekeyed(self) -> bool:
+        """Offer new keys; False where that has to be tried again."""
+        call = self._call
+        try:
+            response = await call.later.reoffer("INVITE", lambda: call.media.next_offer(rekey=0), new_keys=True)
+        except (OfferRefused, TransactionFailure, DialogError) as error:
+            call.agent.telemetry.log("ue.rekey-failed", level="warning", call_id=call.call_id, cause=str(error))
+            return False
+        return not isinstance(response, SipResponse) or response.status < 300
 
     # what is seen of it
 

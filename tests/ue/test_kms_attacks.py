@@ -1,5 +1,6 @@
 """Attacks on calls with keys of the KMS: a hostile node on the way, a hostile subscriber (T1, T5, T7)."""
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from keying.mikey.identity import Identity
 from keying.mikey.policy import wished_policy
 from keying.mikey.ticket import Ticket
+from nodes.https import HttpFault
 from nodes.ue.kms_policy import identity_of, judge_ticket, wish_for
 from nodes.ue.media_security import KMS, MediaSecurityRefused, offer_lines
 from nodes.ue.mikey_media import Plan
@@ -291,3 +293,42 @@ def test_an_sdes_key_that_was_left_is_refused_and_ends_nothing():
         assert (refused.value.status, refused.value.token) == (488, "bad-key")
         one.withdraw_offer()
     assert other.streams[0].keys == now
+
+
+@pytest.mark.attack("T1", "T9")
+@pytest.mark.clause("RFC 6043", "6.10")
+@pytest.mark.clause("TS 33.328", "7.2.3-7")
+@pytest.mark.parametrize("how", ["500", "silence", "kms"])
+@async_test
+async def test_whoever_keeps_keys_from_being_changed_ends_the_call(tmp_path, how):
+    async with Kms(tmp_path, rekey_s=1, session_keys=how != "kms") as site:
+        bob = Bob(site, site.kms)
+        task = asyncio.ensure_future(place(site, security=KMS, seconds=60))
+        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
+        (call,) = site.ue.agent.calls.values()
+        site.pcscf.on_invite = lambda txn: txn.respond(bob.response(txn, 500)) if how == "500" else None
+        site.keys.client._https.down = HttpFault.UNREACHABLE if how == "kms" else None
+        events = await task
+        assert (events[-1].state, call.figures.reason) == ("ended", "the keys are too old and could not be changed")
+        assert 'text="media security"' in site.pcscf.of("BYE")[0].headers.get("Reason")
+
+
+@pytest.mark.attack("T9")
+@async_test
+async def test_one_failure_to_change_the_keys_ends_no_call(tmp_path):
+    async with Kms(tmp_path, rekey_s=2) as site:
+        bob = Bob(site, site.kms)
+        task = asyncio.ensure_future(place(site, security=KMS, seconds=60))
+        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
+        (call,) = site.ue.agent.calls.values()
+        first = call.media.streams[0].keys
+
+        def once(txn):
+            site.pcscf.on_invite = bob.invited
+            txn.respond(bob.response(txn, 500))
+
+        site.pcscf.on_invite = once
+        await until(lambda: call.media.streams[0].keys.send != first.send)
+        assert call.state == "established"
+        await call.hang_up()
+        await task
