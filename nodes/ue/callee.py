@@ -104,7 +104,8 @@ class Callee:
             if self.request.body:
                 incoming = await keys.receive(self.request)
             else:
-                await keys.prepare()
+                with keys.management.asking_for(self.call.far_end):
+                    await keys.prepare()
             if self.call.state == "ended":
                 return
             self._take_offer(incoming)

@@ -90,7 +90,8 @@ class KmsPolicy(BaseModel):
     tickets_kept: int = Field(default=256, ge=1)
     """Tickets kept at most; the one that was used longest ago goes first."""
     resolving_at_once: int = Field(default=32, ge=1)
-    """Tickets of callers that this UE has the KMS resolve at the same time; one more call is refused."""
+    """Calls for which this UE asks the KMS at the same time because somebody calls it, a quarter for one caller; one
+    more is refused."""
 
 
 class UeSettings(NodeSettings):

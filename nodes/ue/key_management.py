@@ -10,14 +10,15 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from opentelemetry import trace
 
 from keying.mikey.codec import encode_ticket
 from keying.mikey.errors import MikeyError
-from keying.mikey.identity import Identity
+from keying.mikey.identity import Identity, normalise
 from keying.mikey.payloads import TicketPayload
 from keying.mikey.policy import Wish, has, kms_of, responders_of
 from keying.mikey.profile import Profile
@@ -44,6 +45,8 @@ from signalling.sdp.keymgmt import MIKEY, identifiers, messages
 
 MAX_MESSAGES = 4
 """Tickets that are resolved for one offer."""
+CALLERS = 4
+"""Callers at least who can have the KMS asked at the same time."""
 RESOLUTIONS_KEPT = 256
 """Resolved tickets of others that are kept for calls to come; the oldest goes first."""
 
@@ -79,7 +82,7 @@ class KeyManagement:
         self._replay = ReplayCache(skew_s=profile.clock_skew_s, size=profile.replay_cache_size, reject_before=now())
         self._resolutions: OrderedDict[bytes, Resolution] = OrderedDict()
         self._gates: dict[tuple[Identity, ...], asyncio.Lock] = {}
-        self._resolving = 0
+        self._asking: Counter[str] = Counter()
 
     def media(self, suites: Sequence[str]) -> MikeyMedia:
         """Return the MIKEY side of a new call."""
@@ -227,6 +230,24 @@ class KeyManagement:
         }
         return Incoming(transfers, updates)
 
+    @contextmanager
+    def asking_for(self, caller: str) -> Iterator[None]:
+        """Count a question to the KMS that a `caller` of this UE causes; one caller leaves room for others.
+
+        Raises MediaSecurityRefused when there are too many at the same time.
+        """
+        most = self.policy.resolving_at_once
+        name = normalise(caller)
+        if self._asking.total() >= most or self._asking[name] >= max(1, most // CALLERS):
+            raise MediaSecurityRefused(TOKEN_KMS_UNREACHABLE, "too many tickets are being resolved")
+        self._asking[name] += 1
+        try:
+            yield
+        finally:
+            self._asking[name] -= 1
+            if not self._asking[name]:
+                del self._asking[name]
+
     def _responder(self, media: MikeyMedia, octets: bytes, own: Sequence[Identity]) -> TransferResponder:
         media.exchange.transfer_init = octets
         return TransferResponder(
@@ -247,18 +268,14 @@ class KeyManagement:
         known = self._resolutions.get(name) if name else None
         if known is not None:
             return known
-        if self._resolving >= self.policy.resolving_at_once:
-            raise MediaSecurityRefused(TOKEN_KMS_UNREACHABLE, "too many tickets are being resolved")
-        self._resolving += 1
         mine = own_responder(ticket.policy, own, groups_of(self.policy, own))
-        try:
-            resolution, asked = await self.client.resolve(ticket, mine)
-        except KmsError as error:
-            raise kms_decision(error) from None
-        except MikeyError as error:
-            raise refused(error) from None
-        finally:
-            self._resolving -= 1
+        with self.asking_for(responder.initiator.text):
+            try:
+                resolution, asked = await self.client.resolve(ticket, mine)
+            except KmsError as error:
+                raise kms_decision(error) from None
+            except MikeyError as error:
+                raise refused(error) from None
         exchange.resolve_init, exchange.resolve_resp = asked.request, asked.response
         if self.key_export:
             exchange.psk = asked.psk

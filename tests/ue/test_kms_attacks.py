@@ -15,6 +15,7 @@ from nodes.ue.mikey_media import Plan
 from nodes.ue.session_media import OfferRefused
 from sba.testing import async_test
 from signalling.sdp import MediaDescription, parse_sdp
+from signalling.sip.message import SipResponse
 from tests.ue.fake_pcscf import IP, until
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, MALLORY, StandInKms
 from tests.ue.test_calls import far_end, place
@@ -332,3 +333,33 @@ async def test_one_failure_to_change_the_keys_ends_no_call(tmp_path):
         assert call.state == "established"
         await call.hang_up()
         await task
+
+
+# floods ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.attack("T7", "T5")
+@pytest.mark.parametrize("offers", [True, False])
+@async_test
+async def test_one_caller_does_not_keep_the_kms_from_the_calls_of_others(tmp_path, offers):
+    kms = StandInKms()
+    async with Kms(tmp_path, kms=kms, resolving_at_once=8, timeout_s=5.0) as site:
+        mallory = End(kms, MALLORY, 6000, dialled=ALICE)
+        bodies = [await mallory.offer(peer=ALICE) if offers else b"" for _ in range(6)]
+        bob = await caller(site).offer(peer=ALICE)
+        kms.asked.clear()
+        held = asyncio.Event()
+        kms.script[:] = [held.wait] * 7
+        claims(site, MALLORY, MALLORY)
+        calls = [(await called(site, body))[1] for body in bodies]
+        await until(lambda: sum(map(is_refused, calls)) == 4 and len(kms.asked) == 2)
+        claims(site, BOB, BOB)
+        _, seen = await called(site, bob)
+        await until(lambda: len(kms.asked) == 3)
+        held.set()
+        assert (await final(seen)).status == 200
+
+
+def is_refused(seen):
+    over = [one for one in seen if isinstance(one, SipResponse) and one.status >= 200]
+    return bool(over) and "kms-unreachable" in over[0].headers.values("Warning")[0]
