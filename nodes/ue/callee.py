@@ -79,6 +79,9 @@ class Callee:
             self._refuse(error.status, error.reason)
         except (OfferRefused, OfferAnswerError) as error:
             self._refuse_offer(error)
+        except Exception:
+            self._refuse(500, "internal error")
+            raise
         else:
             self.txn.on_ack_timeout = self.call.ack_missing
             self.agent.spawn(self._proceed())
@@ -131,6 +134,8 @@ class Callee:
             self._body = media.first_offer(self._own_mode())
         except MediaSecurityRefused as refused:
             raise OfferRefused.of(refused) from None
+        except OSError as error:
+            raise OfferRefused(500, f"no ports for a stream, {error}") from None
 
     # towards the caller
 
@@ -236,6 +241,10 @@ class Callee:
             txn.respond(self.agent.response(txn.request, 200))
             self._refuse_offer(refused)
             return
+        except Exception:
+            txn.respond(self.agent.response(txn.request, 500))
+            self._refuse(500, "internal error")
+            raise
         if self.call.state != "ended":
             self._take_prack(txn, incoming)
         else:

@@ -268,6 +268,9 @@ class Caller:
             incoming = await self.call.keys.receive(response)
         except OfferRefused as refused:
             self._refuse_early(refused)
+        except Exception:
+            self._refuse_early(OfferRefused(500, "internal error"))
+            raise
         else:
             if self.call.state != "ended":
                 answer = self._early_sdp(branch, response, Carrier.RELIABLE_PROVISIONAL, incoming)

@@ -352,6 +352,8 @@ class MikeyMedia:
     def _accept_level(self, level: Level, incoming: Incoming, lines: Lines) -> tuple[Bundle, SessionKeys, bytes | None]:
         now = self.now()
         if level in incoming.updates:
+            if level not in self.bundles:
+                raise MediaSecurityRefused(TOKEN_MIKEY, "the bundle ended meanwhile")
             bundle, update = self.bundles[level], incoming.updates[level]
             ssrcs = own_ssrcs(bundle, update.sessions, lines)
             response, session_keys = update.accept(now, ssrcs=ssrcs)

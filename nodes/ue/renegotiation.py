@@ -167,6 +167,9 @@ class Renegotiation:
         except OfferRefused as refused:
             self._refuse_offer(txn, refused)
             return
+        except Exception:
+            self._refuse_offer(txn, OfferRefused(500, "internal error"))
+            raise
         if txn.pending and call.state != "ended":
             self._answer(txn, carrier, incoming)
         else:  # cancelled meanwhile, or the call is over

@@ -36,6 +36,8 @@ from signalling.sdp import (
     check_answer_shape,
 )
 
+MAX_STREAMS = 8
+"""Streams that are accepted at most: each has ports of its own and sends by itself wherever the offer says."""
 StreamOpener = Callable[[int], Stream]
 """Makes the stream of a place in SDP."""
 
@@ -315,6 +317,8 @@ class SessionMedia:
             if media.media != "audio" or media.port == 0:
                 continue
             known = self.streams[index] if index < len(self.streams) else None
+            if known is None and len(accepted) >= MAX_STREAMS:
+                continue
             codec = choose_codec(media)
             if codec is None or (known is not None and known.ended):
                 refusal = refusal or OfferRefused(488, "no common codec")
@@ -403,7 +407,10 @@ class SessionMedia:
         while len(self.streams) < index:
             placeholder = Stream(len(self.streams), self.ip, ended=True)
             self.streams.append(placeholder)
-        stream = self._opener(index)
+        try:
+            stream = self._opener(index)
+        except OSError as error:
+            raise OfferRefused(500, f"no ports for a stream, {error}") from None
         self.streams.append(stream)
         return stream
 

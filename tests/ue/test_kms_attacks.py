@@ -363,3 +363,65 @@ async def test_one_caller_does_not_keep_the_kms_from_the_calls_of_others(tmp_pat
 def is_refused(seen):
     over = [one for one in seen if isinstance(one, SipResponse) and one.status >= 200]
     return bool(over) and "kms-unreachable" in over[0].headers.values("Warning")[0]
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize("offer", [True, False])
+@pytest.mark.parametrize("failure", [OSError("no ports"), RuntimeError("a fault")])
+@async_test
+async def test_a_call_that_finds_no_ports_is_refused_and_forgotten(tmp_path, monkeypatch, failure, offer):
+    async with Kms(tmp_path, level="off") as site:
+
+        def fail(*_, **__):
+            raise failure
+
+        monkeypatch.setattr("nodes.ue.call.Stream.open", fail)
+        _, seen = await called(site, far_end().first_offer("none") if offer else b"")
+        assert (await final(seen)).status == 500
+        await until(lambda: not site.ue.agent.calls)
+
+
+@pytest.mark.attack("T7")
+def test_an_offer_of_many_streams_does_not_open_ports_for_all():
+    one, other = side(4000), side(5000)
+    offer = parse_sdp(one.first_offer("none"))
+    offer.media = [offer.media[0].copy() for _ in range(100)]
+    answer = parse_sdp(other.answer(offer.to_bytes()))
+    assert [media.port != 0 for media in answer.media] == [True] * 8 + [False] * 92
+    assert sum(stream.endpoint is not None for stream in other.streams) == 8
+
+
+@pytest.mark.attack("T7", "T9")
+@pytest.mark.parametrize("where", ["re-invite", "invite"])
+@async_test
+async def test_a_fault_while_a_ticket_is_resolved_leaves_nothing_without_answer(tmp_path, where):
+    async with Kms(tmp_path) as site:
+        bob = caller(site, session_keys=False)
+
+        def fault():
+            raise RuntimeError("a fault")
+
+        if where == "invite":
+            offer = await bob.offer(peer=ALICE)
+            site.kms.script.append(fault)
+            _, seen = await called(site, offer)
+            assert (await final(seen)).status == 500
+            await until(lambda: not site.ue.agent.calls)
+            return
+        request, seen = await called(site, await bob.offer(peer=ALICE))
+        response = await final(seen)
+        bob.media.take_answer(response.body)
+        dialog = site.pcscf.acknowledge(request, response)
+        (call,) = site.ue.agent.calls.values()
+        await until(lambda: call.state == "established")
+        await bob.keys.prepare(bob.mikey, own=BOB, peer=ALICE)
+        content = [("Content-Type", "application/sdp"), ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>")]
+        site.kms.script.append(fault)
+        again = []
+        site.pcscf.send(dialog.request("INVITE", content, bob.media.next_offer(rekey=0)), again)
+        assert (await final(again)).status == 500
+        bob.media.withdraw_offer()
+        later = []
+        site.pcscf.send(dialog.request("UPDATE", content, bob.media.next_offer(direction="sendonly")), later)
+        assert (await final(later)).status == 200
+        assert call.state == "established"
