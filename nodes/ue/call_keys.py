@@ -14,7 +14,7 @@ from keying.mikey.identity import Identity, normalise
 from keying.mikey.payloads import TicketPolicy
 from keying.mikey.transfer import Established
 from nodes.ue.key_management import KeyManagement
-from nodes.ue.kms_policy import judge_initiator, judge_responder
+from nodes.ue.kms_policy import judge_initiator, judge_responder, judge_ticket
 from nodes.ue.media_security import TOKEN_RESPONDER, MediaSecurityRefused
 from nodes.ue.mikey_media import Incoming
 from nodes.ue.offers import OfferRefused
@@ -80,6 +80,7 @@ class CallKeys:
         self._call = call
         self.media.judge_responder = self._judge_responder
         self.media.judge_initiator = lambda made, _: self._judge_initiator(made.initiator)
+        self.media.judge_shared = self._judge_shared
         self.media.on_message = self._seen
         call.media.mikey = self.media
 
@@ -100,6 +101,13 @@ class CallKeys:
             self._check_same(initiator)
             return
         judge_initiator(initiator, asserted=self.asserted, dialled=self.dialled, allow_diverted=self.allow_diverted)
+
+    def _judge_shared(self, ticket: TicketPolicy) -> None:
+        judge_ticket(self.management.policy, ticket, self._own(), forked=False)
+
+    def _own(self) -> tuple[Identity, ...]:
+        """Return the identities of this user."""
+        return tuple(Identity.uri(uri) for uri in (self.own, *self._call.agent.registration.associated))
 
     def _check_same(self, peer: Identity) -> None:
         if self.media.peer is not None and not self.media.peer.same(peer):
@@ -133,7 +141,7 @@ class CallKeys:
         """Check and resolve what an offer brings. Raises OfferRefused."""
         if isinstance(message, SipResponse):
             self.asserted = asserted_by(message) or self.asserted
-        own = (self.own, *self._call.agent.registration.associated)
+        own = tuple(identity.text for identity in self._own())
         try:
             with self._traced():
                 return await self.management.receive(

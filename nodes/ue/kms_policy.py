@@ -98,16 +98,17 @@ def judge_responder(
     return responder
 
 
-def judge_ticket(policy: KmsPolicy, ticket: TicketPolicy, own: Sequence[Identity]) -> None:
+def judge_ticket(policy: KmsPolicy, ticket: TicketPolicy, own: Sequence[Identity], *, forked: bool = True) -> None:
     """Judge the kind of ticket that an offer of the far end rests on (6.2.3.3, RFC 6043 12.4; assumed).
 
     Without key forking every responder of a ticket has all its keys and could pose as its initiator; a ticket like that
     is taken only when it names this user (`own`) and nobody else, no group either, unless policy says otherwise.
-    Raises MediaSecurityRefused.
+    `forked` False: the keys in use are the same for all responders although the ticket forks. Raises
+    MediaSecurityRefused.
     """
     named = tuple(responders_of(ticket))
     shared = len(named) != 1 or not any(named[0].same(each) for each in own)
-    if shared and not has(ticket, TicketFlag.I) and not policy.shared_tickets:
+    if shared and not (forked and has(ticket, TicketFlag.I)) and not policy.shared_tickets:
         raise MediaSecurityRefused(TOKEN_MIKEY, "a ticket of several responders without key forking")
 
 

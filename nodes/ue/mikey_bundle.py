@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keying.mikey.errors import MikeyError
-from keying.mikey.payloads import CryptoSession, GeneralExtension, TicketPolicy
+from keying.mikey.payloads import CryptoSession, GeneralExtension, KeyData, TicketPolicy
 from keying.mikey.policy import has
 from keying.mikey.profile import Profile
-from keying.mikey.registry import ExtensionType, TicketFlag
+from keying.mikey.registry import ExtensionType, KeyDataType, TicketFlag
 from keying.mikey.sessions import CryptoSessionKeys, SessionKeys
 from keying.mikey.update import Association
 from keying.sdes import CryptoAttribute, InlineKey
@@ -100,7 +100,19 @@ class Bundle:
         own, peer = self.own_and_peer(index)
         if own not in keys.by_cs_id or peer not in keys.by_cs_id:
             raise MediaSecurityRefused(TOKEN_MIKEY, f"no crypto session for m-line {index + 1}")
-        return StreamKeys(crypto_of(keys[own]), crypto_of(keys[peer]), "e2e", "kms")
+        send, receive = crypto_of(keys[own]), crypto_of(keys[peer])
+        if send.keys[0].key_salt == receive.keys[0].key_salt:  # a TEK that was carried: own packets could come back
+            raise MediaSecurityRefused(TOKEN_MIKEY, f"one key for both directions of m-line {index + 1}")
+        return StreamKeys(send, receive, "e2e", "kms")
+
+
+def all_forked(forked: Sequence[KeyData], sessions: Sequence[CryptoSession]) -> bool:
+    """Tell whether each session is under a TGK that the KMS forked: no other responder of the ticket knows it.
+
+    TEKs, GTGKs and what a TRANSFER_INIT brings are the same for all of them (RFC 6043 5.1.1).
+    """
+    own = {key.spi for key in forked if key.key_type in {KeyDataType.TGK, KeyDataType.TGK_SALT}}
+    return all(session.spi in own for session in sessions)
 
 
 def swapped_lines(level: Level, sessions: Sequence[CryptoSession]) -> frozenset[int]:

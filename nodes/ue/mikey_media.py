@@ -29,6 +29,7 @@ from nodes.ue.mikey_bundle import (
     Exchange,
     Level,
     Lines,
+    all_forked,
     cs_pair,
     own_ssrcs,
     refused,
@@ -110,6 +111,8 @@ class MikeyMedia:
         self.tamper_answer = ""
         self.judge_responder: Judge = lambda _, __: None
         self.judge_initiator: Judge = lambda _, __: None
+        self.judge_shared: Callable[[TicketPolicy], None] = lambda _: None
+        """Asked about a ticket whose keys in use are the same for all of its responders."""
         self.on_message: Watcher = lambda _, __: None
         self._open: list[_Open] = []
         self._first: list[_Open] = []
@@ -369,6 +372,8 @@ class MikeyMedia:
                 ssrcs[first if index in swapped else second] = ssrc
         accepted = responder.accept(resolution, now, ssrcs=ssrcs)
         self.judge_initiator(accepted, policy)
+        if not all_forked(resolution.keys, accepted.association.sessions):
+            self.judge_shared(policy)
         self.peer = accepted.initiator
         if accepted.response is not None:
             self.exchange.transfer_resp = accepted.response

@@ -101,7 +101,7 @@ class Stream:
     started: bool = False
     last_local: Address | None = None
     """Own address while there was one."""
-    left: set[bytes] = field(default_factory=set)
+    left: set[bytes] = field(default_factory=set, repr=False)
     """Digests of the far end's keys that were in use and are not any more."""
     signalled_ssrc: int = field(default_factory=lambda: secrets.randbits(32))
     """SSRC of a stream without media end."""

@@ -6,7 +6,8 @@ import dataclasses
 import pytest
 
 from keying.mikey.identity import Identity
-from keying.mikey.policy import wished_policy
+from keying.mikey.policy import WantedKey, wished_policy
+from keying.mikey.registry import KeyDataType
 from keying.mikey.ticket import Ticket
 from nodes.https import HttpFault
 from nodes.ue.kms_policy import identity_of, judge_ticket, wish_for
@@ -425,3 +426,45 @@ async def test_a_fault_while_a_ticket_is_resolved_leaves_nothing_without_answer(
         site.pcscf.send(dialog.request("UPDATE", content, bob.media.next_offer(direction="sendonly")), later)
         assert (await final(later)).status == 200
         assert call.state == "established"
+
+
+# keys that others have ------------------------------------------------------------------------------------------------
+
+
+async def keyed(end, kind, responders=(BOB,), peer=BOB):
+    """Return an offer under a ticket that the KMS filled with a key of that kind."""
+    wish = wish_for(end.keys.policy, [identity_of(each) for each in responders])
+    held = await end.keys.obtain(Identity.uri(end.user), dataclasses.replace(wish, keys=(WantedKey(kind, 16),)))
+    return await end.offer(peer=peer, ticket_id=held.ticket_id)
+
+
+@pytest.mark.attack("T3", "T5")
+@pytest.mark.clause("RFC 6043", "5.1.1", "5.1.3")
+@pytest.mark.parametrize("kind", [KeyDataType.TEK_SALT])
+@async_test
+async def test_no_stream_has_one_key_for_both_directions_so_nothing_is_reflected(kind):
+    _, alice, bob = pair()
+    with pytest.raises(OfferRefused, match="one key for both directions") as refused:
+        await bob.answer(await keyed(alice, kind))
+    assert refused.value.token == "mikey-invalid"
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.clause("RFC 6043", "5.1.1", "12.4")
+@pytest.mark.parametrize(
+    ("kind", "responders", "status"),
+    [
+        (KeyDataType.TGK, (BOB, ALICE), 200),
+        (KeyDataType.GTGK, (BOB, ALICE), 488),
+        (KeyDataType.GTGK, (ALICE,), 200),
+    ],
+)
+@async_test
+async def test_keys_that_every_responder_of_a_ticket_has_are_taken_only_where_policy_says_so(
+    tmp_path, kind, responders, status
+):
+    async with Kms(tmp_path) as site:
+        mallory = End(site.kms, MALLORY, 6000, dialled=ALICE)
+        claims(site, MALLORY, MALLORY)
+        _, seen = await called(site, await keyed(mallory, kind, responders, ALICE))
+        assert (await final(seen)).status == status
