@@ -145,8 +145,9 @@ class Results:
             "p99_us": spread([run.percentile_us(0.99) for run in runs]),
             "processor_us": spread([1e6 * run.processor / len(run.each) for run in runs]),
             "ratio_to_crypto": self._ratio(case, replace(case, layer=CRYPTO, in_flight=1, tickets=None)),
-            "p50_to_crypto": self._p50_ratio(case, replace(case, layer=CRYPTO, in_flight=1, tickets=None)),
         }
+        if case.in_flight == 1:  # with several in flight an operation waits for others
+            row["p50_to_crypto"] = self._p50_ratio(case, replace(case, layer=CRYPTO, tickets=None))
         if case.layer in {HTTPS, HTTPS_ALONE}:
             row["kms_processor_us"] = spread([1e6 * run.kms_processor / len(run.each) for run in runs])
         return row
@@ -321,7 +322,8 @@ def line(row: dict[str, object]) -> str:
     more = f"{row['tickets']:>9}" if row["tickets"] is not None else f"{row['in_flight']:>9}"
     text = f"{row['operation']:8} {row['where']:10} {row['layer']:24}{more}{figures('per_s', '.0f'):>23}"
     text += f" {figures('p50_us', '.3f', 1e-3).split(' / ')[1]:>8} {figures('p99_us', '.3f', 1e-3):>26}"
-    text += f" {figures('ratio_to_crypto', '.1f'):>22} {figures('p50_to_crypto', '.1f'):>22}"
+    text += f" {figures('ratio_to_crypto', '.1f'):>22}"
+    text += f" {figures('p50_to_crypto', '.1f') if 'p50_to_crypto' in row else '':>22}"
     if "kms_processor_us" in row:
         text += f"  processor of the KMS {figures('kms_processor_us', '.2f', 1e-3)} ms"
     if "p50_to_fewest" in row:
