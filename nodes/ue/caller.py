@@ -272,7 +272,7 @@ class Caller:
             self._refuse_early(OfferRefused(500, "internal error"))
             raise
         else:
-            if self.call.state != "ended":
+            if self.call.state != "ended" and not self._winner:  # a 2xx came meanwhile and brought another offer
                 answer = self._early_sdp(branch, response, Carrier.RELIABLE_PROVISIONAL, incoming)
         if self.call.state != "ended":
             await self._acknowledge(branch, rack, answer)

@@ -16,6 +16,7 @@ from nodes.ue.mikey_media import Plan
 from nodes.ue.session_media import OfferRefused
 from sba.testing import async_test
 from signalling.sdp import MediaDescription, parse_sdp
+from signalling.sip.dialog import Dialog
 from signalling.sip.message import SipResponse
 from tests.ue.fake_pcscf import IP, until
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, MALLORY, StandInKms
@@ -468,3 +469,48 @@ async def test_keys_that_every_responder_of_a_ticket_has_are_taken_only_where_po
         claims(site, MALLORY, MALLORY)
         _, seen = await called(site, await keyed(mallory, kind, responders, ALICE))
         assert (await final(seen)).status == status
+
+
+# at the same time -----------------------------------------------------------------------------------------------------
+
+
+class Hasty(Bob):
+    """Offers with a ticket in its 183 and in the plain in its 2xx, which does not wait for the PRACK."""
+
+    async def serve(self, txn):
+        body = await self.end.offer(peer=ALICE)
+        self.dialog = Dialog.from_uas(txn.request, self.response(txn, 200))
+        self.held = asyncio.Event()
+        self.kms.script.append(self.held.wait)
+        txn.respond(self.response(txn, 183, body, [("Require", "100rel"), ("RSeq", "7")]))
+        await until(lambda: "ticketresolve" in self.kms.asked)
+        txn.respond(self.response(txn, 200, far_end().first_offer("none")))
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("RFC 3262", "5")
+@pytest.mark.clause("RFC 3264", "4")
+@async_test
+async def test_a_2xx_in_the_plain_does_not_pass_for_the_offer_with_a_ticket_before_it(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = Hasty(site, site.kms)
+        task = asyncio.ensure_future(place(site, security="", offerless="true", seconds=1))
+        await until(lambda: site.pcscf.acks)
+        bob.held.set()
+        await until(lambda: site.pcscf.of("PRACK"))
+        events = await task
+        assert site.pcscf.of("PRACK")[0].body == b""
+        assert [event.state for event in events] == ["calling", "ringing", "established", "ended"]
+        assert {event.security for event in events} == {"none"}
+
+
+@pytest.mark.attack("T1")
+@async_test
+async def test_a_2xx_in_the_plain_after_an_offer_with_a_ticket_is_no_call_where_policy_wants_keys(tmp_path):
+    async with Kms(tmp_path, level="required") as site:
+        bob = Hasty(site, site.kms)
+        task = asyncio.ensure_future(place(site, security="", offerless="true", seconds=1))
+        await until(lambda: site.pcscf.acks)
+        bob.held.set()
+        events = await task
+        assert (events[-1].state, events[-1].result, events[-1].security) == ("ended", "refused", "none")
