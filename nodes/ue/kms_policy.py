@@ -5,7 +5,9 @@ Pure decisions. The clauses' text was not seen; what they are taken to say is as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
 
 from keying.mikey.groups import Groups
 from keying.mikey.identity import Identity, matches, normalise
@@ -20,14 +22,27 @@ def level_towards(policy: KmsPolicy, peer: str, override: KmsLevel | str = "") -
     """Return the level towards a user: `override`, else its own, else its domain's, else that of all (6.2.3.3)."""
     if override:
         return override
-    wanted = normalise(peer)
     levels = {normalise(name): level for name, level in policy.peers.items()}
-    domain = wanted.rpartition("@")[2]
-    scheme = wanted.partition(":")[0]
-    for name in (wanted, f"{scheme}:*@{domain}", f"*@{domain}"):
-        if name in levels:
-            return levels[name]
+    for wanted in (normalise(peer), _plain(peer)):
+        domain = wanted.rpartition("@")[2]
+        scheme = wanted.partition(":")[0]
+        for name in (wanted, f"{scheme}:*@{domain}", f"*@{domain}"):
+            if name in levels:
+                return levels[name]
     return policy.level
+
+
+def _plain(uri: str) -> str:
+    """Return a SIP URI as people read it: no escapes, port, password or user parameters, never sips.
+
+    Whoever spells a caller's name another way must not get around the level that policy has for it.
+    """
+    scheme, _, rest = unquote(uri).partition(":")
+    user, at, host = rest.rpartition("@")
+    if scheme.lower() not in {"sip", "sips"} or not at:
+        return normalise(uri)
+    name = re.split("[:;?]", user, maxsplit=1)[0]
+    return normalise(f"sip:{name}@{re.sub(':[0-9]+$', '', re.split('[;?]', host, maxsplit=1)[0]).rstrip('.')}")
 
 
 def identity_of(uri: str) -> Identity:

@@ -10,7 +10,8 @@ from keying.mikey.policy import WantedKey, wished_policy
 from keying.mikey.registry import KeyDataType
 from keying.mikey.ticket import Ticket
 from nodes.https import HttpFault
-from nodes.ue.kms_policy import identity_of, judge_ticket, wish_for
+from nodes.ue.config import KmsPolicy
+from nodes.ue.kms_policy import identity_of, judge_ticket, level_towards, wish_for
 from nodes.ue.media_security import KMS, MediaSecurityRefused, offer_lines
 from nodes.ue.mikey_media import Plan
 from nodes.ue.session_media import OfferRefused
@@ -514,3 +515,19 @@ async def test_a_2xx_in_the_plain_after_an_offer_with_a_ticket_is_no_call_where_
         bob.held.set()
         events = await task
         assert (events[-1].state, events[-1].result, events[-1].security) == ("ended", "refused", "none")
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("TS 33.328", "6.2.3.3-1")
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        "sip:boss@ims.test:5060", "sips:boss@ims.test", "sip:%62oss@ims.test", "sip:boss;x=y@ims.test",
+        "sip:boss:pw@IMS.test;transport=udp", "sip:boss@ims.test.", "sip:boss@ims.test?subject=x",
+    ],
+)  # fmt: skip
+def test_no_other_spelling_of_a_name_gets_around_what_policy_requires_for_it(spelt):
+    policy = KmsPolicy(level="off", peers={"sip:boss@ims.test": "required"})
+    assert level_towards(policy, spelt) == "required"
+    assert level_towards(KmsPolicy(level="off", peers={"*@ims.test": "required"}), spelt) == "required"
+    assert level_towards(policy, "sip:bos@ims.test") == "off"
