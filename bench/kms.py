@@ -133,11 +133,16 @@ class Results:
         cases = sorted((case for case in self._runs if case.tickets is not None), key=Case.place)
         fewest = min(case.tickets or 0 for case in cases)
         return [
-            self._row(case) | {"p50_to_fewest": self._p50_ratio(case, replace(case, tickets=fewest))} for case in cases
+            self._row(case)
+            | {
+                "ratio_to_fewest": self._ratio(case, replace(case, tickets=fewest), lambda run: run.wall),
+                "processor_to_fewest": self._ratio(case, replace(case, tickets=fewest), lambda run: run.processor),
+            }
+            for case in cases
         ]
 
     def _row(self, case: Case) -> dict[str, object]:
-        runs = self._runs[case]
+        runs, crypto = self._runs[case], replace(case, layer=CRYPTO, in_flight=1, tickets=None)
         row: dict[str, object] = asdict(case) | {
             "rounds": len(runs),
             "operations_a_round": len(runs[0].each),
@@ -146,21 +151,15 @@ class Results:
             "p99_us": spread([run.percentile_us(0.99) for run in runs]),
             "per_core_s": spread([len(run.each) / (run.kms_processor or run.processor or 1e-9) for run in runs]),
             "processor_us": spread([1e6 * run.processor / len(run.each) for run in runs]),
-            "ratio_to_crypto": self._ratio(case, replace(case, layer=CRYPTO, in_flight=1, tickets=None)),
+            "ratio_to_crypto": self._ratio(case, crypto, lambda run: run.wall),
+            "processor_to_crypto": self._ratio(case, crypto, lambda run: run.processor + run.kms_processor),
         }
-        if case.in_flight == 1:  # with several in flight an operation waits for others
-            row["p50_to_crypto"] = self._p50_ratio(case, replace(case, layer=CRYPTO, tickets=None))
         return row
 
-    def _ratio(self, case: Case, to: Case) -> dict[str, float]:
-        """How many times as long an operation takes."""
+    def _ratio(self, case: Case, to: Case, cost: Callable[[Run], float]) -> dict[str, float]:
+        """How many times as much an operation costs, round by round."""
         pairs = zip(self._runs[case], self._runs[to], strict=True)
-        return spread([mine.time_us / other.time_us for mine, other in pairs])
-
-    def _p50_ratio(self, case: Case, to: Case) -> dict[str, float]:
-        """How many times as long half of the operations take at most: other work on the machine hardly moves it."""
-        pairs = zip(self._runs[case], self._runs[to], strict=True)
-        return spread([mine.percentile_us(0.5) / other.percentile_us(0.5) for mine, other in pairs])
+        return spread([cost(run) / len(run.each) / (cost(other) / len(other.each)) for run, other in pairs])
 
 
 class Bench:
@@ -310,7 +309,8 @@ async def in_turn(parts: list[Callable[[], object]], number: int) -> None:
             await done
 
 
-HEAD = f"{'':52}{'a second':>23} {'a second of the core':>23} {'p50 ms':>8} {'p99 ms':>26} {'x crypto':>22} {'p50 x crypto':>22}"
+HEAD = f"{'a second':>23} {'a second of the core':>23} {'p50 ms':>8} {'p99 ms':>26}"
+HEAD += f" {'x crypto':>22} {'processor x crypto':>22}"
 
 
 def line(row: dict[str, object]) -> str:
@@ -319,18 +319,18 @@ def line(row: dict[str, object]) -> str:
         assert isinstance(found, dict)
         return " / ".join(f"{found[part] * scale:{form}}" for part in ("min", "median", "max"))
 
-    more = f"{row['tickets']:>9}" if row["tickets"] is not None else f"{row['in_flight']:>9}"
-    text = f"{row['operation']:8} {row['where']:10} {row['layer']:24}{more}{figures('per_s', '.0f'):>23} {figures('per_core_s', '.0f'):>23}"
+    number = row["in_flight"] if row["tickets"] is None else row["tickets"]
+    text = f"{row['operation']:8} {row['where']:10} {row['layer']:24}{number:>9}"
+    text += f"{figures('per_s', '.0f'):>23} {figures('per_core_s', '.0f'):>23}"
     text += f" {figures('p50_us', '.3f', 1e-3).split(' / ')[1]:>8} {figures('p99_us', '.3f', 1e-3):>26}"
-    text += f" {figures('ratio_to_crypto', '.1f'):>22}"
-    text += f" {figures('p50_to_crypto', '.1f') if 'p50_to_crypto' in row else '':>22}"
-    if "p50_to_fewest" in row:
-        text += f"  {figures('p50_to_fewest', '.2f')} x fewest"
+    text += f" {figures('ratio_to_crypto', '.1f'):>22} {figures('processor_to_crypto', '.1f'):>22}"
+    if "ratio_to_fewest" in row:
+        text += f"  {figures('ratio_to_fewest', '.2f')} x fewest, processor {figures('processor_to_fewest', '.2f')}"
     return text
 
 
 def show(rows: list[dict[str, object]], what: str) -> None:
-    print(f"{what:52}{HEAD[52:]}")
+    print(f"{what:53}{HEAD}")
     for row in rows:
         print(line(row), flush=True)
 

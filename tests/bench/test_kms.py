@@ -49,5 +49,6 @@ def test_a_ratio_is_made_round_by_round():
         results.add(Run([slow / 4] * 4, slow, slow), engines)
     [_, row] = results.rows()
     assert row["ratio_to_crypto"] == {"min": 2.0, "median": 2.5, "max": 10.0}
-    assert row["per_s"] == {"min": 0.2, "median": 0.5, "max": 0.8}
+    assert row["processor_to_crypto"] == {"min": 2.0, "median": 2.5, "max": 10.0}
+    assert row["per_s"] == row["per_core_s"] == {"min": 0.2, "median": 0.5, "max": 0.8}
     assert (row["rounds"], row["operations_a_round"]) == (3, 4)
