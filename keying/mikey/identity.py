@@ -141,9 +141,9 @@ def _split(uri: str) -> tuple[str, str, str]:
     head, colon, rest = uri.partition(":")
     scheme = head.lower() + colon if colon and head.replace("+", "").isalnum() else ""
     body = rest if scheme else uri
-    body = body.split("?", 1)[0]
     if scheme == "tel:":
-        return scheme, body.split(";", 1)[0], ""
+        return scheme, body.split("?", 1)[0].split(";", 1)[0], ""
+    # a user part may have ";" and "?" (RFC 3261 25.1), so the host is cut off first
     user, at, host = body.rpartition("@")
-    host = host.split(";", 1)[0]
+    host = host.split("?", 1)[0].split(";", 1)[0]
     return scheme, user if at else "", host

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from keying.mikey.groups import MAX_NESTING, NO_GROUPS, Groups
-from keying.mikey.identity import Identity, matches
+from keying.mikey.identity import Identity, matches, normalise
 from keying.mikey.profile import DEFAULT_PROFILE
 
 pytestmark = pytest.mark.clause("TS 33.328", "6.2.3.2-1")
@@ -117,3 +117,11 @@ def test_how_identities_compare_is_the_profiles():
     assert not exact.contains(BOB, Identity.uri("sip:bob@IMS.test"))
     assert exact.contains(Identity.uri("sip:any@ims.test"), BOB)
     assert not exact.contains(EVERYBODY, BOB)
+
+
+@pytest.mark.attack("T5")
+def test_a_question_mark_in_the_user_part_makes_nobody_else():
+    names = ("sip:alice?x@ims.test", "sip:alice?y@ims.test", "sip:alice?x@evil.test", "sip:alice@ims.test")
+    assert len({normalise(name) for name in names}) == 4
+    assert normalise("sip:alice@IMS.test?subject=x") == "sip:alice@ims.test"
+    assert not matches(Identity.uri("sip:*@ims.test"), Identity.uri("sip:bob?@evil.test"))
