@@ -116,6 +116,8 @@ class MikeyMedia:
         self.on_message: Watcher = lambda _, __: None
         self._open: list[_Open] = []
         self._first: list[_Open] = []
+        self._answers: set[bytes] = set()
+        """Every TRANSFER_RESP that a ticket of this side brought."""
 
     @property
     def established(self) -> bool:
@@ -297,6 +299,10 @@ class MikeyMedia:
             if not octets and has(waiting.policy, TicketFlag.F):
                 return None, None
             established = waiting.transfer.receive(octets, now) if octets else waiting.transfer.established()
+            if octets and octets in self._answers:
+                # its keys would begin again at ROC 0 with an empty replay list (RFC 3711 9.1)
+                raise MediaSecurityRefused(TOKEN_MIKEY, "the answer of another branch comes again")
+            self._answers.add(octets)
             self.exchange.transfer_resp = octets
             self.judge_responder(established, waiting.policy)
             return Bundle(waiting.level, established.association, waiting.policy, began=True), established.keys

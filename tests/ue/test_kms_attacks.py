@@ -531,3 +531,22 @@ def test_no_other_spelling_of_a_name_gets_around_what_policy_requires_for_it(spe
     assert level_towards(policy, spelt) == "required"
     assert level_towards(KmsPolicy(level="off", peers={"*@ims.test": "required"}), spelt) == "required"
     assert level_towards(policy, "sip:bos@ims.test") == "off"
+
+
+@pytest.mark.attack("T3", "T5")
+@pytest.mark.clause("RFC 3711", "9.1")
+@pytest.mark.clause("RFC 3830", "5.4")
+@async_test
+async def test_the_answer_of_one_branch_under_the_tag_of_another_begins_no_context_anew():
+    kms = StandInKms()
+    alice = End(kms, ALICE, 4000, dialled=BOB)
+    desk, mobile = End(kms, BOB, 5000), End(kms, BOB, 6000)
+    offer = await alice.offer()
+    first, second = await desk.answer(offer), await mobile.answer(offer)
+    alice.media.take_answer(first)
+    alice.media.reopen()
+    with pytest.raises(OfferRefused, match="another branch comes again"):
+        alice.media.take_answer(first)
+    alice.media.reopen()
+    alice.media.take_answer(second)
+    assert alice.stream().send == mobile.stream().receive
