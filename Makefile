@@ -13,7 +13,7 @@ help:
 	@echo "make demo         start the IMS, place secured calls, print the verdicts"
 	@echo "make test         run every test"
 	@echo "make lint         ruff, mypy --strict, import contracts"
-	@echo "make bench        relay, SBA, calls per second, start-up (ratios)"
+	@echo "make bench        relay, SBA, calls and tickets per second, start-up (ratios)"
 	@echo "make fuzz         coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target"
 	@echo "make protos       generate the gRPC message code"
 	@echo "make conformance  rewrite docs/conformance.md from requirements and test results"
