@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nodes.ue.call import Call, MediaWish, party_of
@@ -45,9 +47,7 @@ class Callee:
         self.call.cancel = lambda: self._refuse(486, "hung up before the answer")
         self.call.media.tamper_answer = behaviour.tamper_answer
         if self.call.keys is not None:
-            self.call.keys.own = (
-                agent.registration.associated[0] if agent.registration.associated else agent.settings.impu
-            )
+            self.call.keys.own = agent.default_identity
             self.call.keys.asserted = claimed_by(request)
             self.call.keys.media.tamper_answer = behaviour.tamper_mikey
         self._tag = secrets.token_hex(8)
@@ -67,24 +67,29 @@ class Callee:
         if self.behaviour.reject_status >= 300:
             self._refuse(self.behaviour.reject_status, "as told")
             return
-        try:
+        with self._refusing():
             self.call.dialog = Dialog.from_uas(
                 self.request, self._response(180), contact=f"<{self.agent.identity.contact_uri}>"
             )
             if self._waits_for_kms():
                 self.agent.spawn(self._negotiate())
-                return
-            self._take_offer()
+            else:
+                self._take_offer()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Refuse the call for whatever keeps it from being answered."""
+        try:
+            yield
         except DialogError as error:
             self._refuse(error.status, error.reason)
+        except MediaSecurityRefused as refused:
+            self._refuse_offer(OfferRefused.of(refused))
         except (OfferRefused, OfferAnswerError) as error:
             self._refuse_offer(error)
         except Exception:
             self._refuse(500, "internal error")
             raise
-        else:
-            self.txn.on_ack_timeout = self.call.ack_missing
-            self.agent.spawn(self._proceed())
 
     def _waits_for_kms(self) -> bool:
         """Tell whether the KMS has to be asked before this side can answer or, without an offer, make one."""
@@ -93,49 +98,36 @@ class Callee:
         return MARK in self.request.body if self.request.body else self._own_mode() == KMS
 
     def _own_mode(self) -> str:
-        try:
-            return choose_mode("", self.call.media.context)
-        except MediaSecurityRefused as refused:
-            raise OfferRefused.of(refused) from None
+        return choose_mode("", self.call.media.context)
 
     async def _negotiate(self) -> None:
         """Ask the KMS, then go on as ever; 100 goes out meanwhile, and nobody's phone rings for a call that fails."""
         keys = self.call.keys
         assert keys is not None
         incoming: Incoming | None = None
-        try:
+        with self._refusing():
             if self.request.body:
                 incoming = await keys.receive(self.request)
             else:
                 with keys.management.asking_for(self.call.far_end):
                     await keys.prepare()
-            if self.call.state == "ended":
-                return
-            self._take_offer(incoming)
-        except MediaSecurityRefused as refused:
-            self._refuse_offer(OfferRefused.of(refused))
-        except (OfferRefused, OfferAnswerError) as error:
-            self._refuse_offer(error)
-        except Exception:
-            self._refuse(500, "internal error")
-            raise
-        else:
-            self.txn.on_ack_timeout = self.call.ack_missing
-            await self._proceed()
+            if self.call.state != "ended":
+                self._take_offer(incoming)
 
     def _take_offer(self, incoming: Incoming | None = None) -> None:
+        """Make the answer, or without an offer the own one, and go on to ring."""
         offers, media = self.call.offers, self.call.media
         if self.request.body:
             offers.received_offer(Carrier.INVITE)
             self._body = media.answer(self.request.body, incoming)
             self.call.decide("accepted")
-            return
-        try:
-            self._body = media.first_offer(self._own_mode())
-        except MediaSecurityRefused as refused:
-            raise OfferRefused.of(refused) from None
-        except OSError as error:
-            raise OfferRefused(500, f"no ports for a stream, {error}") from None
+        else:
+            try:
+                self._body = media.first_offer(self._own_mode())
+            except OSError as error:
+                raise OfferRefused(500, f"no ports for a stream, {error}") from None
+        self.txn.on_ack_timeout = self.call.ack_missing
+        self.agent.spawn(self._proceed())
 
     # towards the caller
 
