@@ -83,7 +83,7 @@ def read_post(request: HttpRequest, profile: Profile) -> MikeyPost:
 
 
 def read_body(body: bytes) -> tuple[BodyForm, bytes]:
-    """Tell the two forms apart and return the message (brief 14): binary begins with 0x01, which base64 cannot.
+    """Tell the two forms apart and return the message (A.1, assumed): binary begins with 0x01, which base64 cannot.
 
     White space at the ends and line breaks in base64 are taken, nothing else outside its alphabet. Raises
     :class:`NotAnnexA`, 400 or 413.

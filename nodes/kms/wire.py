@@ -65,7 +65,7 @@ def to_wire(resolution: Resolution) -> pb.ResolveTicketResponse:
 
 
 def from_wire(response: pb.ResolveTicketResponse) -> Resolution:
-    """Read a resolution; IDRr and RANDRkms stay as they are (brief 12). Raises MalformedMessage."""
+    """Read a resolution; IDRr and RANDRkms stay as they are (RFC 6043 10). Raises MalformedMessage."""
     if len(response.keys) > MAX_KEYS:
         raise MalformedMessage("Resolution", "too many keys")
     try:

@@ -17,7 +17,7 @@ MESSAGES = ("REQUEST_INIT", "REQUEST_RESP", "TRANSFER_INIT", "RESOLVE_INIT", "RE
 
 
 def content() -> dict[str, str]:
-    """The exchange of the brief's chapter 19.6 as the file has it."""
+    """The exchange of ``tests/keying/mikey/vectors.py`` as the file has it."""
     octets = {
         name: getattr(vectors, f"{name}_PSK" if name.startswith(("REQUEST_INIT", "RESOLVE_INIT")) else name)
         for name in MESSAGES

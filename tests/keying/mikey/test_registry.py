@@ -1,4 +1,4 @@
-"""Every code point of registry.py, and no other, stands in the tables of the brief (IANA, as of 2019-02-15)."""
+"""Every code point of registry.py, and no other, stands in the tables of IANA (as of 2019-02-15)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from keying.mikey import registry
 
-# Chapter 3 of the MIKEY-TICKET brief, and 4.7 and 4.10 for SRTP parameters and flags. Numbers and names as they stand
-# there; what we do not read (IBAKE, SAKKE, ESK and the like) stands in LEFT_OUT.
+# Numbers and names as IANA and the RFCs have them (RFC 3830 6.10.1 for SRTP parameters, RFC 6043 6.10 for flags); what we do not read (IBAKE, SAKKE, ESK and the like) stands in LEFT_OUT.
 TABLES = {
     "DataType": "0 Pre-shared; 1 PSK ver msg; 2 Public key; 3 PK ver msg; 4 D-H init; 5 D-H resp; 6 Error; 7 DHHMAC init;"
     " 8 DHHMAC resp; 9 RSA-R I_MSG; 10 RSA-R R_MSG; 11 REQUEST_INIT_PSK; 12 REQUEST_INIT_PK; 13 REQUEST_RESP;"

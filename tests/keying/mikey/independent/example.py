@@ -1,6 +1,6 @@
 """One mode-1 exchange with forking under the 128-bit suite: inputs, keys and octets.
 
-Not published: these are the numbers of our brief (19.6), computed once by a scratch encoder that shares no code with
+Not published: these numbers were computed once by a scratch encoder that shares no code with
 this tree and checked there by a second one. Both paths of this tree must reach them.
 """
 
@@ -94,7 +94,7 @@ INPUTS: dict[str, Any] = {
     ),
 }
 
-# Every value of the table in the brief.
+# Every value that the exchange passes through.
 KEYS = {
     "REQUEST_INIT.auth": "9689d85f9b36319e0b0345e8880df93834c86e6c",
     "ticket.encr": "52a7868b86268b5ff832de39dd650ec4",

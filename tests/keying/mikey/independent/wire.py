@@ -212,7 +212,7 @@ def read_ticket_data(octets: bytes) -> dict[str, Payload]:
 
 
 def read_initiator_data(octets: bytes) -> tuple[Payload, Payload]:
-    """Vi and Vr (RFC 6043 6.10); a Vi "identical to V" may carry V's own next payload, 0 (brief, trap T2)."""
+    """Vi and Vr (RFC 6043 6.10); a Vi "identical to V" may carry V's own next payload, 0."""
     read, macs = Octets(octets), []
     require(read.number(1) == 9, "first payload of Initiator Data")
     for following in ((9, 0), (0,)):
