@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from sba.nf import NodeSettings
 
@@ -23,7 +23,7 @@ class HttpAddress(_Part):
 
 
 class PartyPolicy(_Part):
-    """What a user may do; every list holds patterns as ``nodes.kms.policy.covers`` reads them. Empty: nothing."""
+    """What a user may do; every list holds patterns as ``nodes.kms.patterns`` reads them. Empty: nothing."""
 
     request_for: tuple[str, ...] = ()
     """Responders (users, groups, wildcards) that a ticket may name."""
@@ -103,13 +103,13 @@ class KmsSettings(NodeSettings):
     """A ticket without the reuse flag resolves for one TRANSFER_INIT alone (RFC 6043 6.10 J; needs forking to tell)."""
     user_made_tickets: bool = False
     """Resolve tickets that a user made under a key from his bootstrapping (mode 3, RFC 6043 4.1.1; TS 23.333)."""
-    mikey_profile: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Values of :class:`keying.mikey.profile.Profile` that differ from the default, by name."""
+    mikey_profile: dict[str, JsonValue] = Field(default_factory=dict)
+    """Values of :class:`keying.mikey.profile.Profile` that differ from the default, by name; lists for sets."""
 
     naf_credential_cache_s: float = Field(default=60.0, ge=0)
     """How long a key from the BSF is used without asking again, s."""
     static_psk_file: str = ""
-    """NON-SECURE, for labs without GBA: file of pre-shared keys, sealed for this instance (static_psk.py); "": off."""
+    """NON-SECURE, for labs without GBA: file of pre-shared keys that the lab sealed for this instance; "": off."""
     bsf_timeout_s: float = Field(default=2.0, gt=0, le=30.0)
     """Deadline of a question to the BSF, s."""
     peer_timeout_s: float = Field(default=2.5, gt=0, le=30.0)

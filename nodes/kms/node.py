@@ -11,6 +11,7 @@ from typing import Final
 from keying.mikey.authority import Authority
 from keying.mikey.identity import Identity
 from keying.mikey.profile import Profile
+from keying.mikey.profile_values import ProfileError, read_profile
 from keying.secret import Secret
 from nodes.https import HttpLimits, HttpsServer
 from nodes.kms.config import KmsSettings
@@ -21,7 +22,6 @@ from nodes.kms.http import MAX_BODY
 from nodes.kms.limits import Buckets
 from nodes.kms.peers import PeerKmss
 from nodes.kms.policy import KMS_LABEL, read_book
-from nodes.kms.profiles import ProfileError, read_profile
 from nodes.kms.recent import RecentMessages
 from nodes.kms.service import Control, ResolveForPeers
 from nodes.kms.store import KmsStore
@@ -92,13 +92,11 @@ class Kms(NetworkFunction):
                 replay=RecentMessages(skew_s=profile.clock_skew_s),
                 modifier_secret=modifier,
             ),
-            profile,
             book,
             self._keys,
             self._kms_store,
             self._credential_source(),
             PeerKmss(self.sbi, self._identity, settings.peer_timeout_s),
-            identity=self._identity,
             users=Buckets(settings.user_rate, clock),
             endpoint_key=endpoint,
             refusals=Buckets(settings.audit_refusals, clock),

@@ -7,7 +7,7 @@ value that does not fit is refused. Switches that make the UE misbehave are ther
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from keying.suites import SUITES
 from nodes.https import HttpsAddress
@@ -141,8 +141,8 @@ class UeSettings(NodeSettings):
     """The KMS of the home domain; None: this UE neither offers nor takes MIKEY."""
     kms_policy: KmsPolicy = KmsPolicy()
     """What this UE wants of its KMS."""
-    mikey_profile: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Values of :class:`keying.mikey.profile.Profile` that differ from the default, by name."""
+    mikey_profile: dict[str, JsonValue] = Field(default_factory=dict)
+    """Values of :class:`keying.mikey.profile.Profile` that differ from the default, by name; lists for sets."""
 
     @field_validator("suites")
     @classmethod

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 
-from keying.mikey.profile import DEFAULT_PROFILE, Profile
+from keying.mikey.profile import Profile
+from keying.mikey.profile_values import ProfileError, read_profile
 from keying.mikey.request import PskCredential
 from nodes.https import HttpsClient
 from nodes.ue.card import Card
@@ -51,11 +51,11 @@ class SealedVault:
         await self._table.delete(name)
 
 
-def profile_of(changes: Mapping[str, str | int | float | bool]) -> Profile:
-    """Return the MIKEY profile with some values set anew. Raises ConfigurationError for an unknown name."""
+def profile_of(changes: Mapping[str, object]) -> Profile:
+    """Return the MIKEY profile with some values set anew. Raises ConfigurationError for one that does not fit."""
     try:
-        return dataclasses.replace(DEFAULT_PROFILE, **changes)  # type: ignore[arg-type]  # names are checked right here
-    except (TypeError, ValueError) as error:
+        return read_profile(changes)
+    except ProfileError as error:
         raise ConfigurationError(f"mikey_profile: {error}") from None
 
 

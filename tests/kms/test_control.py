@@ -14,7 +14,6 @@ from keying.mikey.ticket import TicketProtectionKey, open_ticket, ticket_id
 from keying.secret import Secret
 from nodes.kms.credentials import STATIC_PLACE, read_static
 from nodes.kms.node import Kms
-from nodes.kms.profiles import ProfileError, read_profile
 from protos import kms_control_pb2 as pb
 from sba.errors import ConfigurationError, RemoteProblem
 from sba.store import Sealer
@@ -211,11 +210,3 @@ def test_a_static_key_file_that_cannot_be_used_says_nothing_of_its_content(tmp_p
         read_static(path, Sealer(tmp_path / "sealing.key", lab.instance_id("other")).unseal)
     with pytest.raises(ConfigurationError):
         read_static(tmp_path / "none", sealer.unseal)
-
-
-def test_the_profile_takes_scalars_of_the_right_type():
-    assert read_profile({}) == DEFAULT_PROFILE
-    assert read_profile({"clock_skew_s": 10, "suite": "256"}).clock_skew_s == 10.0
-    for values in ({"nothing": 1}, {"suite": 256}, {"forking": 1}, {"clock_skew_s": True}, {"ticket_lifetime_s": 1.5}):
-        with pytest.raises(ProfileError):
-            read_profile(values)
