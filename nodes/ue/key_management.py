@@ -29,7 +29,7 @@ from keying.mikey.ticket import Ticket, create_ticket, mode3_ticket_key
 from keying.mikey.transfer import TransferResponder
 from nodes.ue.config import KmsPolicy
 from nodes.ue.kms_client import Asked, KmsClient, KmsError, KmsUnreachable
-from nodes.ue.kms_policy import groups_of, judge_ticket, own_responder, responders_for, wish_for
+from nodes.ue.kms_policy import groups_of, identity_of, judge_ticket, own_responder, responders_for, wish_for
 from nodes.ue.media_security import (
     TOKEN_KMS_REFUSED,
     TOKEN_KMS_UNREACHABLE,
@@ -119,9 +119,8 @@ class KeyManagement:
         exchange = media.exchange
         exchange.ticket, exchange.issuer = held.octets, held.kms
         exchange.request_init, exchange.request_resp, exchange.psk = held.request_init, held.request_resp, held.psk
-        media.plan = Plan(held.ticket, initiator, responders_for(self.policy, peer)[0], tamper, b"")
-        if tamper == "replay":
-            media.plan.replayed = self.last_transfer
+        replayed = self.last_transfer if tamper == "replay" else b""
+        media.plan = Plan(held.ticket, initiator, identity_of(peer), tamper, replayed)
 
     async def _at_hand_or_new(self, initiator: Identity, named: tuple[Identity, ...], *, fresh: bool) -> HeldTicket:
         """Return a ticket for a call. Calls that can share one do not all ask for it at the same time."""

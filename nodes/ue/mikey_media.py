@@ -37,7 +37,7 @@ from nodes.ue.mikey_bundle import (
     usable_suites,
 )
 from signalling.sdp import SdpError, SessionDescription
-from signalling.sdp.keymgmt import MIKEY, SESSION, identifiers, messages, place
+from signalling.sdp.keymgmt import MIKEY, SESSION, identifiers, messages
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class Incoming:
 
     transfers: Mapping[Level, tuple[TransferResponder, Resolution]] = field(default_factory=dict)
     updates: Mapping[Level, UpdateReceived] = field(default_factory=dict)
-    asserted: tuple[str, ...] = ()
 
     def sessions(self, level: Level) -> tuple[CryptoSession, ...]:
         """Return the crypto sessions that the message of a level offers."""
@@ -61,7 +60,7 @@ class Incoming:
         return present.issuperset(cs_pair(level, index))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
     """What the next own offer begins a bundle with."""
 
@@ -398,7 +397,4 @@ class Answer:
     def write(self, sdp: SessionDescription) -> None:
         """Put them into the answer."""
         for level, response in self.responses.items():
-            if self.tamper:
-                mikey_tamper.place_spoilt(sdp, level, response, self.tamper, self.offered)
-            else:
-                place(sdp, level, response)
+            mikey_tamper.place_spoilt(sdp, level, response, self.tamper, self.offered)

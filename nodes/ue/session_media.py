@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from keying.sdes import KeyChange, keys_in
 from keying.secret import Secret
@@ -159,13 +160,11 @@ class SessionMedia:
                 stream.await_answer()
             descriptions.append(media)
         managed = {stream.index: stream.ssrc for stream in self.streams if not stream.ended and stream.mode == KMS}
-        mikey = self.mikey
-        if managed and mikey is None:
-            raise MediaSecurityRefused(TOKEN_PROFILE, "this UE has no KMS")
         self._manage = None
-        if managed and mikey is not None:
-            engine = mikey
-            self._manage = lambda draft: engine.offer(draft, managed, rekey=rekey)
+        if managed:
+            if self.mikey is None:
+                raise MediaSecurityRefused(TOKEN_PROFILE, "this UE has no KMS")
+            self._manage = partial(self.mikey.offer, lines=managed, rekey=rekey)
         self._draft = self._describe(descriptions, self._manage)
         return self._draft.to_bytes()
 
