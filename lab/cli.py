@@ -60,7 +60,8 @@ def up(config: Path | None, state: Path | None, as_json: bool) -> None:
             started = start(config or default_config(), folder, progress.note)
         other = started.already and config is not None and runs_another(config, folder)
     except ConfigError as error:
-        fail(f"the lab description has {len(error.problems)} fault(s)\n{error}", 2)
+        count = len(error.problems)
+        fail(f"the lab description has {count} fault{'' if count == 1 else 's'}\n{error}", 2)
     except StateFolderError as error:
         fail(str(error), 2)
     except (LaunchError, OSError, RuntimeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from lab.config_kms import KmsPolicy, KmsRights, KmsSection
+from lab.config_kms_checks import kms_faults, listed
 from lab.config_problems import (
     ConfigError,
     ConfigProblem,
@@ -191,46 +192,13 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
             if identity is not None and owners.setdefault(identity, user.name) != user.name:
                 yield ("users", index, label), f"{identity} belongs to {owners[identity]}", "an identity of its own"
         if user.domain is not None and user.domain not in domains:
-            yield ("users", index, "domain"), f"{user.domain} is not a home domain", f"one of {_names(domains)}"
+            yield ("users", index, "domain"), f"{user.domain} is not a home domain", f"one of {listed(domains)}"
         if user.access is not None and user.access not in networks:
-            yield ("users", index, "access"), f"{user.access} is no access network", f"one of {_names(networks)}"
-    yield from _kms_faults(config, domains)
+            yield ("users", index, "access"), f"{user.access} is no access network", f"one of {listed(networks)}"
+    yield from kms_faults(config, domains)
     for index, extra in enumerate(config.extra_nodes):
         yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
     yield from _extra_faults(config.extra_nodes)
-
-
-def _kms_faults(config: LabConfig, domains: set[str]) -> Iterator[Fault]:
-    for index, home in enumerate(config.home_domains):
-        if home.kms is not None and home.bsf is None and not config.kms.static_psk:
-            where = ("home_domains", index, "kms")
-            yield (
-                where,
-                f"{home.kms} has no bsf to take its users' keys from",
-                "a bsf beside it, or kms.static_psk: true",
-            )
-    users = {user.name for user in config.users}
-
-    def strangers(parties: Iterable[str], where: Location, *, keys: bool = False) -> Iterator[Fault]:
-        for position, party in enumerate(parties):
-            if not party.startswith(("@", "*", "sip:", "tel:")) and party not in users:
-                yield (
-                    (*where, party if keys else position),
-                    f"{party} is no user",
-                    f"a URI, @lab, @home or one of {_names(users)}",
-                )
-
-    for index, user in enumerate(config.users):
-        yield from strangers(user.kms_policy.peers, ("users", index, "kms_policy", "peers"), keys=True)
-        yield from strangers(user.kms_policy.also, ("users", index, "kms_policy", "also"))
-        if user.kms_rights is not None:
-            yield from strangers(user.kms_rights.request_for, ("users", index, "kms_rights", "request_for"))
-            yield from strangers(user.kms_rights.resolve_from, ("users", index, "kms_rights", "resolve_from"))
-    for index, group in enumerate(config.kms.groups):
-        yield from strangers(group.members, ("kms", "groups", index, "members"))
-        yield from strangers(group.requesters, ("kms", "groups", index, "requesters"))
-        if group.uri.rpartition("@")[2] not in domains:
-            yield ("kms", "groups", index, "uri"), f"{group.uri} is of no home domain", f"a group of {_names(domains)}"
 
 
 def _extra_faults(nodes: Sequence[ExtraNode]) -> Iterator[Fault]:
@@ -240,10 +208,6 @@ def _extra_faults(nodes: Sequence[ExtraNode]) -> Iterator[Fault]:
         if extra.kind in OWN_KINDS:
             where = ("extra_nodes", index, "kind")
             yield where, f"{extra.kind} is a kind of the lab itself", "a kind that another distribution brings"
-
-
-def _names(names: set[str]) -> str:
-    return ", ".join(sorted(filter(None, names))) or "(none is described)"
 
 
 def load(path: Path) -> LabConfig:
@@ -302,16 +266,32 @@ def _salvage(content: object) -> LabConfig:
         made = []
         for item in items if isinstance(items, list) else []:
             given = {str(name): value for name, value in item.items()} if isinstance(item, dict) else {}
-            plain = {name: value for name, value in given.items() if isinstance(value, (str, bool))}
+            parts: dict[str, type[Entry]] = {"kms_policy": KmsPolicy, "kms_rights": KmsRights}
+            plain: dict[str, object] = {
+                name: value for name, value in given.items() if isinstance(value, (str, bool)) and name not in parts
+            }
+            for name, part in parts.items():
+                if name in given and (sound := _sound(part, given[name])) is not None:
+                    plain[name] = sound
             blank = {name: None for name, field in kind.model_fields.items() if field.is_required()}
             made.append(kind.model_construct(None, **{**blank, **plain}))
         return made
 
     nrf = content.get("nrf", "nrf") if isinstance(content, dict) else "nrf"
+    kms = _sound(KmsSection, content.get("kms", {})) if isinstance(content, dict) else None
     return LabConfig.model_construct(
         nrf=str(nrf),
         home_domains=entries("home_domains", HomeDomain),
         access_networks=entries("access_networks", AccessNetwork),
         users=entries("users", User),
+        kms=kms or KmsSection(),
         extra_nodes=entries("extra_nodes", ExtraNode),
     )
+
+
+def _sound(kind: type[_EntryT], given: object) -> _EntryT | None:
+    """Return one entry, None unless it is right in itself."""
+    try:
+        return kind.model_validate(given)
+    except ValidationError:
+        return None

@@ -71,3 +71,7 @@ class KmsSection(Entry):
     groups: list[KmsGroup] = Field(default_factory=list)
     static_psk: bool = False
     """Users share keys with their KMS that the lab made instead of bootstrapping them (GBA): for labs without a BSF."""
+    user_made_tickets: bool = False
+    """Whether they resolve tickets that a user made without asking them (mode 3, RFC 6043 4.1.1)."""
+    profile: dict[str, object] = Field(default_factory=dict)
+    """Values of ``keying.mikey.profile.Profile`` that differ from the default, for every KMS and UE alike."""

@@ -18,14 +18,44 @@ _RIGHT = {
     "string_type": "text; write numbers in quotes",
     "model_type": "a table of entries, each 'name: value'",
     "list_type": "a list: [one, two] or one '- entry' a line",
+    "dict_type": "a table of entries, each 'name: value'",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
 }
+_LIMITS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "string_too_long": "at most {max_length} characters",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+}
+"""What is right where a value is out of its range, by the model's word for it."""
 _PATTERNS = {
     "Name": "a lower-case name such as pcscf-a",
     "Domain": "a domain such as ims.test",
     "Impi": "a private identity such as 001010000000001@ims.test",
     "Tel": 'an international number in quotes, such as "+15550100"',
+    "Key": "32 hexadecimal digits in quotes",
+    "Amf": "4 hexadecimal digits in quotes",
+    "Party": "a user's name, a sip: or tel: URI, *@domain, @home or @lab",
+    "GroupUri": "a SIP URI of a home domain, such as sip:sales@ims.test",
 }
-_FIELD_PATTERN = {"domain": "Domain", "impi": "Impi", "tel": "Tel"}
+_FIELD_PATTERN = {
+    "domain": "Domain",
+    "impi": "Impi",
+    "tel": "Tel",
+    "uri": "GroupUri",
+    "k": "Key",
+    "op": "Key",
+    "opc": "Key",
+    "amf": "Amf",
+    **dict.fromkeys(("peers", "also", "request_for", "resolve_from", "members", "requesters"), "Party"),
+}
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str, str]
@@ -84,7 +114,8 @@ def problems_of(error: ValidationError, tree: yaml.Node | None, file: str) -> It
             for location, found, right in cause.faults:
                 yield ConfigProblem(file, line_of(tree, location), dotted(location), found, right)
             continue
-        location = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
+        internal = ("function-", "constrained-", "[key]")
+        location = tuple(part for part in item["loc"] if not str(part).startswith(internal))
         found = _found(item["type"], item["msg"], item["input"])
         yield ConfigProblem(file, line_of(tree, location), dotted(location), found, _right(item))
 
@@ -105,12 +136,16 @@ def _right(item: object) -> str:
     if kind == "literal_error":
         return "one of " + str(item["ctx"]["expected"])
     if kind == "string_pattern_mismatch" and location:
+        if location[-1] == "[key]":
+            location = location[:-2]
         name = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
         if name == "name" and location[0] == "home_domains":
             return _PATTERNS["Domain"]
         if name in ("mcc", "mnc"):
             return 'digits in quotes, such as "001"'
         return _PATTERNS[_FIELD_PATTERN.get(name, "Name")]
+    if kind in _LIMITS:
+        return _LIMITS[kind].format(**item.get("ctx", {}))
     return _RIGHT.get(kind, str(item["msg"]))
 
 

@@ -63,7 +63,7 @@ def read_profile(values: Mapping[str, object], base: Profile = DEFAULT_PROFILE) 
     A ticket kind is a list of type, subtype and version; types of timestamps and identities are numbers or names of
     ``keying.mikey.registry``. Raises :class:`ProfileError` for the first value that does not fit.
     """
-    found = {name: _value(name, value, base) for name, value in values.items()}
+    found = {name: read_value(name, value) for name, value in values.items()}
     made = replace(base, **found)  # type: ignore[arg-type] # each was read after the type of its default
     if made.suite not in made.suites_accepted:
         raise ProfileError(
@@ -75,10 +75,11 @@ def read_profile(values: Mapping[str, object], base: Profile = DEFAULT_PROFILE) 
     return made
 
 
-def _value(name: str, value: object, base: Profile) -> object:
+def read_value(name: str, value: object) -> object:
+    """Return one value as the profile holds it. Raises :class:`ProfileError`."""
     if name not in PROFILE_NAMES:
         raise ProfileError(name, "is no value of the MIKEY profile", f"one of {_listed(PROFILE_NAMES)}")
-    default = getattr(base, name)
+    default = getattr(DEFAULT_PROFILE, name)
     if isinstance(default, frozenset):
         if not isinstance(value, (list, tuple)) or not value:
             raise ProfileError(name, _shown(value), f"a list of one or more, each {_right(name, _sample(name))}")

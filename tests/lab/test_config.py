@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from lab import cli
 from lab.config import ConfigError, load, parse
 
 LAB = Path(__file__).resolve().parents[2] / "config" / "lab.yaml"
@@ -134,3 +136,118 @@ def test_a_kms_has_a_name_of_its_own(home: int, name: str) -> None:
     description = changed()
     description["home_domains"][home]["kms"] = name
     assert "a name of its own for every node" in {right for _, _, right in faults(yaml.safe_dump(description))}
+
+
+def kms_faults(kms: dict[str, Any], **user: Any) -> list[tuple[str, str]]:
+    description = changed(kms=kms)
+    description["users"][0] |= user
+    return [(where, right) for _, where, right in faults(yaml.safe_dump(description))]
+
+
+GROUP: dict[str, Any] = {"uri": "sip:sales@ims.test", "members": ["bob"]}
+
+
+@pytest.mark.parametrize(
+    ("groups", "where", "right"),
+    [
+        ([{**GROUP, "uri": "sales"}], "uri", "a SIP URI of a home domain, such as sip:sales@ims.test"),
+        ([{**GROUP, "uri": "tel:+15550100"}], "uri", "a SIP URI of a home domain, such as sip:sales@ims.test"),
+        ([{**GROUP, "uri": "sip:bob@ims.test"}], "uri", "a URI that is no user's"),
+        ([{**GROUP, "members": []}], "members", "one or more users, URIs, *@domain, @home or @lab"),
+        ([{"uri": "sip:sales@ims.test"}], "members", "one or more users, URIs, *@domain, @home or @lab"),
+        ([{**GROUP, "members": ["Bob!"]}], "members[0]", "a user's name, a sip: or tel: URI, *@domain, @home or @lab"),
+        ([{**GROUP, "members": ["*@else.test"]}], "members[0]", "*@ and one of ims.test, partner.test"),
+        ([{**GROUP, "requesters": ["sip:*@else.test"]}], "requesters[0]", "*@ and one of ims.test, partner.test"),
+    ],
+)
+def test_a_group_that_can_be_none_is_refused(groups: list[Any], where: str, right: str) -> None:
+    assert kms_faults({"groups": groups}) == [(f"kms.groups[0].{where}", right)]
+
+
+def test_a_group_is_listed_once_and_kept_by_a_kms() -> None:
+    assert kms_faults({"groups": [GROUP, {**GROUP, "uri": "sip:sales@ims.test"}]}) == [
+        ("kms.groups[1].uri", "each group once, with all its members")
+    ]
+    description = changed(kms={"groups": [GROUP]})
+    for role in ("kms", "bsf"):
+        del description["home_domains"][0][role]
+    assert [(where, right) for _, where, right in faults(yaml.safe_dump(description))] == [
+        ("kms.groups[0].uri", "a group of partner.test")
+    ]
+
+
+def test_patterns_of_users_name_domains_of_the_lab() -> None:
+    rights = {"request_for": ["*@ims.test", "*@else.test"], "resolve_from": ["sip:*@else.test", "*"]}
+    policy = {"peers": {"*@else.test": "off", "*@partner.test": "off"}}
+    assert {where for where, _ in kms_faults({}, kms_rights=rights, kms_policy=policy)} == {
+        "users[0].kms_rights.request_for[1]",
+        "users[0].kms_rights.resolve_from[0]",
+        "users[0].kms_policy.peers.*@else.test",
+    }
+
+
+def test_no_user_may_have_longer_tickets_than_the_kms_grants() -> None:
+    found = kms_faults({"max_validity_s": 600}, kms_rights={"max_validity_s": 601})
+    assert found == [("users[0].kms_rights.max_validity_s", "at most 600, or more in kms.max_validity_s")]
+    assert parse(yaml.safe_dump(changed(kms={"max_validity_s": 600}))).kms.max_validity_s == 600
+
+
+def test_a_bsf_without_a_kms_is_no_fault() -> None:
+    description = changed()
+    del description["home_domains"][1]["kms"]
+    assert parse(yaml.safe_dump(description)).home_domains[1].bsf == "bsf-p"
+
+
+@pytest.mark.parametrize(
+    ("kms", "where", "right"),
+    [
+        ({"max_validity_s": 0}, "kms.max_validity_s", "at least 1"),
+        ({"max_validity_s": 10**9}, "kms.max_validity_s", "at most 31536000"),
+        ({"max_validity_s": "1h"}, "kms.max_validity_s", "a whole number"),
+        ({"max_validity_s": 1.5}, "kms.max_validity_s", "a whole number"),
+        ({"user_made_tickets": "yes"}, "kms.user_made_tickets", "true or false"),
+        ({"profile": ["256"]}, "kms.profile", "a table of entries, each 'name: value'"),
+        ({"profile": {"suite": 256}}, "kms.profile.suite", "one of 128, 256, in quotes"),
+        ({"profile": {"clock_skew_s": -1}}, "kms.profile.clock_skew_s", "a number from 0 to 86400"),
+        ({"profile": {"ts_types_accepted": ["CLOCK"]}}, "kms.profile.ts_types_accepted", "one of NTP_UTC (0)"),
+        ({"profile": {"ticket_kind_issued": [9, 9, 9]}}, "kms.profile.ticket_kind_issued", "a kind that stands in"),
+    ],
+)
+def test_what_is_right_is_said_in_our_own_words(kms: dict[str, Any], where: str, right: str) -> None:
+    ((found, said),) = kms_faults(kms)
+    assert found == where
+    assert said.startswith(right)
+
+
+def test_an_unknown_value_of_the_profile_is_named_with_its_line_beside_the_other_faults() -> None:
+    kms = {"profile": {"sweet": "256", "forking": 1, "suite": "256"}, "groups": [{**GROUP, "members": ["zoe"]}]}
+    text = yaml.safe_dump({**changed(kms=kms), "foo": 1})
+    assert {(line, where) for line, where, _ in faults(text)} == {
+        (line_of(text, "sweet:"), "kms.profile.sweet"),
+        (line_of(text, "forking: 1"), "kms.profile.forking"),
+        (line_of(text, "- zoe"), "kms.groups[0].members[0]"),
+        (line_of(text, "foo:"), "foo"),
+    }
+
+
+def test_a_part_that_is_no_table_is_a_fault_like_others() -> None:
+    found = {where for where, _ in kms_faults({}, kms_policy="off", kms_rights="all", access="nowhere")}
+    assert found == {"users[0].kms_policy", "users[0].kms_rights", "users[0].access"}
+
+
+def test_a_level_towards_somebody_who_can_be_nobody_says_who_could() -> None:
+    ((where, right),) = kms_faults({}, kms_policy={"peers": {"B!": "off"}})
+    assert (where, right) == (
+        "users[0].kms_policy.peers.B!",
+        "a user's name, a sip: or tel: URI, *@domain, @home or @lab",
+    )
+
+
+@pytest.mark.parametrize(("kms", "said"), [({"max_validity_s": 0}, "1 fault\n"), ({"a": 1, "b": 2}, "2 faults\n")])
+def test_up_counts_the_faults(tmp_path: Path, kms: dict[str, Any], said: str) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(yaml.safe_dump(changed(kms=kms)))
+    command = ["up", "--config", str(file), "--state", str(tmp_path / "state")]
+    ended = CliRunner().invoke(cli.imslab, command)
+    assert ended.exit_code == 2
+    assert f"the lab description has {said}" in ended.output
