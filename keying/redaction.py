@@ -1,8 +1,11 @@
 """Masks secrets in SIP and SDP text before it is logged or put on a span."""
 
+import base64
 import re
 from collections.abc import Callable
 from typing import AnyStr
+
+from keying.mikey.sealed import shows_no_key
 
 MASK = "<redacted>"
 
@@ -17,6 +20,18 @@ def _mask_key(match: re.Match[str]) -> str:
 
 def _mask_value(match: re.Match[str]) -> str:
     return match[1] + MASK
+
+
+def _is_sealed(text: str) -> bool:
+    try:
+        return shows_no_key(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False
+
+
+def _mask_unsealed(match: re.Match[str]) -> str:
+    """Keep a MIKEY message that has no key to show: a trace without it says little of the call."""
+    return match[0] if _is_sealed(match[2]) else match[1] + MASK
 
 
 def _mask_password(match: re.Match[str]) -> str:
@@ -54,16 +69,17 @@ _RULES: tuple[tuple[Callable[[str], object], re.Pattern[str], Callable[[re.Match
         re.compile(r"(crypto:[ \t]*[0-9]+[ \t]+\S+[ \t]+(?!inline)[a-z0-9_]+:)([^\s;]+)", re.IGNORECASE),
         _mask_value,
     ),
-    # Pre-shared-key MIME and SDP k= lines (RFC 8866 5.12), MIKEY (RFC 4567).
+    # Pre-shared-key MIME and SDP k= lines (RFC 8866 5.12).
     (
         re.compile(r"k=[cbu]").search,
         re.compile(r"(^k=(?:clear|base64|uri):)(\S+)", re.IGNORECASE | re.MULTILINE),
         _mask_value,
     ),
+    # MIKEY (RFC 4567), but for the messages of a Ticket Transfer.
     (
         re.compile(r"key-mgmt:").search,
         re.compile(r"(key-mgmt:\s*mikey\s+)([^\s\\]+)", re.IGNORECASE),
-        _mask_value,
+        _mask_unsealed,
     ),
     # Digest and AKA: what proves or carries a key (RFC 7616, RFC 3310, TS 33.203).
     (
@@ -83,16 +99,35 @@ Text comes from anybody: no pattern may read the same octets from many beginning
 
 
 def redact(text: AnyStr) -> AnyStr:
-    """Return `text` with keys, MIKEY messages, digest responses, AUTS, IK, CK and URI passwords replaced by a mask.
+    """Return `text` with keys, digest responses, AUTS, IK, CK and URI passwords replaced by a mask.
 
-    Works on any text, whole or cut; what is not a secret stays as it is.
+    So are MIKEY messages, but for those of a Ticket Transfer in which every key is encrypted. Works on any text, whole
+    or cut; what is not a secret stays as it is.
     """
     if isinstance(text, bytes):
         return _redact(text.decode("latin-1")).encode("latin-1")
     return _redact(text)
 
 
+_MIKEY_TYPE = re.compile(r"^(?:content-type|c)[ \t]*:[ \t]*application/mikey\b", re.IGNORECASE | re.MULTILINE)
+_BLANK_LINE = re.compile(r"\r?\n\r?\n")
+
+
+def _mask_mikey_body(text: str) -> str:
+    """Mask a body of MIKEY, octets or base64, to the end of the text: in octets nothing else marks their end."""
+    head = _MIKEY_TYPE.search(text)
+    blank = _BLANK_LINE.search(text, head.end()) if head is not None else None
+    if blank is None:
+        return text
+    body = text[blank.end() :]
+    octets = body.encode("latin-1", "replace")
+    if not body or shows_no_key(octets) or _is_sealed("".join(body.split())):
+        return text
+    return text[: blank.end()] + MASK
+
+
 def _redact(text: str) -> str:
+    text = _mask_mikey_body(text)
     lower = text.lower() if text.isascii() else ""  # other scripts have letters that match i, k or s without case
     for mark, pattern, mask in _RULES:
         if not lower or mark(lower):

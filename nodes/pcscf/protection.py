@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from keying.mikey.registry import DataType
+from keying.mikey.sealed import SEALED_TYPES
 from keying.sdes import evaluate_offer
 from nodes.pcscf.config import MediaPolicy
 from nodes.pcscf.media_plan import DTLS_PROFILES, SECURE_TO_PLAIN, AlgPolicy
@@ -34,10 +34,6 @@ def unprotected(sdp: SessionDescription, media: MediaDescription, policy: AlgPol
     if profile in DTLS_PROFILES or (required and profile in DTLS_TRANSPORTS):
         return "" if has_fingerprint(sdp, media) else f"{media.proto} without fingerprint"
     return f"{media.proto} protects nothing" if required else ""
-
-
-SEALED_TYPES: Final = frozenset({DataType.TRANSFER_INIT, DataType.TRANSFER_RESP, DataType.ERROR})
-"""MIKEY messages that carry no key, or one under a key that no signalling hop has (RFC 6043 4.2.2, 12)."""
 
 
 def keys_in_clear(sdp: SessionDescription, media: MediaDescription) -> bool:

@@ -7,18 +7,20 @@ capture of the gateways, and libsrtp opens them.
 from __future__ import annotations
 
 import json
+import subprocess
 from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keying.mikey.describe import summary
 from keying.suites import SUITES
 from media.g711 import PCMA
 from media.quality import compare
 from media.tone import speech_like
 from tests.e2e.capture import Capture
-from tests.e2e.lab import Lab
+from tests.e2e.lab import ROOT, Lab
 from tests.keying.mikey.independent.rfc6043 import verify_exchange
 from tests.media.libsrtp import Libsrtp, LibsrtpError
 
@@ -42,6 +44,7 @@ def call(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "exchange": verify_exchange(json.loads(exchange.read_text())),
         "capture": Capture(pcap),
+        "pcap": pcap,
         "address": {name: lab.resolved["users"][name]["address"] for name in CS_OF},
     }
 
@@ -119,3 +122,25 @@ def test_what_a_gateway_sees_of_the_call_does_not_open_it(call: dict[str, Any]) 
         with pytest.raises(LibsrtpError):
             opener.unprotect_rtp(packet)
         opener.close()
+
+
+def as_the_page_says(name: str, pcap: Path) -> list[str]:
+    """Run the command of docs/wireshark/README.md that has `name` in it; returns the lines it printed."""
+    page = (ROOT / "docs" / "wireshark" / "README.md").read_text()
+    (command,) = [line for line in page.splitlines() if line.startswith("tshark ") and name in line]
+    words = [str(pcap) if word == "call.pcapng" else word for word in command.split()]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "Lua" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.peer("tshark")
+def test_wireshark_shows_the_ticket_transfer_of_the_call(call: dict[str, Any]) -> None:
+    messages = [call["exchange"].messages[name].octets for name in ("TRANSFER_INIT", "TRANSFER_RESP")]
+    told = as_the_page_says("-T fields", call["pcap"])
+    assert list(dict.fromkeys(told)) == [summary(message) for message in messages]
+    assert min(map(told.count, told)) >= 5, "every hop of both networks passed them on"
+    tree = "\n".join(as_the_page_says("-O ", call["pcap"]))
+    for word in ("TRANSFER_INIT", "TRANSFER_RESP", "Ticket Data", "sip:erin@partner.test", "MIKEY base ticket"):
+        assert word in tree, word
+    assert "Malformed" not in tree

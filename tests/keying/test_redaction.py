@@ -1,11 +1,19 @@
 import base64
+import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keying.mikey.codec import decode, decode_ticket_data, encode, encode_ticket_data
+from keying.mikey.payloads import ErrorPayload, Header, Kemac, KeyData, Message, Payload, TicketPayload, Timestamp
+from keying.mikey.registry import DataType, EncrAlg, KeyDataType, MacAlg, TsType
+from keying.mikey.sealed import SEALED_TYPES
 from keying.sdes import generate, redact
+from keying.secret import Secret
 from keying.suites import SUITES
+from tests.keying.mikey import vectors
 
 KEY = base64.b64encode(bytes(range(30))).decode()
 
@@ -112,3 +120,114 @@ def test_any_octets_can_be_redacted(octets):
     assert isinstance(redact(octets), bytes)
     if b"=" not in octets and b":" not in octets:
         assert redact(octets) == octets
+
+
+# MIKEY: what a reader of a trace needs stays, what could have a key in it does not
+
+ERROR = encode(Message(Header(DataType.ERROR, 7), (Timestamp(TsType.NTP_UTC, bytes(8)), ErrorPayload(10))))
+IN_CLEAR = Kemac(EncrAlg.NULL, bytes(range(30)), MacAlg.NULL, b"")
+SEALED = {"TRANSFER_INIT": vectors.TRANSFER_INIT, "TRANSFER_RESP": vectors.TRANSFER_RESP, "ERROR": ERROR}
+
+
+def line(message: bytes) -> str:
+    return f"a=key-mgmt:mikey {base64.b64encode(message).decode()}"
+
+
+def with_payload(message: bytes, *more: Payload, kind: DataType | None = None) -> bytes:
+    read = decode(message)
+    header = read.header if kind is None else dataclasses.replace(read.header, data_type=kind)
+    return encode(Message(header, (*more, *read.payloads)))
+
+
+def with_ticket(**changed: Any) -> bytes:
+    read = decode(vectors.TRANSFER_INIT)
+    payloads = [
+        dataclasses.replace(each, **changed) if isinstance(each, TicketPayload) else each for each in read.payloads
+    ]
+    return encode(Message(read.header, tuple(payloads)))
+
+
+def ticket_in_clear() -> bytes:
+    return encode_ticket_data(
+        [
+            dataclasses.replace(each, encr_alg=EncrAlg.NULL) if isinstance(each, Kemac) else each
+            for each in decode_ticket_data(vectors.TICKET_DATA)
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", SEALED)
+@pytest.mark.parametrize("end", ["", "\r\nm=audio 40000 RTP/SAVP 0\r\n", "\\r\\nm=audio"])
+def test_a_message_of_a_ticket_transfer_stays_as_it_is(name, end):
+    text = f"v=0\r\n{line(SEALED[name])}{end}"
+    assert redact(text) == text
+    assert redact(text.encode()) == text.encode()
+
+
+@pytest.mark.attack("T8")
+@pytest.mark.parametrize("name", sorted(set(vectors.MESSAGES) - set(SEALED)))
+def test_a_message_between_a_user_and_a_kms_is_masked(name):
+    assert redact(line(vectors.MESSAGES[name])) == "a=key-mgmt:mikey <redacted>"
+
+
+@pytest.mark.attack("T8")
+@pytest.mark.parametrize("kind", [kind for kind in DataType if kind not in SEALED_TYPES])
+def test_a_message_of_any_other_data_type_is_masked(kind):
+    octets = bytes([1, kind]) + vectors.TRANSFER_INIT[2:]
+    assert redact(line(octets)) == "a=key-mgmt:mikey <redacted>"
+
+
+@pytest.mark.attack("T8")
+@pytest.mark.parametrize(
+    "octets",
+    [
+        with_payload(vectors.TRANSFER_INIT, IN_CLEAR),
+        with_payload(vectors.TRANSFER_RESP, IN_CLEAR),
+        with_payload(ERROR, IN_CLEAR),
+        with_payload(vectors.TRANSFER_RESP, KeyData(KeyDataType.TGK, Secret(bytes(range(16))))),
+        with_ticket(ticket_data=ticket_in_clear()),
+        with_ticket(ticket_data=bytes(range(40))),
+        with_ticket(initiator_data=bytes(range(40))),
+        vectors.TRANSFER_INIT + bytes(16),
+        vectors.TRANSFER_INIT[:2],
+        b"",
+    ],
+    ids=[
+        "NULL KEMAC in INIT", "NULL KEMAC in RESP", "NULL KEMAC in ERROR", "bare key", "NULL KEMAC in the ticket",
+        "unreadable ticket", "unreadable Initiator Data", "octets behind it", "header alone", "nothing",
+    ],
+)  # fmt: skip
+def test_a_message_that_could_have_a_key_in_the_clear_is_masked(octets):
+    text = f"{line(octets)}."
+    assert redact(text) == "a=key-mgmt:mikey <redacted>"
+
+
+@pytest.mark.attack("T8")
+def test_a_message_cut_anywhere_is_masked():
+    whole = line(vectors.TRANSFER_INIT)
+    for length in range(len("a=key-mgmt:mikey ") + 1, len(whole) - 2):
+        assert redact(whole[:length]) == "a=key-mgmt:mikey <redacted>", length
+
+
+@pytest.mark.attack("T8")
+@given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 255))
+def test_a_damaged_message_is_whole_or_masked(tail, place, value):
+    octets = bytearray(vectors.TRANSFER_RESP)
+    octets[place % len(octets)] = value
+    for message in (bytes(octets), bytes([1, DataType.TRANSFER_INIT]) + tail):
+        assert redact(line(message)) in {line(message), "a=key-mgmt:mikey <redacted>"}
+
+
+@pytest.mark.parametrize("field", ["Content-Type: application/mikey", "c:application/MIKEY;x=y"])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_body_of_mikey_is_treated_like_a_line_of_it(field, encoded):
+    def body(octets: bytes) -> bytes:
+        head = f"MESSAGE sip:bob@ims.test SIP/2.0\r\n{field}\r\nContent-Length: 1\r\n\r\n".encode()
+        return head + (base64.encodebytes(octets) if encoded else octets)
+
+    for octets in SEALED.values():
+        assert redact(body(octets)) == body(octets)
+    for octets in (vectors.REQUEST_RESP, with_payload(vectors.TRANSFER_RESP, IN_CLEAR), vectors.TRANSFER_INIT[:-1]):
+        shown = redact(body(octets))
+        assert shown.endswith(b"\r\n\r\n<redacted>")
+        assert octets[2:20] not in shown
