@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import Token
 from typing import TYPE_CHECKING, TextIO, cast
 from urllib.parse import urlsplit
@@ -65,6 +66,25 @@ def current_traceparent() -> str | None:
     """Return the ``traceparent`` of the current span, or None outside of any."""
     span_context = trace.get_current_span().get_span_context()
     return format_traceparent(span_context) if span_context.is_valid else None
+
+
+def trace_id_of(context: Context | None = None) -> str:
+    """Return the trace id of a context, of the current one unless given, 32 hex digits; empty outside of any trace."""
+    span_context = trace.get_current_span(context).get_span_context()
+    return f"{span_context.trace_id:032x}" if span_context.is_valid else ""
+
+
+@contextmanager
+def within(context: Context | None) -> Iterator[None]:
+    """Make a context current for the block; None leaves the current one."""
+    if context is None:
+        yield
+        return
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 def activate(span: Span) -> Token[Context]:

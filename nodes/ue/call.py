@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
@@ -21,6 +20,7 @@ from nodes.ue.requests import ACCESS_NETWORK, agreement_headers
 from nodes.ue.session_media import SessionMedia
 from nodes.ue.stream import Stream
 from protos import ue_control_pb2
+from sba.telemetry import trace_id_of
 from signalling.sip.dialog import Dialog, DialogState
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipRequest, SipResponse
@@ -93,10 +93,7 @@ class Call:
     @property
     def trace_id(self) -> str:
         """Trace id in hex, empty before the first message."""
-        if self.trace_context is None:
-            return ""
-        context = trace.get_current_span(self.trace_context).get_span_context()
-        return f"{context.trace_id:032x}" if context.is_valid else ""
+        return "" if self.trace_context is None else trace_id_of(self.trace_context)
 
     @property
     def party(self) -> str:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from opentelemetry import context as active
 
 from keying.mikey.describe import summary
 from keying.mikey.identity import Identity, normalise
@@ -19,6 +16,7 @@ from nodes.ue.media_security import TOKEN_RESPONDER, MediaSecurityRefused
 from nodes.ue.mikey_media import Incoming
 from nodes.ue.offers import OfferRefused
 from protos import ue_control_pb2
+from sba.telemetry import within
 from signalling.sip.dialog import DialogError
 from signalling.sip.grammar import GrammarError
 from signalling.sip.headers import parse_name_addr
@@ -126,7 +124,7 @@ class CallKeys:
     ) -> None:
         """Get a ticket for the next own offer. Raises MediaSecurityRefused."""
         known = self.media.peer.text if self.media.peer is not None else ""
-        with self._traced():
+        with within(self._call.trace_context):
             await self.management.prepare(
                 self.media,
                 own=self.own,
@@ -143,24 +141,12 @@ class CallKeys:
             self.asserted = asserted_by(message) or self.asserted
         own = tuple(identity.text for identity in self._own())
         try:
-            with self._traced():
+            with within(self._call.trace_context):
                 return await self.management.receive(
                     self.media, message.body, self._call.media.context, own=own, judge=self._judge_initiator
                 )
         except MediaSecurityRefused as refused:
             raise OfferRefused.of(refused) from None
-
-    @contextmanager
-    def _traced(self) -> Iterator[None]:
-        """Put what is asked of the KMS into the trace of the call."""
-        if self._call.trace_context is None:
-            yield
-            return
-        token = active.attach(self._call.trace_context)
-        try:
-            yield
-        finally:
-            active.detach(token)
 
     async def rekey_in_time(self) -> None:
         """Change the keys before they are older than the ticket lets them be, or end the call (TRr, RFC 6043 6.10)."""

@@ -14,8 +14,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from opentelemetry import trace
-
 from keying.mikey.codec import encode_ticket
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity, normalise
@@ -25,10 +23,10 @@ from keying.mikey.profile import Profile
 from keying.mikey.registry import TicketFlag
 from keying.mikey.replay import ReplayCache
 from keying.mikey.resolve import Resolution
-from keying.mikey.ticket import Ticket, create_ticket, mode3_ticket_key
+from keying.mikey.ticket import create_ticket, mode3_ticket_key
 from keying.mikey.transfer import TransferResponder
 from nodes.ue.config import KmsPolicy
-from nodes.ue.kms_client import Asked, KmsClient, KmsError, KmsUnreachable
+from nodes.ue.kms_client import KmsClient, KmsError, KmsUnreachable
 from nodes.ue.kms_policy import groups_of, identity_of, judge_ticket, own_responder, responders_for, wish_for
 from nodes.ue.media_security import (
     TOKEN_KMS_REFUSED,
@@ -40,6 +38,7 @@ from nodes.ue.media_security import (
 from nodes.ue.mikey_bundle import Level, check_identifiers, refused
 from nodes.ue.mikey_media import Incoming, MikeyMedia, Plan
 from nodes.ue.ticket_store import HeldTicket, TicketStore
+from sba.telemetry import trace_id_of
 from signalling.sdp import SdpError, SessionDescription, parse_sdp
 from signalling.sdp.keymgmt import MIKEY, identifiers, messages
 
@@ -159,22 +158,13 @@ class KeyManagement:
             held, psk = HeldTicket(ticket, client.identity.text), credential.key
         else:
             ticket, asked = await client.request(initiator, wish, tamper)
-            held, psk = self._held(ticket, asked), asked.psk
+            kms, psk = kms_of(ticket.policy) or client.identity, asked.psk
+            held = HeldTicket(ticket, kms.text, request_init=asked.request, request_resp=asked.response)
+        held.trace_id = trace_id_of()
         if self.key_export:
             held.psk = psk
         await self.store.add(held, self.now())
         return held
-
-    def _held(self, ticket: Ticket, asked: Asked) -> HeldTicket:
-        kms = kms_of(ticket.policy)
-        span = trace.get_current_span().get_span_context()
-        return HeldTicket(
-            ticket,
-            kms.text if kms is not None else self.client.identity.text,
-            request_init=asked.request,
-            request_resp=asked.response,
-            trace_id=f"{span.trace_id:032x}" if span.is_valid else "",
-        )
 
     # offers of the far end
 

@@ -8,15 +8,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from opentelemetry import trace
-
 from nodes.ue.card import Card, ChallengeAnswer, ChallengeFault
 from nodes.ue.config import RegisterOptions, UeSettings
 from nodes.ue.gm import Answered, Gm, advised_interval
 from nodes.ue.registration import INVALID_CHALLENGES, Event, Registration, State, refresh_delay
-from nodes.ue.requests import Identity, RegisterDialog, register_request
+from nodes.ue.requests import Identity, RegisterDialog, register_request, told_reason
 from sba import runtime
-from sba.telemetry import Telemetry
+from sba.telemetry import Telemetry, trace_id_of
 from signalling.aka.digest import AuthenticationInfo, DigestCredentials, DigestError, server_proved
 from signalling.secagree import (
     MechanismEntry,
@@ -134,7 +132,7 @@ class Registrar:
         registration.apply(event)
         registration.invalid_challenges = 0
         registration.verify_tampering = wish.options.tamper_verify
-        registration.trace_id = _trace_id()
+        registration.trace_id = trace_id_of()
         if self._refresh is not None and self._refresh.active():
             self._refresh.cancel()
         try:
@@ -196,7 +194,7 @@ class Registrar:
             elif response.status == 420 and supported:
                 supported = self._without_unsupported(response, supported)
             else:
-                raise RegistrationStopped(self._verdict(response), response.status, _reason(response))
+                raise RegistrationStopped(self._verdict(response), response.status, told_reason(response))
         raise RegistrationStopped(Event.REFUSED, registration.status, "the network does not come to an end")
 
     async def _send(
@@ -458,13 +456,3 @@ def _uris(values: Sequence[str]) -> tuple[str, ...]:
         except GrammarError:
             continue
     return tuple(uris)
-
-
-def _reason(response: SipResponse) -> str:
-    warning = response.headers.get("Warning")
-    return f"{response.reason} ({warning})" if warning else response.reason
-
-
-def _trace_id() -> str:
-    context = trace.get_current_span().get_span_context()
-    return f"{context.trace_id:032x}" if context.is_valid else ""

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from opentelemetry import context as active
-from opentelemetry import trace
+from contextlib import AbstractContextManager
 
 from keying.mikey.codec import decode_ticket
 from keying.mikey.errors import MikeyError
@@ -22,7 +18,7 @@ from nodes.ue.kms_policy import groups_of, identity_of, own_responder, wish_for
 from nodes.ue.ticket_store import HeldTicket
 from protos import ue_control_pb2
 from sba.errors import ProblemError
-from sba.telemetry import remote_context
+from sba.telemetry import remote_context, trace_id_of, within
 
 MAX_RESPONDERS = 64
 MAX_TICKET = 32_768
@@ -43,16 +39,9 @@ def problem_of(error: KmsError) -> ProblemError:
     return ProblemError(403, cause, error.reason)
 
 
-@contextmanager
-def _traced(traceparent: str) -> Iterator[str]:
-    """Work under the trace of the key press; gives its id."""
-    token = active.attach(remote_context(traceparent)) if traceparent else None
-    span = trace.get_current_span().get_span_context()
-    try:
-        yield f"{span.trace_id:032x}" if span.is_valid else ""
-    finally:
-        if token is not None:
-            active.detach(token)
+def _traced(traceparent: str) -> AbstractContextManager[None]:
+    """Work under the trace of the key press, where it has one."""
+    return within(remote_context(traceparent) if traceparent else None)
 
 
 async def request_ticket(agent: UserAgent, order: ue_control_pb2.TicketOrder) -> ue_control_pb2.TicketInfo:
@@ -67,14 +56,13 @@ async def request_ticket(agent: UserAgent, order: ue_control_pb2.TicketOrder) ->
         validity_s=float(order.validity_s or keys.policy.validity_s),
     )
     initiator = Identity.uri(options.initiator or agent.default_identity)
-    with _traced(order.traceparent) as trace_id:
+    with _traced(order.traceparent):
         try:
             held = await keys.obtain(initiator, wish, mode_3=order.mode_3, tamper=options.tamper)
         except KmsError as error:
             raise problem_of(error) from None
         except MikeyError as error:
             raise ProblemError(400, "INVALID_PARAM", str(error)) from None
-    held.trace_id = trace_id or held.trace_id
     return ticket_info(held)
 
 
@@ -122,7 +110,8 @@ async def resolve_ticket(agent: UserAgent, order: ue_control_pb2.ResolveOrder) -
     responder = own_responder(ticket.policy, own, groups_of(keys.policy, own))
     if options.responder:
         responder = Identity.uri(options.responder)
-    with _traced(order.traceparent) as trace_id:
+    with _traced(order.traceparent):
+        trace_id = trace_id_of()
         try:
             resolution, asked = await keys.client.resolve(ticket, responder, options.tamper)
         except KmsError as error:
