@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 
+from keying.mikey.groups import Groups
+from keying.mikey.identity import Identity
 from lab.config import HomeDomain, LabConfig, User
 from lab.config_kms import KmsGroup, KmsRights
 from lab.control import Json
@@ -54,10 +57,59 @@ def kms_settings(home: HomeDomain, config: LabConfig, layout: Layout, psk_file: 
         "groups": groups,
         "foreign_kms": config.kms.foreign_kms,
         "max_ticket_validity_s": config.kms.max_validity_s,
+        "peers": {
+            kms_name(other.name): {"responders": responders_of(other, config)}
+            for other in config.home_domains
+            if other.kms is not None and other is not home
+        },
+        "user_made_tickets": config.kms.user_made_tickets,
+        **_profile(config),
     }
     if config.kms.static_psk:
         settings["static_psk_file"] = psk_file
     return settings
+
+
+def responders_of(home: HomeDomain, config: LabConfig) -> list[Json]:
+    """Return for whom the KMS of ``home`` speaks towards others: the users of the domain, by SIP URI and by number.
+
+    The lab knows whose each number is; elsewhere that takes the data of number portability.
+    """
+    numbers: list[Json] = [f"tel:{user.tel}" for user in config.users if user.domain == home.name and user.tel]
+    return [f"sip:*@{home.name}", *numbers]
+
+
+def _profile(config: LabConfig) -> Settings:
+    # what was read from YAML and checked holds nothing but numbers, texts, booleans and lists of them
+    values: dict[str, Json] = json.loads(json.dumps(config.kms.profile))
+    return {"mikey_profile": values} if values else {}
+
+
+def groups_of(user: User, config: LabConfig) -> list[Json]:
+    """Return the groups that ``user`` is in, himself, by a pattern over his domain or by a group within the group.
+
+    Each group is looked at as the KMS of its domain does, which knows its own groups alone.
+    """
+    own = [Identity.uri(uri) for uri in (user.impu, f"tel:{user.tel}" if user.tel else "") if uri]
+    found: list[Json] = []
+    for home in config.home_domains:
+        words = {"@home": [home.name], "@lab": [each.name for each in config.home_domains]}
+        kept = [group for group in config.kms.groups if group.uri.endswith(f"@{home.name}")]
+        members = {
+            group.uri: [name for party in _parties(group.members, config) for name in _spelt_out(str(party), words)]
+            for group in kept
+        }
+        groups = Groups(members)
+        found += [
+            group.uri for group in kept if any(groups.contains(Identity.uri(group.uri), identity) for identity in own)
+        ]
+    return found
+
+
+def _spelt_out(party: str, words: Mapping[str, Iterable[str]]) -> list[str]:
+    if party in words:
+        return [f"sip:*@{domain}" for domain in words[party]]
+    return [f"sip:{party}"] if party.startswith("*@") else [party]
 
 
 def _rights(rights: KmsRights, config: LabConfig) -> Settings:
@@ -116,8 +168,10 @@ def ue_settings(user: User, config: LabConfig, layout: Layout) -> Settings:
         settings["kms_policy"] = {
             **wanted.model_dump(),
             "also": _parties(wanted.also, config),
+            "groups": groups_of(user, config),
             "peers": {identities.get(party, party): level for party, level in wanted.peers.items()},
         }
+        settings |= _profile(config)
     if home.bsf is not None:
         settings["bsf"] = {
             "host": layout.address(home.bsf),

@@ -256,3 +256,42 @@ def test_static_keys_reach_the_ue_and_its_kms_sealed_and_only_where_the_lab_want
     lab = resolve(changed(), folder)
     assert not any(own.kms_psk for own in load_secrets(folder).values())
     assert "static_psk_file" not in lab["nodes"]["kms"]["settings"]
+
+
+def test_a_ue_is_told_the_groups_its_user_is_in_and_no_other(folder: StateFolder) -> None:
+    groups = [
+        {"uri": "sip:sales@ims.test", "members": ["bob", "sip:carol@ims.test"]},
+        {"uri": "sip:all@ims.test", "members": ["sip:sales@ims.test", "erin"]},
+        {"uri": "sip:house@partner.test", "members": ["@home"]},
+        {"uri": "sip:number@ims.test", "members": ["tel:+15550100"]},
+        {"uri": "sip:world@partner.test", "members": ["@lab"]},
+        {"uri": "sip:domain@partner.test", "members": ["*@ims.test"]},
+    ]
+    nodes: Any = resolve(changed(kms={"groups": groups}), folder)["nodes"]
+    told = {name: nodes[name]["settings"]["kms_policy"]["groups"] for name in ("alice", "bob", "carol", "erin")}
+    assert told == {
+        "alice": ["sip:number@ims.test", "sip:world@partner.test", "sip:domain@partner.test"],
+        "bob": ["sip:sales@ims.test", "sip:all@ims.test", "sip:world@partner.test", "sip:domain@partner.test"],
+        "carol": ["sip:sales@ims.test", "sip:all@ims.test", "sip:world@partner.test", "sip:domain@partner.test"],
+        "erin": ["sip:all@ims.test", "sip:house@partner.test", "sip:world@partner.test"],
+    }
+    assert UeSettings.model_validate(nodes["erin"]["settings"]).kms_policy.groups == tuple(told["erin"])
+
+
+def test_each_kms_knows_whose_numbers_belong_to_which_other_kms(lab: dict[str, Any]) -> None:
+    assert lab["nodes"]["kms"]["settings"]["peers"] == {
+        "kms.partner.test": {"responders": ["sip:*@partner.test", "tel:+15550104"]}
+    }
+    numbers = [f"tel:+1555010{digit}" for digit in range(4)]
+    assert lab["nodes"]["kms-p"]["settings"]["peers"] == {"kms.ims.test": {"responders": ["sip:*@ims.test", *numbers]}}
+
+
+def test_the_mikey_profile_and_tickets_made_by_users_reach_every_kms_and_ue(folder: StateFolder) -> None:
+    profile = {"suite": "256", "ticket_kind_issued": [2, 1, 1], "ts_types_accepted": ["NTP_UTC"]}
+    nodes: Any = resolve(changed(kms={"profile": profile, "user_made_tickets": True}), folder)["nodes"]
+    for name in ("kms", "kms-p", "alice", "erin"):
+        assert nodes[name]["settings"]["mikey_profile"] == profile, name
+    assert [nodes[name]["settings"]["user_made_tickets"] for name in ("kms", "kms-p")] == [True, True]
+    nodes = resolve(changed(), folder)["nodes"]
+    assert not nodes["kms"]["settings"]["user_made_tickets"]
+    assert "mikey_profile" not in nodes["alice"]["settings"]
