@@ -96,13 +96,11 @@ def exchanges(parties: Parties, keys: TicketKeyRing, store: KmsStore) -> Exchang
             replay=RecentMessages(skew_s=PROFILE.clock_skew_s),
             modifier_secret=parties.modifier,
         ),
-        PROFILE,
         read_book(KmsSettings(), (DOMAIN,)),
         keys,
         store,
         WithStatic(users, None),  # type: ignore[arg-type]  # nobody has a bootstrapped key
         None,  # type: ignore[arg-type]  # no ticket is of another KMS
-        identity=KMS.text,
         users=Buckets(UNLIMITED, time.monotonic),
         endpoint_key=Secret.random(32),
         refusals=Buckets(UNLIMITED, time.monotonic),

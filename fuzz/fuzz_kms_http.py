@@ -111,8 +111,8 @@ def make() -> tuple[KmsEndpoint, Authority]:
     authority = Authority(DEFAULT_PROFILE, Identity.uri(KMS), modifier_secret=Secret(b"M" * 32), entropy=Octets())
     plenty = RateLimit(per_second=1e12, burst=10**9)
     exchanges = Exchanges(
-        authority, DEFAULT_PROFILE, read_book(settings, ("ims.test",)), Ring(), StoreInMemory(), Credentials(), Peers(),
-        identity=KMS, users=Buckets(plenty, lambda: 0.0), endpoint_key=Secret(b"E" * 32),
+        authority, read_book(settings, ("ims.test",)), Ring(), StoreInMemory(), Credentials(), Peers(),
+        users=Buckets(plenty, lambda: 0.0), endpoint_key=Secret(b"E" * 32),
         refusals=Buckets(plenty, lambda: 0.0), now=lambda: NOW,
     )  # fmt: skip
     endpoint = KmsEndpoint(exchanges, DEFAULT_PROFILE, KMS, Buckets(plenty, lambda: 0.0), Watch(telemetry, lambda: 1))

@@ -16,10 +16,10 @@ from typing import Final
 from keying.mikey.authority import AuthenticRequest, AuthenticResolve, Authority, PendingRequest, PendingResolve
 from keying.mikey.errors import InvalidIdentity, InvalidTicket, MikeyError, Replayed
 from keying.mikey.identity import Identity
+from keying.mikey.kdf import suite_of
 from keying.mikey.payloads import TicketPayload, TicketPolicy
 from keying.mikey.policy import has, initiator_of, responders_of, validity
-from keying.mikey.profile import Profile
-from keying.mikey.registry import PrfFunc, TicketFlag
+from keying.mikey.registry import TicketFlag
 from keying.mikey.resolve import Resolution
 from keying.mikey.ticket import TicketProtectionKey, mode3_ticket_key, ticket_id, ticket_key_id
 from keying.secret import Secret
@@ -36,8 +36,6 @@ RESOLVE: Final = "resolve"
 RELAY: Final = "relay"
 GRANTED: Final = "granted"
 REFUSED: Final = "refused"
-USER_KEY_OCTETS: Final = {PrfFunc.MIKEY_1: 16, PrfFunc.PRF_HMAC_SHA_256: 32}
-"""Length of the ticket protection key that a user and this KMS derive for tickets the user makes (mode 3; assumed)."""
 
 
 @dataclass(slots=True)
@@ -73,27 +71,23 @@ class Exchanges:
     def __init__(
         self,
         authority: Authority,
-        profile: Profile,
         book: PolicyBook,
         keys: TicketKeyRing,
         store: KmsStore,
         credentials: CredentialSource,
         peers: PeerKmss,
         *,
-        identity: str,
         users: Buckets,
         endpoint_key: Secret,
         refusals: Buckets,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._authority = authority
-        self._profile = profile
         self._book = book
         self._keys = keys
         self._store = store
         self._credentials = credentials
         self._peers = peers
-        self._identity = Identity.uri(identity)
         self._users = users
         self._endpoint_key = endpoint_key
         self._refusals = refusals
@@ -173,7 +167,7 @@ class Exchanges:
         responders = rules.own_first(message.responder, user.identities)
         endpoint = hmac.digest(self._endpoint_key.reveal(), user.impi.encode(), "sha256")
         issuer = message.issuer
-        if issuer is None or issuer.same(self._identity):
+        if issuer is None or issuer.same(self._authority.identity):
             return await self.own_ticket(ticket, responders, endpoint, decision, now)
         kms = issuer.text.lower()
         decision.operation, decision.peer_kms = RELAY, kms
@@ -223,7 +217,8 @@ class Exchanges:
         party = rules.party_policy(self._book, maker.identities)
         rules.check_responders(self._book, party, maker.identities, responders_of(ticket.policy))
         rules.check_life(rules.limits_of(self._book.settings, party), validity(ticket.policy), now)
-        return mode3_ticket_key(key_id, maker.key, self._identity, USER_KEY_OCTETS[ticket.policy.prf], maker.identities)
+        octets = suite_of(ticket.policy.prf).key_bits // 8
+        return mode3_ticket_key(key_id, maker.key, self._authority.identity, octets, maker.identities)
 
     async def _check_single_use(self, ticket: TicketPayload, decision: Decision, now: float) -> None:
         """A ticket without J resolves for one TRANSFER_INIT, told apart by Initiator Data (RFC 6043 6.10, 8.4)."""
@@ -232,13 +227,12 @@ class Exchanges:
         end = validity(ticket.policy).end
         keep_until = (now + self._book.settings.max_ticket_validity_s) if end is None else end
         digest = hashlib.sha256(ticket.initiator_data).digest()
-        if not await self._store.first_use(decision.ticket_id, digest, keep_until + self._profile.clock_skew_s):
+        if not await self._store.first_use(
+            decision.ticket_id, digest, keep_until + self._authority.profile.clock_skew_s
+        ):
             raise InvalidTicket("TICKET", "a ticket for one use was used for another call")
 
     async def _user_of(self, pending: PendingRequest | PendingResolve, now: float) -> UserCredential:
-        if pending.kms is not None and not pending.kms.same(self._identity):
-            error = InvalidIdentity("IDRkms", "another KMS")
-            raise refusal(error, pending.error(error, now))
         if pending.psk_identity is None:
             error = InvalidIdentity("IDRpsk", "the key has to be named")
             raise refusal(error, pending.error(error, now))
@@ -257,7 +251,7 @@ class Exchanges:
         if not self._users.take(user.impi):
             raise Refusal(429, "rate", retry_after_s=self._users.retry_after_s())
         digest = hashlib.sha256(octets).digest()
-        if not await self._store.first_sight(digest, now + 2 * self._profile.clock_skew_s + 1):
+        if not await self._store.first_sight(digest, now + 2 * self._authority.profile.clock_skew_s + 1):
             raise Replayed("T", "the message was seen before")
 
     async def _refused(
@@ -292,13 +286,13 @@ class Exchanges:
                 outcome=decision.outcome,
                 forget_at=ends + self._book.settings.audit_retention_s,
                 reason=decision.reason[:512],
-                party=decision.user[:512],
+                party=decision.user,
                 responders=decision.responders,
                 ticket_id=decision.ticket_id,
                 not_before=decision.not_before,
                 not_after=decision.not_after,
                 tpk_id=decision.tpk_id,
-                peer_kms=decision.peer_kms[:256],
+                peer_kms=decision.peer_kms,
             )
         )
 

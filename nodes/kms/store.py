@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -67,10 +67,10 @@ class AuditRecord:
         }
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> AuditRecord:
-        """Read what ``to_row`` wrote."""
-        del row["row"]
-        return cls(**(row | {"responders": tuple(_list(row["responders"]))}))
+    def from_row(cls, row: Mapping[Any, Any]) -> AuditRecord:
+        """Read a row of the audit table."""
+        known = {field.name: row[field.name] for field in fields(cls)}
+        return cls(**(known | {"responders": tuple(_list(row["responders"]))}))
 
 
 class KmsStore:
@@ -149,12 +149,7 @@ class KmsStore:
             query = query.where(AUDIT.c.party == party)
         async with self._store.engine.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [
-            AuditRecord(
-                **{**{k: v for k, v in row.items() if k != "row"}, "responders": tuple(_list(row["responders"]))}
-            )
-            for row in rows
-        ]
+        return [AuditRecord.from_row(row) for row in rows]
 
     async def prune(self, now: float, audit_records: int | None = None) -> int:
         """Remove what has expired, and the oldest of more audit records than that; return the number of rows.

@@ -10,7 +10,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from keying.mikey.errors import MikeyError
-from nodes.kms.exchanges import GRANTED, Decision, Refusal
+from nodes.kms.exchanges import GRANTED, REFUSED, Decision, Refusal
 from sba.telemetry import Telemetry
 
 _WORDS = 64
@@ -53,7 +53,7 @@ class Watch:
                 decision.reason = decision.reason or str(error)
                 raise
             except Exception as fault:
-                decision.outcome, decision.reason = "refused", f"fault: {type(fault).__name__}"
+                decision.outcome, decision.reason = REFUSED, f"fault: {type(fault).__name__}"
                 raise
             finally:
                 span.set_attributes(
