@@ -16,13 +16,12 @@ from nodes.ue.call_keys import CallKeys
 from nodes.ue.media_security import KMS, SecurityContext
 from nodes.ue.renegotiation import Renegotiation
 from nodes.ue.report import audio_report, media_leg, voice_of
-from nodes.ue.requests import ACCESS_NETWORK, agreement_headers
+from nodes.ue.requests import ACCESS_NETWORK, agreement_headers, uris_in
 from nodes.ue.session_media import SessionMedia
 from nodes.ue.stream import Stream
 from protos import ue_control_pb2
 from sba.telemetry import trace_id_of
 from signalling.sip.dialog import Dialog, DialogState
-from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.offer_answer import OfferAnswer
 from signalling.sip.stack import ServerTxn, TransactionFailure, make_response
@@ -331,9 +330,5 @@ class Call:
 
 def party_of(message: SipRequest | SipResponse, header: str) -> str:
     """Return the URI a message asserts for its sender (RFC 3325), else that of `header`; empty when malformed."""
-    for value in (*message.headers.values("P-Asserted-Identity"), message.headers.get(header) or ""):
-        try:
-            return str(parse_name_addr(value).uri)
-        except GrammarError:
-            continue
-    return ""
+    values = (*message.headers.values("P-Asserted-Identity"), message.headers.get(header) or "")
+    return next(iter(uris_in(values)), "")

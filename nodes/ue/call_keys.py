@@ -15,11 +15,10 @@ from nodes.ue.kms_policy import judge_initiator, judge_responder, judge_ticket
 from nodes.ue.media_security import TOKEN_RESPONDER, MediaSecurityRefused
 from nodes.ue.mikey_media import Incoming
 from nodes.ue.offers import OfferRefused
+from nodes.ue.requests import uris_in
 from protos import ue_control_pb2
 from sba.telemetry import within
 from signalling.sip.dialog import DialogError
-from signalling.sip.grammar import GrammarError
-from signalling.sip.headers import parse_name_addr
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import TransactionFailure
 
@@ -38,13 +37,7 @@ MARK = b"key-mgmt"
 
 def asserted_by(message: SipRequest | SipResponse) -> tuple[str, ...]:
     """Return the URIs that the network asserts for the sender of a message (RFC 3325 9.1)."""
-    found = []
-    for value in message.headers.values("P-Asserted-Identity"):
-        try:
-            found.append(str(parse_name_addr(value).uri))
-        except GrammarError:
-            continue
-    return tuple(found)
+    return uris_in(message.headers.values("P-Asserted-Identity"))
 
 
 def claimed_by(message: SipRequest) -> tuple[str, ...]:
@@ -55,12 +48,8 @@ def claimed_by(message: SipRequest) -> tuple[str, ...]:
     asserted = asserted_by(message)
     if asserted:
         return asserted
-    try:
-        uri = parse_name_addr(message.headers.get("From") or "").uri
-    except GrammarError:
-        return ()
-    text = str(uri)
-    return () if normalise(text).endswith(ANONYMOUS) else (text,)
+    shown = uris_in([message.headers.get("From") or ""])
+    return tuple(uri for uri in shown if not normalise(uri).endswith(ANONYMOUS))
 
 
 class CallKeys:

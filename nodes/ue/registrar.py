@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nodes.ue.card import Card, ChallengeAnswer, ChallengeFault
 from nodes.ue.config import RegisterOptions, UeSettings
 from nodes.ue.gm import Answered, Gm, advised_interval
 from nodes.ue.registration import INVALID_CHALLENGES, Event, Registration, State, refresh_delay
-from nodes.ue.requests import Identity, RegisterDialog, register_request, told_reason
+from nodes.ue.requests import Identity, RegisterDialog, register_request, told_reason, uris_in
 from sba import runtime
 from sba.telemetry import Telemetry, trace_id_of
 from signalling.aka.digest import AuthenticationInfo, DigestCredentials, DigestError, server_proved
@@ -302,7 +302,7 @@ class Registrar:
         registration.client_list = client
         registration.server_list = server or self._server_list(response) or registration.server_list
         registration.service_route = tuple(response.headers.values("Service-Route"))
-        registration.associated = _uris(response.headers.values("P-Associated-URI"))
+        registration.associated = uris_in(response.headers.values("P-Associated-URI"))
         registration.granted_s = self._granted(response, expires)
         registration.expires_at = self._clock.seconds() + registration.granted_s
         registration.reason = ""
@@ -446,13 +446,3 @@ class Registrar:
         self._stop_recovery()
         if self._refresh is not None and self._refresh.active():
             self._refresh.cancel()
-
-
-def _uris(values: Sequence[str]) -> tuple[str, ...]:
-    uris = []
-    for value in values:
-        try:
-            uris.append(str(parse_name_addr(value).uri))
-        except GrammarError:
-            continue
-    return tuple(uris)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nodes.ue.registration import Registration
 from signalling.aka.digest import DigestCredentials
 from signalling.secagree import MechanismEntry, format_entries, signalling_entries
-from signalling.sip.grammar import format_host
+from signalling.sip.grammar import GrammarError, format_host
+from signalling.sip.headers import parse_name_addr
 from signalling.sip.message import Headers, SipRequest, SipResponse
 
 MMTEL_FEATURE = '+g.3gpp.icsi-ref="urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel"'
@@ -157,6 +159,17 @@ def invite_headers(identity: Identity, *, reliable: str) -> list[tuple[str, str]
     if reliable != "off":
         headers.append(("Supported", "100rel"))
     return headers
+
+
+def uris_in(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the URIs of name-addr values (RFC 3261 20.10); what cannot be read is left out."""
+    found = []
+    for value in values:
+        try:
+            found.append(str(parse_name_addr(value).uri))
+        except GrammarError:
+            continue
+    return tuple(found)
 
 
 def told_reason(response: SipResponse) -> str:
