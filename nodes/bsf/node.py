@@ -21,6 +21,7 @@ from sba import runtime
 from sba.access import RateLimit
 from sba.errors import ConfigurationError
 from sba.nf import NetworkFunction
+from signalling.aka.gba import bsf_of
 
 _PURGE_S = 60.0
 """Seconds between two removals of what has expired."""
@@ -40,7 +41,7 @@ class Bsf(NetworkFunction):
         """Read what an earlier life bootstrapped. Raises ``ConfigurationError`` when the certificate lacks the name."""
         settings = self.settings
         domains = tuple(domain.lower() for domain in settings.home_domains or (self.environment.domain,))
-        self.fqdn = (settings.fqdn or f"bsf.{domains[0]}").lower()
+        self.fqdn = (settings.fqdn or bsf_of(domains[0])).lower()
         if self.fqdn not in {name.lower() for name in self.identity.own.dns_names}:
             raise ConfigurationError(f"the certificate of {self.environment.instance} does not name {self.fqdn}")
         self._bootstraps = Bootstraps(

@@ -10,16 +10,9 @@ from nodes.hss.vectors import AuthenticationCentre
 from protos import hss_gba_pb2, hss_ueau_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
+from signalling.aka.gba import bsf_of
 from signalling.aka.milenage import RAND_LENGTH
 from signalling.aka.vectors import AUTS_LENGTH, MacFailure
-
-BSF_LABEL = "bsf."
-"""First label of a BSF's name; what follows is its home domain (assumed)."""
-
-
-def bsf_of(impi: str) -> str:
-    """Name of the BSF of a user's home domain, which its certificate shows."""
-    return BSF_LABEL + impi.rpartition("@")[2].lower()
 
 
 class GbaUeAuthentication:
@@ -42,7 +35,7 @@ class GbaUeAuthentication:
         """
         if not request.impi:
             raise ProblemError(status=400, cause="MANDATORY_IE_MISSING", detail="impi is needed")
-        if bsf_of(request.impi) not in {name.lower() for name in context.peer.dns_names}:
+        if bsf_of(request.impi.rpartition("@")[2]) not in {name.lower() for name in context.peer.dns_names}:
             raise ProblemError(status=403, cause="BSF_NOT_AUTHORIZED", detail="not the BSF of this user's domain")
         subscriber = find_owner(self._directory, request.impi, "")
         if not isinstance(subscriber.credentials, AkaCredentials):

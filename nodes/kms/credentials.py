@@ -19,15 +19,8 @@ from nodes.kms.patterns import host_of
 from protos import bsf_gba_pb2
 from sba.client import SbiClient
 from sba.errors import ConfigurationError, RemoteProblem, StoreError
+from signalling.aka.gba import BSF_LABEL, KS_NAF_LENGTH, Btid, GbaFormatError, bsf_of, naf_id
 
-UA_PROTOCOL: Final = bytes.fromhex("0100000006")
-"""Ua security protocol identifier of the IMS UE to KMS HTTP messages (TS 33.220 H.3)."""
-KS_NAF_OCTETS: Final = 32
-"""Length of Ks_NAF (TS 33.220 B)."""
-MAX_BTID: Final = 255
-"""Octets of a B-TID that is looked up."""
-BSF_LABEL: Final = "bsf."
-"""First label of a BSF's name; what follows is its home domain (assumed)."""
 STATIC_PLACE: Final = b"kms static psk file"
 """Associated data of the seal of a static key file."""
 _CACHE_SIZE: Final = 10_000
@@ -64,17 +57,15 @@ class CredentialSource(Protocol):
 
 
 def btid_domain(psk_identity: bytes, home_domains: Sequence[str]) -> str:
-    """Home domain of the BSF in a B-TID, base64 and ``@`` and the BSF's name (TS 33.220 4.5.2, assumed).
+    """Home domain of the BSF in a B-TID (TS 33.220 4.5.2).
 
     Raises ``UnknownCredential`` when it is no B-TID or of another home domain: each KMS serves its own users.
     """
     try:
-        text = psk_identity.decode("ascii")
-    except UnicodeDecodeError:
+        domain = Btid.parse(psk_identity.decode("ascii")).bsf.removeprefix(BSF_LABEL)
+    except (UnicodeDecodeError, GbaFormatError):
         raise UnknownCredential from None
-    name, at, realm = text.rpartition("@")
-    domain = realm.lower().removeprefix(BSF_LABEL)
-    if not at or not name or len(text) > MAX_BTID or not text.isprintable() or domain not in home_domains:
+    if domain not in home_domains:
         raise UnknownCredential
     return domain
 
@@ -98,7 +89,7 @@ class BootstrappedCredentials:
         self, sbi: SbiClient, naf: str, home_domains: Sequence[str], *, cache_s: float, timeout_s: float
     ) -> None:
         self._sbi = sbi
-        self._naf_id = naf.encode() + UA_PROTOCOL
+        self._naf_id = naf_id(naf)
         self._home_domains = tuple(home_domains)
         self._cache_s = cache_s
         self._timeout_s = timeout_s
@@ -129,7 +120,7 @@ class BootstrappedCredentials:
         request = bsf_gba_pb2.BootstrappingInfoRequest(btid=psk_identity.decode("ascii"), naf_id=self._naf_id)
         try:
             answer = await self._sbi.call(
-                _BOOTSTRAPPING, request, timeout=self._timeout_s, home_domain=domain, tls_name=BSF_LABEL + domain
+                _BOOTSTRAPPING, request, timeout=self._timeout_s, home_domain=domain, tls_name=bsf_of(domain)
             )
         except RemoteProblem as problem:
             if problem.code is grpc.StatusCode.NOT_FOUND:
@@ -138,7 +129,7 @@ class BootstrappedCredentials:
         if answer.expires_at <= now:
             raise UnknownCredential
         identities = own_identities(answer.public_identities, self._home_domains)
-        if len(answer.ks_naf) != KS_NAF_OCTETS or not answer.impi or not identities:
+        if len(answer.ks_naf) != KS_NAF_LENGTH or not answer.impi or not identities:
             raise CredentialsUnavailable("the BSF's answer has no usable key or identity")
         credential = UserCredential(Secret(answer.ks_naf), answer.impi, identities, answer.expires_at)
         self._known[psk_identity] = (min(now + self._cache_s, answer.expires_at), credential)
@@ -151,7 +142,7 @@ class _StaticEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     psk_identity: str = Field(min_length=1)
-    psk: str = Field(min_length=2 * KS_NAF_OCTETS, pattern=r"^([0-9a-fA-F]{2})+$")
+    psk: str = Field(min_length=2 * KS_NAF_LENGTH, pattern=r"^([0-9a-fA-F]{2})+$")
     impi: str = Field(min_length=1)
     identities: tuple[str, ...] = Field(min_length=1)
 

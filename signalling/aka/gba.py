@@ -28,6 +28,8 @@ MAX_BTID: Final = 256
 MAX_DOCUMENT: Final = 4096
 """Longest bootstrapping document that is read, octets."""
 CONTENT_TYPE: Final = "application/vnd.3gpp.bsf+xml"
+BSF_LABEL: Final = "bsf."
+"""First label of a BSF's name; its home domain follows (TS 23.003 16.2; assumed for domains of any form)."""
 
 _FC_NAF: Final = 0x01
 _MAX_PARAMETER: Final = 0xFFFF
@@ -49,6 +51,11 @@ def kdf(key: Secret, fc: int, *parameters: bytes) -> Secret:
         raise ValueError("a parameter of the key derivation is longer than 65535 octets")
     text = b"".join(parameter + len(parameter).to_bytes(2, "big") for parameter in parameters)
     return Secret(hmac.digest(key.reveal(), bytes((fc,)) + text, "sha256"))
+
+
+def bsf_of(domain: str) -> str:
+    """Return the name of a home domain's BSF, in lower case: host of its B-TIDs, shown by its certificate."""
+    return BSF_LABEL + domain.lower()
 
 
 def bootstrap_key(ck: Secret, ik: Secret) -> Secret:
