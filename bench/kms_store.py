@@ -17,7 +17,7 @@ from keying.secret import Secret
 from nodes.kms.config import KmsSettings, RateLimit
 from nodes.kms.credentials import UserCredential, WithStatic
 from nodes.kms.exchanges import Decision, Exchanges
-from nodes.kms.limits import Buckets
+from nodes.kms.limits import buckets
 from nodes.kms.policy import read_book
 from nodes.kms.recent import RecentMessages
 from nodes.kms.store import KmsStore
@@ -101,9 +101,9 @@ def exchanges(parties: Parties, keys: TicketKeyRing, store: KmsStore) -> Exchang
         store,
         WithStatic(users, None),  # type: ignore[arg-type]  # nobody has a bootstrapped key
         None,  # type: ignore[arg-type]  # no ticket is of another KMS
-        users=Buckets(UNLIMITED, time.monotonic),
+        users=buckets(UNLIMITED, time.monotonic),
         endpoint_key=Secret.random(32),
-        refusals=Buckets(UNLIMITED, time.monotonic),
+        refusals=buckets(UNLIMITED, time.monotonic),
     )
 
 

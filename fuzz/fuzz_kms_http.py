@@ -36,7 +36,7 @@ with atheris.instrument_imports():
     from nodes.kms.credentials import UnknownCredential, UserCredential
     from nodes.kms.endpoint import KmsEndpoint
     from nodes.kms.exchanges import Exchanges
-    from nodes.kms.limits import Buckets
+    from nodes.kms.limits import buckets
     from nodes.kms.peers import PeerUnavailable
     from nodes.kms.policy import read_book
     from nodes.kms.watch import Watch
@@ -112,10 +112,10 @@ def make() -> tuple[KmsEndpoint, Authority]:
     plenty = RateLimit(per_second=1e12, burst=10**9)
     exchanges = Exchanges(
         authority, read_book(settings, ("ims.test",)), Ring(), StoreInMemory(), Credentials(), Peers(),
-        users=Buckets(plenty, lambda: 0.0), endpoint_key=Secret(b"E" * 32),
-        refusals=Buckets(plenty, lambda: 0.0), now=lambda: NOW,
+        users=buckets(plenty, lambda: 0.0), endpoint_key=Secret(b"E" * 32),
+        refusals=buckets(plenty, lambda: 0.0), now=lambda: NOW,
     )  # fmt: skip
-    endpoint = KmsEndpoint(exchanges, DEFAULT_PROFILE, KMS, Buckets(plenty, lambda: 0.0), Watch(telemetry, lambda: 1))
+    endpoint = KmsEndpoint(exchanges, DEFAULT_PROFILE, KMS, buckets(plenty, lambda: 0.0), Watch(telemetry, lambda: 1))
     return endpoint, authority
 
 

@@ -58,32 +58,40 @@ class CallContext:
 
 
 class RateLimit:
-    """A token bucket per consumer (P.1.3-19, assumed)."""
+    """A token bucket per consumer (P.1.3-19, assumed).
 
-    _CONSUMERS = 1024
+    `clock` gives seconds that never run backwards. Beyond `consumers` buckets the one that was used longest ago starts
+    anew, full.
+    """
 
-    def __init__(self, calls_per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        calls_per_second: float,
+        burst: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        consumers: int = 1024,
+    ) -> None:
         self._rate = calls_per_second
-        self._burst = burst
+        self._burst = float(burst)
         self._clock = clock
-        self._buckets: OrderedDict[str, list[float]] = OrderedDict()
+        self._consumers = consumers
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, consumer: str) -> bool:
         """Count one call of a consumer; False when it has used up its share."""
         now = self._clock()
-        bucket = self._buckets.get(consumer)
-        if bucket is None:
-            self._buckets[consumer] = [self._burst - 1.0, now]
-            if len(self._buckets) > self._CONSUMERS:
-                self._buckets.popitem(last=False)
-            return True
-        level = min(self._burst, bucket[0] + (now - bucket[1]) * self._rate)
-        bucket[1] = now
-        if level < 1.0:
-            bucket[0] = level
-            return False
-        bucket[0] = level - 1.0
-        return True
+        level, then = self._buckets.pop(consumer, (self._burst, now))
+        level = min(self._burst, level + (now - then) * self._rate)
+        allowed = level >= 1.0
+        self._buckets[consumer] = (level - 1.0 if allowed else level, now)
+        if len(self._buckets) > self._consumers:
+            self._buckets.popitem(last=False)
+        return allowed
+
+    def retry_after_s(self) -> int:
+        """Whole seconds after which an empty bucket holds a token again."""
+        return max(1, round(1.0 / self._rate))
 
 
 class AccessControl:

@@ -15,14 +15,16 @@ from nodes.kms.http import (
     plain,
     read_post,
 )
-from nodes.kms.limits import Buckets
 from nodes.kms.watch import Watch
+from sba.access import RateLimit
 
 
 class KmsEndpoint:
     """Answers the requests of UEs; `identity` is the name in the challenge to bootstrap."""
 
-    def __init__(self, exchanges: Exchanges, profile: Profile, identity: str, addresses: Buckets, watch: Watch) -> None:
+    def __init__(
+        self, exchanges: Exchanges, profile: Profile, identity: str, addresses: RateLimit, watch: Watch
+    ) -> None:
         self._exchanges = exchanges
         self._profile = profile
         self._identity = identity

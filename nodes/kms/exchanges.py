@@ -25,11 +25,11 @@ from keying.mikey.ticket import TicketProtectionKey, mode3_ticket_key, ticket_id
 from keying.secret import Secret
 from nodes.kms import policy as rules
 from nodes.kms.credentials import CredentialSource, CredentialsUnavailable, UnknownCredential, UserCredential
-from nodes.kms.limits import Buckets
 from nodes.kms.peers import PeerKmss, PeerUnavailable
 from nodes.kms.policy import PolicyBook
 from nodes.kms.store import AuditRecord, KmsStore
 from nodes.kms.ticket_keys import TicketKeyRing
+from sba.access import RateLimit
 
 REQUEST: Final = "request"
 RESOLVE: Final = "resolve"
@@ -77,9 +77,9 @@ class Exchanges:
         credentials: CredentialSource,
         peers: PeerKmss,
         *,
-        users: Buckets,
+        users: RateLimit,
         endpoint_key: Secret,
-        refusals: Buckets,
+        refusals: RateLimit,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._authority = authority

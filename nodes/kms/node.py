@@ -19,7 +19,7 @@ from nodes.kms.credentials import BootstrappedCredentials, CredentialSource, Wit
 from nodes.kms.endpoint import KmsEndpoint
 from nodes.kms.exchanges import Exchanges
 from nodes.kms.http import MAX_BODY
-from nodes.kms.limits import Buckets
+from nodes.kms.limits import buckets
 from nodes.kms.peers import PeerKmss
 from nodes.kms.policy import KMS_LABEL, read_book
 from nodes.kms.recent import RecentMessages
@@ -97,16 +97,16 @@ class Kms(NetworkFunction):
             self._kms_store,
             self._credential_source(),
             PeerKmss(self.sbi, self._identity, settings.peer_timeout_s),
-            users=Buckets(settings.user_rate, clock),
+            users=buckets(settings.user_rate, clock),
             endpoint_key=endpoint,
-            refusals=Buckets(settings.audit_refusals, clock),
+            refusals=buckets(settings.audit_refusals, clock),
         )
-        addresses = Buckets(settings.address_rate, clock)
+        addresses = buckets(settings.address_rate, clock)
         self._endpoint = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
         handler_s = settings.bsf_timeout_s * 2 + settings.peer_timeout_s + _HANDLER_MARGIN_S
         limits = HttpLimits(body=MAX_BODY, handler_s=handler_s)
         self._https = HttpsServer(self._endpoint.handle, self.identity, self.telemetry, limits=limits)
-        peers = Buckets(settings.peer_rate, clock)
+        peers = buckets(settings.peer_rate, clock)
         self._servicers = (
             ResolveForPeers(exchanges, book, self._identity, peers, self._watch),
             Control(self._kms_store, self._keys, self.telemetry, key_export=self.environment.lab.key_export),

@@ -13,14 +13,13 @@ from keying.mikey.policy import kms_of
 from keying.mikey.ticket import ticket_key_id
 from nodes.kms import policy as rules
 from nodes.kms.exchanges import GRANTED, RESOLVE, Decision, Exchanges, Refusal
-from nodes.kms.limits import Buckets
 from nodes.kms.policy import PolicyBook
 from nodes.kms.store import AuditRecord, KmsStore
 from nodes.kms.ticket_keys import TicketKeyRing
 from nodes.kms.watch import Watch
 from nodes.kms.wire import to_problem, to_wire
 from protos import kms_control_pb2, kms_resolve_pb2
-from sba.access import CallContext
+from sba.access import CallContext, RateLimit
 from sba.errors import ProblemError
 from sba.telemetry import Telemetry
 
@@ -39,7 +38,7 @@ class ResolveForPeers:
     service = kms_resolve_pb2.DESCRIPTOR.services_by_name["NkmsResolve"]
 
     def __init__(
-        self, exchanges: Exchanges, book: PolicyBook, identity: str, peers: Buckets, watch: Watch,
+        self, exchanges: Exchanges, book: PolicyBook, identity: str, peers: RateLimit, watch: Watch,
         now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._exchanges = exchanges

@@ -8,7 +8,7 @@ from sqlalchemy import insert, text
 
 from keying.secret import Secret
 from nodes.kms.config import RateLimit
-from nodes.kms.limits import Buckets
+from nodes.kms.limits import buckets
 from nodes.kms.store import PRUNE_BATCH, AuditRecord, StoredTicketKey
 from nodes.kms.tables import AUDIT, SEEN
 from nodes.kms.ticket_keys import TicketKeyRing
@@ -223,12 +223,12 @@ async def test_two_rotations_at_once_leave_one_key_that_seals(tmp_path):
 
 def test_a_bucket_empties_fills_again_and_is_forgotten_last_used_first():
     now = [0.0]
-    buckets = Buckets(RateLimit(per_second=2.0, burst=2), lambda: now[0], names=2)
-    assert [buckets.take("a") for _ in range(3)] == [True, True, False]
-    assert buckets.retry_after_s() == 1
+    limit = buckets(RateLimit(per_second=2.0, burst=2), lambda: now[0], names=2)
+    assert [limit.take("a") for _ in range(3)] == [True, True, False]
+    assert limit.retry_after_s() == 1
     now[0] = 0.5
-    assert [buckets.take("a") for _ in range(2)] == [True, False]
-    assert buckets.take("b")
-    assert not buckets.take("a")
-    buckets.take("c")
-    assert not buckets.take("a")
+    assert [limit.take("a") for _ in range(2)] == [True, False]
+    assert limit.take("b")
+    assert not limit.take("a")
+    limit.take("c")
+    assert not limit.take("a")
