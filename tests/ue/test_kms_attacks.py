@@ -19,10 +19,10 @@ from sba.testing import async_test
 from signalling.sdp import MediaDescription, parse_sdp
 from signalling.sip.dialog import Dialog
 from signalling.sip.message import SipResponse
-from tests.ue.fake_pcscf import IP, until
+from tests.ue.fake_pcscf import until
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, MALLORY, StandInKms
 from tests.ue.test_calls import far_end, place
-from tests.ue.test_kms_calls import Bob, Kms, called, caller, final
+from tests.ue.test_kms_calls import Bob, Kms, called, caller, established, final, offered, talking
 from tests.ue.test_mikey_calls import CONTEXT, End, agreed, pair
 from tests.ue.test_session_media import side
 
@@ -113,31 +113,39 @@ async def test_a_call_is_told_as_e2e_kms_only_when_all_of_it_is():
 # a subscriber with tickets of others ----------------------------------------------------------------------------------
 
 
-@pytest.mark.attack("T5")
-@pytest.mark.clause("RFC 6043", "12.4", "9")
-@pytest.mark.parametrize("taken", [False, True])
-@async_test
-async def test_a_member_of_the_group_a_ticket_names_cannot_pose_as_its_initiator(taken):
+async def posing(**policy):
+    """Return the KMS, an offer that mallory makes as alice with a ticket of hers for their group, and who gets it."""
     kms = StandInKms(groups={GROUP: (BOB, MALLORY)})
     alice = End(kms, ALICE, 4000, dialled=GROUP, forking=False)
     mallory = End(kms, MALLORY, 6000, groups=(GROUP,), shared_tickets=True)
-    bob = End(kms, BOB, 5000, groups=(GROUP,), shared_tickets=taken)
+    bob = End(kms, BOB, 5000, groups=(GROUP,), **policy)
     offer = await alice.offer(peer=GROUP)
     incoming = await mallory.keys.receive(mallory.mikey, offer, CONTEXT, own=(MALLORY,), judge=lambda _: None)
     ((responder, resolution),) = incoming.transfers.values()
     stolen = Ticket(responder.ticket, resolution.mpki, None, resolution.keys)
-    posing = End(kms, MALLORY, 7000)
-    posing.mikey.plan = Plan(stolen, Identity.uri(ALICE), Identity.uri(BOB))
-    forged = posing.media.first_offer(KMS)
-    bob.asserted = ()
-    if taken:  # what policy then lets happen
-        await bob.answer(forged)
-        assert bob.mikey.peer.text == ALICE
-        return
+    forger = End(kms, MALLORY, 7000)
+    forger.mikey.plan = Plan(stolen, Identity.uri(ALICE), Identity.uri(BOB))
     kms.asked.clear()
+    return kms, forger.media.first_offer(KMS), bob
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.clause("RFC 6043", "12.4", "9")
+@async_test
+async def test_a_member_of_the_group_a_ticket_names_cannot_pose_as_its_initiator():
+    kms, forged, bob = await posing()
     with pytest.raises(OfferRefused) as refused:
         await bob.answer(forged)
     assert (refused.value.token, kms.asked) == ("mikey-invalid", [])
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.clause("RFC 6043", "12.4")
+@async_test
+async def test_what_policy_lets_happen_that_takes_tickets_of_several_without_key_forking():
+    _, forged, bob = await posing(shared_tickets=True)
+    await bob.answer(forged)
+    assert bob.mikey.peer.text == ALICE
 
 
 @pytest.mark.attack("T5")
@@ -221,17 +229,11 @@ async def test_a_call_without_keys_is_not_taken_over_by_another_s_ticket(tmp_pat
         response = await final(seen)
         bob.take_answer(response.body)
         dialog = site.pcscf.acknowledge(request, response)
-        (call,) = site.ue.agent.calls.values()
-        await until(lambda: call.state == "established")
+        call = await established(site)
         mallory = End(site.kms, MALLORY, 6000, dialled=ALICE)
-        again = []
-        fields = [
-            ("Content-Type", "application/sdp"),
-            ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>"),
-            ("P-Asserted-Identity", f"<{MALLORY}>"),
-        ]
-        site.pcscf.send(dialog.request("INVITE", fields, await mallory.offer(peer=ALICE)), again)
-        assert (await final(again)).status == 488
+        asserted = ("P-Asserted-Identity", f"<{MALLORY}>")
+        response = await offered(site, dialog, "INVITE", await mallory.offer(peer=ALICE), asserted)
+        assert response.status == 488
         assert (call.media.security, call.party) == ("none", BOB)
 
 
@@ -240,45 +242,48 @@ async def test_a_call_without_keys_is_not_taken_over_by_another_s_ticket(tmp_pat
 
 @pytest.mark.attack("T5", "T7")
 @pytest.mark.clause("RFC 3711", "9.1", "9.2")
-@pytest.mark.parametrize("answered", [False, True])
 @async_test
-async def test_an_update_does_not_go_back_to_a_key_that_was_left(answered):
+async def test_an_update_does_not_go_back_to_a_key_that_was_left():
     _, alice, bob = await agreed()
     former = alice.mikey.bundles[None].association.sessions
     alice.media.take_answer(await bob.answer(alice.media.next_offer(rekey=0)))
     now = bob.stream()
-    if answered:  # the hostile side chooses the key of its answer
-        bob.mikey.bundles[None].association.left.clear()
-        received = type(bob.mikey.bundles[None].association).receive
-
-        class Former:
-            """An update that is answered with the first key of the call."""
-
-            def __init__(self, update):
-                self.update = update
-
-            def __getattr__(self, name):
-                return getattr(self.update, name)
-
-            def accept(self, at, **more):
-                self.update.sessions = former
-                return self.update.accept(at, **more)
-
-        bob.mikey.read_update = lambda level, octets: Former(
-            received(bob.mikey.bundles[level].association, octets, bob.mikey.now())
-        )
-        offer = alice.media.next_offer(direction="sendonly")
-        bob.media.streams[0].left.clear()
-        answer = await bob.answer(offer)
-        with pytest.raises(OfferRefused) as refused:
-            alice.media.take_answer(answer)
-        assert refused.value.token == "mikey-invalid"
-        return
     alice.mikey._sessions = lambda *_: list(former)
     with pytest.raises(OfferRefused) as refused:
         await bob.answer(alice.media.next_offer(direction="sendonly"))
     assert refused.value.token == "mikey-invalid"
     assert bob.stream() == now
+
+
+class Former:
+    """An update that is answered with crypto sessions of before."""
+
+    def __init__(self, update, sessions):
+        self.update, self.sessions_before = update, sessions
+
+    def __getattr__(self, name):
+        return getattr(self.update, name)
+
+    def accept(self, at, **more):
+        self.update.sessions = self.sessions_before
+        return self.update.accept(at, **more)
+
+
+@pytest.mark.attack("T5", "T7")
+@pytest.mark.clause("RFC 3711", "9.1", "9.2")
+@async_test
+async def test_the_answer_to_an_update_does_not_go_back_to_a_key_that_was_left():
+    _, alice, bob = await agreed()
+    former = alice.mikey.bundles[None].association.sessions
+    alice.media.take_answer(await bob.answer(alice.media.next_offer(rekey=0)))
+    association = bob.mikey.bundles[None].association
+    association.left.clear()
+    bob.media.streams[0].left.clear()
+    bob.mikey.read_update = lambda _, octets: Former(association.receive(octets, bob.mikey.now()), former)
+    answer = await bob.answer(alice.media.next_offer(direction="sendonly"))
+    with pytest.raises(OfferRefused) as refused:
+        alice.media.take_answer(answer)
+    assert refused.value.token == "mikey-invalid"
 
 
 @pytest.mark.attack("T2", "T7")
@@ -308,8 +313,7 @@ async def test_whoever_keeps_keys_from_being_changed_ends_the_call(tmp_path, how
     async with Kms(tmp_path, rekey_s=1, session_keys=how != "kms") as site:
         bob = Bob(site, site.kms)
         task = asyncio.ensure_future(place(site, security=KMS, seconds=60))
-        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
-        (call,) = site.ue.agent.calls.values()
+        call = await established(site)
         site.pcscf.on_invite = lambda txn: txn.respond(bob.response(txn, 500)) if how == "500" else None
         site.keys.client._https.down = HttpFault.UNREACHABLE if how == "kms" else None
         events = await task
@@ -323,8 +327,7 @@ async def test_one_failure_to_change_the_keys_ends_no_call(tmp_path):
     async with Kms(tmp_path, rekey_s=2) as site:
         bob = Bob(site, site.kms)
         task = asyncio.ensure_future(place(site, security=KMS, seconds=60))
-        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
-        (call,) = site.ue.agent.calls.values()
+        call = await established(site)
         first = call.media.streams[0].keys
 
         def once(txn):
@@ -394,39 +397,33 @@ def test_an_offer_of_many_streams_does_not_open_ports_for_all():
     assert sum(stream.endpoint is not None for stream in other.streams) == 8
 
 
+def fault():
+    raise RuntimeError("a fault")
+
+
 @pytest.mark.attack("T7", "T9")
-@pytest.mark.parametrize("where", ["re-invite", "invite"])
 @async_test
-async def test_a_fault_while_a_ticket_is_resolved_leaves_nothing_without_answer(tmp_path, where):
+async def test_a_fault_while_a_ticket_is_resolved_refuses_the_call(tmp_path):
+    async with Kms(tmp_path) as site:
+        offer = await caller(site).offer(peer=ALICE)
+        site.kms.script.append(fault)
+        _, seen = await called(site, offer)
+        assert (await final(seen)).status == 500
+        await until(lambda: not site.ue.agent.calls)
+
+
+@pytest.mark.attack("T7", "T9")
+@async_test
+async def test_a_fault_while_a_later_ticket_is_resolved_leaves_the_call_as_it_is(tmp_path):
     async with Kms(tmp_path) as site:
         bob = caller(site, session_keys=False)
-
-        def fault():
-            raise RuntimeError("a fault")
-
-        if where == "invite":
-            offer = await bob.offer(peer=ALICE)
-            site.kms.script.append(fault)
-            _, seen = await called(site, offer)
-            assert (await final(seen)).status == 500
-            await until(lambda: not site.ue.agent.calls)
-            return
-        request, seen = await called(site, await bob.offer(peer=ALICE))
-        response = await final(seen)
-        bob.media.take_answer(response.body)
-        dialog = site.pcscf.acknowledge(request, response)
-        (call,) = site.ue.agent.calls.values()
-        await until(lambda: call.state == "established")
+        dialog, call = await talking(site, bob)
         await bob.keys.prepare(bob.mikey, own=BOB, peer=ALICE)
-        content = [("Content-Type", "application/sdp"), ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>")]
         site.kms.script.append(fault)
-        again = []
-        site.pcscf.send(dialog.request("INVITE", content, bob.media.next_offer(rekey=0)), again)
-        assert (await final(again)).status == 500
+        assert (await offered(site, dialog, "INVITE", bob.media.next_offer(rekey=0))).status == 500
         bob.media.withdraw_offer()
-        later = []
-        site.pcscf.send(dialog.request("UPDATE", content, bob.media.next_offer(direction="sendonly")), later)
-        assert (await final(later)).status == 200
+        later = await offered(site, dialog, "UPDATE", bob.media.next_offer(direction="sendonly"))
+        assert later.status == 200
         assert call.state == "established"
 
 
@@ -442,12 +439,11 @@ async def keyed(end, kind, responders=(BOB,), peer=BOB):
 
 @pytest.mark.attack("T3", "T5")
 @pytest.mark.clause("RFC 6043", "5.1.1", "5.1.3")
-@pytest.mark.parametrize("kind", [KeyDataType.TEK_SALT])
 @async_test
-async def test_no_stream_has_one_key_for_both_directions_so_nothing_is_reflected(kind):
+async def test_no_stream_has_one_key_for_both_directions_so_nothing_is_reflected():
     _, alice, bob = pair()
     with pytest.raises(OfferRefused, match="one key for both directions") as refused:
-        await bob.answer(await keyed(alice, kind))
+        await bob.answer(await keyed(alice, KeyDataType.TEK_SALT))
     assert refused.value.token == "mikey-invalid"
 
 

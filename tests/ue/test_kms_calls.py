@@ -101,6 +101,13 @@ def spans(site, name):
     return [span for span in site.spans.get_finished_spans() if span.name == name]
 
 
+async def established(site):
+    """Return the UE's call once it is established."""
+    await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
+    (call,) = site.ue.agent.calls.values()
+    return call
+
+
 @pytest.mark.clause("TS 33.328", "7.2.3", "6.2.3.1-1", "B.2.2-1")
 @async_test
 async def test_a_call_with_keys_of_the_kms(tmp_path):
@@ -253,8 +260,7 @@ async def test_the_branch_that_wins_brings_its_own_keys(tmp_path):
     async with Kms(tmp_path) as site:
         bob = Bob(site, site.kms, tags=("desk", "mobile"), early="desk")
         task = asyncio.ensure_future(place(site, security=KMS, seconds=0.3))
-        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
-        (call,) = site.ue.agent.calls.values()
+        call = await established(site)
         mine = call.media.streams[0].keys
         theirs = bob.ends["mobile"].stream()
         assert (mine.send, mine.receive) == (theirs.receive, theirs.send)
@@ -268,8 +274,7 @@ async def test_hold_re_key_and_further_streams_in_a_call(tmp_path):
     async with Kms(tmp_path) as site:
         bob = Bob(site, site.kms)
         task = asyncio.ensure_future(place(site, security=KMS, seconds=30))
-        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
-        (call,) = site.ue.agent.calls.values()
+        call = await established(site)
         first = call.media.streams[0].keys
         for action in ("hold", "resume", "rekey", "add-stream", "move-port"):
             answer = await site.ue.control.Modify(
@@ -291,8 +296,7 @@ async def test_keys_are_changed_before_they_are_too_old(tmp_path):
     async with Kms(tmp_path, rekey_s=1) as site:
         bob = Bob(site, site.kms)
         task = asyncio.ensure_future(place(site, security=KMS, seconds=30))
-        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
-        (call,) = site.ue.agent.calls.values()
+        call = await established(site)
         first = call.media.streams[0].keys
         await until(lambda: call.media.streams[0].keys.send != first.send)
         mine, theirs = call.media.streams[0].keys, bob.end.stream()
@@ -343,8 +347,7 @@ async def test_a_refused_re_keying_ends_the_call(tmp_path):
     async with Kms(tmp_path) as site:
         bob = Bob(site, site.kms)
         task = asyncio.ensure_future(place(site, security=KMS, seconds=30))
-        await until(lambda: any(call.state == "established" for call in site.ue.agent.calls.values()))
-        (call,) = site.ue.agent.calls.values()
+        call = await established(site)
         site.pcscf.on_invite = lambda txn: txn.respond(bob.response(txn, 488))
         await site.ue.control.Modify(ue_control_pb2.ModifyRequest(call_id=call.call_id, action="rekey"), None)
         events = await task
@@ -393,20 +396,30 @@ def caller(site, **more):
     return End(site.kms, BOB, 5000, dialled=ALICE, **more)
 
 
+async def talking(site, bob):
+    """Have `bob` call the UE; returns his dialog and the UE's call."""
+    request, seen = await called(site, await bob.offer(peer=ALICE))
+    response = await final(seen)
+    bob.media.take_answer(response.body)
+    return site.pcscf.acknowledge(request, response), await established(site)
+
+
+async def offered(site, dialog, method, body, *more):
+    """Send the UE an offer within a dialog; returns the final response."""
+    seen = []
+    fields = [("Content-Type", "application/sdp"), ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>"), *more]
+    site.pcscf.send(dialog.request(method, fields, body), seen)
+    return await final(seen)
+
+
 @pytest.mark.clause("TS 33.328", "7.3.3")
 @async_test
 async def test_an_offer_with_a_ticket_is_answered(tmp_path):
     async with Kms(tmp_path) as site:
         bob = caller(site)
-        request, seen = await called(site, await bob.offer(peer=ALICE))
-        response = await final(seen)
-        assert response.status == 200
-        bob.media.take_answer(response.body)
-        (call,) = site.ue.agent.calls.values()
+        _, call = await talking(site, bob)
         mine = call.media.streams[0].keys
         assert (mine.send, mine.receive) == (bob.stream().receive, bob.stream().send)
-        site.pcscf.acknowledge(request, response)
-        await until(lambda: call.state == "established")
         assert call.event().security == KMS
 
 
@@ -507,11 +520,11 @@ async def test_an_offer_in_a_prack_and_one_in_an_update_change_the_keys(tmp_path
         bob.media.take_answer(early.body)
         (call,) = site.ue.agent.calls.values()
         dialog = Dialog.from_uac(request, early)
-        content, rack = ("Content-Type", "application/sdp"), ("RAck", f"{early.headers.get('RSeq')} 1 INVITE")
-        for method, extra in (("PRACK", [rack]), ("UPDATE", [("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>")])):
-            before, told = bob.stream(), []
-            site.pcscf.send(dialog.request(method, [*extra, content], bob.media.next_offer(rekey=0)), told)
-            bob.media.take_answer((await final(told)).body)
+        rack = ("RAck", f"{early.headers.get('RSeq')} 1 INVITE")
+        for method, more in (("PRACK", [rack]), ("UPDATE", [])):
+            before = bob.stream()
+            response = await offered(site, dialog, method, bob.media.next_offer(rekey=0), *more)
+            bob.media.take_answer(response.body)
             mine = call.media.streams[0].keys
             assert (mine.send, mine.receive) == (bob.stream().receive, bob.stream().send)
             assert bob.stream() != before
@@ -545,18 +558,10 @@ def hop(site):
 async def test_a_re_invite_with_another_ticket_waits_for_the_kms_and_changes_the_keys(tmp_path):
     async with Kms(tmp_path) as site:
         bob = caller(site, session_keys=False)
-        request, seen = await called(site, await bob.offer(peer=ALICE))
-        response = await final(seen)
-        bob.media.take_answer(response.body)
-        dialog = site.pcscf.acknowledge(request, response)
-        (call,) = site.ue.agent.calls.values()
-        await until(lambda: call.state == "established")
+        dialog, call = await talking(site, bob)
         before = call.media.streams[0].keys
         await bob.keys.prepare(bob.mikey, own=BOB, peer=ALICE)
-        again = []
-        content = [("Content-Type", "application/sdp"), ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>")]
-        site.pcscf.send(dialog.request("INVITE", content, bob.media.next_offer(rekey=0)), again)
-        response = await final(again)
+        response = await offered(site, dialog, "INVITE", bob.media.next_offer(rekey=0))
         assert response.status == 200
         bob.media.take_answer(response.body)
         mine = call.media.streams[0].keys
@@ -569,18 +574,10 @@ async def test_a_re_invite_with_another_ticket_waits_for_the_kms_and_changes_the
 @async_test
 async def test_a_re_invite_of_somebody_else_s_ticket_leaves_the_call_as_it_is(tmp_path):
     async with Kms(tmp_path) as site:
-        bob = caller(site)
-        request, seen = await called(site, await bob.offer(peer=ALICE))
-        response = await final(seen)
-        dialog = site.pcscf.acknowledge(request, response)
-        (call,) = site.ue.agent.calls.values()
-        await until(lambda: call.state == "established")
+        dialog, call = await talking(site, caller(site))
         before = call.media.streams[0].keys
         carol = End(site.kms, CAROL, 5000, dialled=ALICE)
-        again = []
-        content = [("Content-Type", "application/sdp"), ("Contact", f"<sip:bob@{IP}:{site.pcscf.port}>")]
-        site.pcscf.send(dialog.request("INVITE", content, await carol.offer(peer=ALICE)), again)
-        response = await final(again)
+        response = await offered(site, dialog, "INVITE", await carol.offer(peer=ALICE))
         assert response.status == 488
         assert "responder-not-allowed" in response.headers.values("Warning")[0]
         assert call.media.streams[0].keys == before
@@ -692,7 +689,7 @@ async def test_tickets_need_a_kms(tmp_path):
                 await ask
             assert refused.value.cause == "KMS_NOT_CONFIGURED"
         events = await place(site, security=KMS)
-        assert events[-1].reason == "media-sec:profile-refused"
+        assert events[-1].reason == ("media-sec:profile-refused: policy excludes keys from a KMS, or there is no KMS")
 
 
 @async_test
