@@ -276,7 +276,10 @@ class TransferResponder:
         return protect(header, (*payloads, *extensions), self._suite, protection.auth, self._octets)
 
     def _verify(self, resolution: Resolution, now: float) -> tuple[KeyData, ...]:
-        """Return the session keys of the bundle when the message is the initiator's and new (RFC 6043 4.2.3.6)."""
+        """Return the session keys of the bundle when the message is the initiator's and new (RFC 6043 4.2.3.6).
+
+        The MAC covers the responder that was called, even where the response names another (RFC 6043 5.5).
+        """
         policy, message = self.ticket.policy, self._message
         forking = has(policy, TicketFlag.I)
         if forking is not (resolution.forked_mpkr is not None):

@@ -164,7 +164,10 @@ def decode_initiator_data(octets: bytes) -> tuple[Verification, Verification]:
 
 
 def encode_initiator_data(vi: Verification, vr: Verification) -> bytes:
-    """Write Initiator Data; its MAC input is this without the last ``len(vr.mac)`` octets."""
+    """Write Initiator Data; its MAC input is this without the last ``len(vr.mac)`` octets.
+
+    Vi says that Vr follows: so much it differs from the V it repeats (RFC 6043 6.10).
+    """
     first, chain = write_chain((vi, vr))
     return bytes([first]) + chain
 
@@ -214,7 +217,10 @@ def with_mac(message: Message | bytes, mac: bytes) -> bytes:
 
 
 def without_initiator_data(message: Message | bytes) -> bytes:
-    """Return a TRANSFER_INIT without its MAC and without length and octets of Initiator Data (RFC 6043 5.5)."""
+    """Return a TRANSFER_INIT without its MAC and without length and octets of Initiator Data (RFC 6043 5.5).
+
+    They are written behind that MAC, which they repeat. TRANSFER_RESP covers the initial message whole, with them.
+    """
     message = _read(message)
     covered = without_mac(message)
     tickets = [
@@ -230,7 +236,11 @@ def without_initiator_data(message: Message | bytes) -> bytes:
 
 
 def ticket_mac_input(policy: TicketPolicy, ticket_data: bytes) -> bytes:
-    """Return what the V of Ticket Data covers: Ticket Type to the end of Ticket Data but for the MAC (RFC 6043 A.1)."""
+    """Return what the V of Ticket Data covers: Ticket Type to the end of Ticket Data but for the MAC (RFC 6043 A.1).
+
+    The next payload octet in front changes from message to message and is left out, as Initiator Data are; the length
+    of Ticket Data is the final one and counts the MAC.
+    """
     verification = decode_ticket_data(ticket_data)[-1]
     if not isinstance(verification, Verification):
         raise MalformedMessage("Ticket Data", "does not end with V")

@@ -1,4 +1,7 @@
-"""HDR and its CS ID map (RFC 3830 6.1, RFC 4563 5, RFC 6043 6.1)."""
+"""HDR and its CS ID map (RFC 3830 6.1, RFC 4563 5, RFC 6043 6.1).
+
+RFC 3830 6.1 gives the CS ID map info 16 bits; it is as long as the map of its type and #CS make it.
+"""
 
 from __future__ import annotations
 

@@ -158,7 +158,11 @@ def read_ticket(reader: Reader) -> TicketPayload:
 
 
 def write_ticket(ticket: TicketPayload) -> bytes:
-    """Write a TICKET body."""
+    """Write a TICKET body.
+
+    A ticket that is passed on (TRANSFER_INIT to RESOLVE_INIT) has the octets it was read from: only the next payload in
+    front of it is another one, so the MACs inside still hold.
+    """
     data = lv16(ticket.ticket_data, "Ticket Data") + lv16(ticket.initiator_data, "Initiator Data")
     return write_policy(ticket.policy) + data
 

@@ -1,4 +1,8 @@
-"""Reading and writing numbers and length-prefixed fields with every length checked, and the bounds of what is read."""
+"""Reading and writing numbers and length-prefixed fields with every length checked, and the bounds of what is read.
+
+Network octet order, payloads on octet boundaries without padding (RFC 3830 6). The bounds are ours: RFC 3830 has none
+for a message, and a TICKET may hold no more than its 16-bit lengths say (RFC 6043 6.10).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """What a MIKEY message says, as one line and as a tree, for traces and for people. Never raises, on any octets.
 
+Payloads have the names of RFC 6043 2.3 (IDRi, RANDRkms, TRe ...) and stand in the order of the message, so that a line
+can be held against the message diagrams of RFC 6043 4.2 and 5.2.
+
 The tree shows what stands in the octets. With keys (``describe_keys``) MACs are checked and KEMACs opened; a key itself
 is shown as ``<secret n bytes>`` unless the caller asks for its octets.
 """

@@ -1,5 +1,8 @@
 """General extensions that bind a TRANSFER_INIT to what it travels with: a message body, the offered protocols.
 
+A General Extension payload (RFC 3830 6.15) is under the MAC of its message. SDP IDs, type 1, hold the list of key
+management protocols in the SDP, so that nobody strikes one off (RFC 4567 4.1.4, 7).
+
 Proof of origin (TS 33.328 Annex K, unseen): the layout is assumed, a hash function of the CHASH registry (1 octet) and
 the hash of the body; the type number is configuration. It is good for its purpose with key forking: then the ticket's
 owner alone could write it, while a KEK is known to a whole group.

@@ -58,7 +58,11 @@ class Header:
     csb_id: int
     prf: PrfFunc = PrfFunc.MIKEY_1
     verification: bool = False
-    """The V flag: a response is wanted."""
+    """The V flag: a response is wanted.
+
+    RFC 6043 6.1 clears it everywhere but in CSB updates, 4.2.1.1, 4.2.2.1 and 4.2.3.1 set it or copy F into it: it is
+    sent as chapter 4 says, and read in CSB updates alone.
+    """
     map_type: CsIdMapType = CsIdMapType.EMPTY
     sessions: tuple[CryptoSession, ...] | tuple[SrtpIdSession, ...] = ()
     version: int = 1

@@ -167,7 +167,10 @@ def csb_id(entropy: Entropy) -> int:
 
 
 def iv_time(message: Message) -> bytes:
-    """Return T of the message that carries a KEMAC, 64 bits for its IV: in a response too its own (assumed)."""
+    """Return T of the message that carries a KEMAC, 64 bits for its IV: in a response too its own (assumed).
+
+    RFC 3830 4.2.3 takes "T sent by the Initiator", when no response had a T or a KEMAC of its own.
+    """
     return t64(one(message, Timestamp, "T"))
 
 

@@ -1,5 +1,7 @@
 """Code points of MIKEY and MIKEY-TICKET (IANA "MIKEY Payload Name Spaces"; RFC 3830 6, 4563, 4738, 6043 6).
 
+RFC 6043 14 names wrong tables from TS Type on; the numbers here are those of the tables in its chapter 6.
+
 Values of 3GPP that IANA does not list stand in :class:`keying.mikey.profile.Profile`, not here.
 """
 
@@ -232,7 +234,10 @@ class TicketType(IntEnum):
 
 
 class TicketFlag(IntFlag):
-    """Flags D to O of TP and TICKET, as masks of the 24-bit word (RFC 6043 6.10)."""
+    """Flags D to O of TP and TICKET, as masks of the 24-bit word (RFC 6043 6.10).
+
+    L and M permit a KEMAC, as 6.10 says; 4.2.2.1, 4.2.2.3 and 5.2 can be read as if they forbade it.
+    """
 
     D = 0x10000
     """The KMS made the ticket, not the initiator."""

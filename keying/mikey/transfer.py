@@ -1,6 +1,7 @@
 """Ticket Transfer of the initiator: TRANSFER_INIT out, a TRANSFER_RESP of each answering branch in (RFC 6043 4.2.2).
 
-The responder's side is :class:`TransferResponder`, found here as well.
+The responder's side is in ``accept``; its names can be imported from here too, so that an application needs one module
+for the exchange.
 """
 
 from __future__ import annotations

@@ -91,8 +91,9 @@ class Association:
     """An established bundle as one side keeps it: the keys that protect its updates, its sessions, its last times.
 
     `role` is the side's role in the initial exchange, which it keeps whoever starts an update. `protection` are the
-    very keys that protected the last message of the initial exchange. `session_keys` are the keys of the bundle: TGK
-    (forked where the ticket says so), TEK, GTGK, and those of updates, never forked.
+    very keys that protected the last message of the initial exchange, not derived anew: RFC 6043 5.2 names neither
+    phase nor RANDs for an update, so those of TRANSFER_RESP stay, without one those of TRANSFER_INIT. `session_keys`
+    are the keys of the bundle: TGK (forked where the ticket says so), TEK, GTGK, and those of updates, never forked.
     """
 
     profile: Profile

@@ -37,6 +37,15 @@ def test_the_packet_opens_as_the_page_says() -> None:
     )
 
 
+def test_the_variants_print_what_the_page_shows() -> None:
+    shown = re.findall(r"^<!-- variant ([\w-]+) -->\n```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    names = [name for name, _ in shown]
+    assert names == ["no-forking", "reuse", "update", "mode-3", "group", "error"]
+    program = [sys.executable, "-m", "docs.kms.variants", *names]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "".join(block for _, block in shown)
+
+
 def test_files_that_the_page_names_exist() -> None:
     named = re.findall(r"`((?:nodes|keying|signalling|tests|lab|protos)/[\w/.*]+?)`", PAGE)
     assert len(named) > 10
