@@ -20,6 +20,7 @@ MEANINGS = {
     "kms-unreachable": "a KMS or the BSF behind it did not answer, or could not reach the KMS that issued the ticket",
     "mikey-invalid": "a MIKEY message failed its checks: altered on the way, replayed, too old, or not for this user",
     "responder-not-allowed": "somebody answered whom the ticket does not name or the caller's policy does not take",
+    "suite-too-strong": "the suite asked for needs longer keys than the MIKEY profile protects (RFC 6043 12.1)",
     "e2ae-not-announced": "media security to the access edge was asked for and not agreed at registration",
     "profile-refused": "the media offered has no protection that the called user's policy takes",
     "downgrade-refused": "the answer was less protected than the offer",

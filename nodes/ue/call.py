@@ -187,6 +187,8 @@ class Call:
         mikey = self.media.mikey
         if mikey is not None and mikey.peer is not None:
             facts["peer"] = mikey.peer.text
+        if mikey is not None and mikey.left_out and facts["mode"] == KMS:
+            facts["suites_left_out"] = " ".join(mikey.left_out)
         span.set_attributes({f"imslab.decision.{name}": value for name, value in facts.items()})
         span.set_attribute("sip.call_id", self.call_id)
         span.end()

@@ -79,8 +79,7 @@ class Caller:
                 body = await self._first_offer(mode)
         except MediaSecurityRefused as refused:
             call.decide("refused", reason=refused.reason, token=refused.token)
-            told = f"{refused.warning}: {refused.reason}" if refused.attribute else refused.warning
-            call.finish("refused", refused.status, told)
+            call.finish("refused", refused.status, refused.told)
             return
         except OSError as error:
             call.finish("failed", 500, str(error))

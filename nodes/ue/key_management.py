@@ -35,7 +35,7 @@ from nodes.ue.media_security import (
     MediaSecurityRefused,
     SecurityContext,
 )
-from nodes.ue.mikey_bundle import Level, check_identifiers, refused
+from nodes.ue.mikey_bundle import Level, check_identifiers, refused, too_strong
 from nodes.ue.mikey_media import Incoming, MikeyMedia, Plan
 from nodes.ue.ticket_store import HeldTicket, TicketStore
 from sba.telemetry import trace_id_of
@@ -101,6 +101,8 @@ class KeyManagement:
         tamper: str = "",
     ) -> None:
         """Get a ticket for the next own offer of a call: one at hand, or a new one. Raises MediaSecurityRefused."""
+        if not media.suites:
+            raise too_strong(media.left_out, self.profile)
         initiator = Identity.uri(own)
         named = responders_for(self.policy, peer, responders)
         held = self.store.get(ticket_id) if ticket_id else None

@@ -36,6 +36,7 @@ TOKEN_KMS_REFUSED = "kms-refused"  # noqa: S105
 TOKEN_KMS_UNREACHABLE = "kms-unreachable"  # noqa: S105
 TOKEN_MIKEY = "mikey-invalid"  # noqa: S105
 TOKEN_RESPONDER = "responder-not-allowed"  # noqa: S105
+TOKEN_SUITE = "suite-too-strong"  # noqa: S105
 KEY_MANAGEMENT_TOKENS = frozenset({TOKEN_KMS_REFUSED, TOKEN_KMS_UNREACHABLE, TOKEN_MIKEY, TOKEN_RESPONDER})
 """Failures of ``a=key-mgmt``."""
 KMS = "e2e-kms"
@@ -58,6 +59,11 @@ class MediaSecurityRefused(Exception):  # noqa: N818 - a decision, not a malfunc
     def warning(self) -> str:
         """Text of the warning."""
         return f"media-sec:{self.token}"
+
+    @property
+    def told(self) -> str:
+        """What this side's user is told: the warning, which is all that the far end gets, and why."""
+        return f"{self.warning}: {self.reason}"
 
 
 @dataclass(frozen=True)

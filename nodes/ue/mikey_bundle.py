@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keying.mikey.errors import MikeyError
+from keying.mikey.kdf import SUITES as ALGORITHMS
 from keying.mikey.payloads import CryptoSession, GeneralExtension, KeyData, TicketPolicy
 from keying.mikey.policy import has
 from keying.mikey.profile import Profile
@@ -20,7 +21,7 @@ from keying.mikey.update import Association
 from keying.sdes import CryptoAttribute, InlineKey
 from keying.secret import Secret
 from keying.suites import SUITES
-from nodes.ue.media_security import TOKEN_MIKEY, MediaSecurityRefused, StreamKeys
+from nodes.ue.media_security import TOKEN_MIKEY, TOKEN_SUITE, MediaSecurityRefused, StreamKeys
 from signalling.sdp import SdpError, SessionDescription
 from signalling.sdp.keymgmt import identifiers, identifiers_at
 
@@ -36,9 +37,19 @@ def refused(error: MikeyError | SdpError) -> MediaSecurityRefused:
 
 
 def usable_suites(suites: Iterable[str], profile: Profile) -> tuple[str, ...]:
-    """Return the SRTP suites whose keys the profile's algorithms may protect (RFC 6043 12.1: none above 128 bits)."""
-    longest = 16 if profile.suite == "128" else 32
-    return tuple(name for name in suites if SUITES[name].key_length in {16, longest})
+    """Return the SRTP suites whose keys the profile's algorithms may protect: none longer than its own keys.
+
+    RFC 6043 12.1: no algorithm of a MIKEY message may be weaker than what it brings keys for.
+    """
+    return tuple(name for name in suites if 8 * SUITES[name].key_length <= ALGORITHMS[profile.suite].key_bits)
+
+
+def too_strong(suites: Iterable[str], profile: Profile) -> MediaSecurityRefused:
+    """Return the decision that no key can be made for any of the suites that an offer was to have."""
+    bits = ALGORITHMS[profile.suite].key_bits
+    asked = ", ".join(f"{name} ({8 * SUITES[name].key_length}-bit keys)" for name in suites)
+    reason = f"the {bits}-bit MIKEY profile protects no keys for {asked}, RFC 6043 12.1"
+    return MediaSecurityRefused(TOKEN_SUITE, reason)
 
 
 def cs_pair(level: Level, index: int) -> tuple[int, int]:

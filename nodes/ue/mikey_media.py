@@ -101,6 +101,8 @@ class MikeyMedia:
     def __init__(self, profile: Profile, suites: Sequence[str], now: Callable[[], float]) -> None:
         self.profile = profile
         self.suites = usable_suites(suites, profile)
+        self.left_out = tuple(name for name in suites if name not in self.suites)
+        """Suites that the profile can make no keys for."""
         self.now = now
         self.bundles: dict[Level, Bundle] = {}
         self.plan: Plan | None = None

@@ -65,10 +65,12 @@ class FarEnd:
             txn.respond(final)
 
 
-async def place(site, seconds=0.2, security="none", target=TARGET, **options):
+async def place(site, seconds=0.2, security="none", target=TARGET, suites=(), **options):
     """Call through the control service; returns all events."""
     options.setdefault("media", "off")
-    request = ue_control_pb2.CallRequest(target=target, security=security, seconds=seconds, options=options)
+    request = ue_control_pb2.CallRequest(
+        target=target, security=security, seconds=seconds, suites=suites, options=options
+    )
     return [event async for event in site.ue.control.Call(request, None)]
 
 
@@ -130,7 +132,7 @@ async def test_e2ae_that_was_not_agreed_is_refused_before_a_word_is_sent(tmp_pat
         assert (events[0].result, events[0].sip_status, events[0].reason) == (
             "refused",
             488,
-            "media-sec:e2ae-not-announced",
+            "media-sec:e2ae-not-announced: e2ae is not agreed with the P-CSCF",
         )
         assert site.pcscf.of("INVITE") == []
 

@@ -168,6 +168,42 @@ async def test_without_kms_the_call_is_refused_before_a_word_is_sent(tmp_path, f
         assert site.pcscf.of("INVITE") == []
 
 
+@pytest.mark.clause("RFC 6043", "12.1")
+@pytest.mark.parametrize(
+    ("suites", "named"),
+    [
+        (("AEAD_AES_256_GCM",), "AEAD_AES_256_GCM (256-bit keys)"),
+        (
+            ("AES_192_CM_HMAC_SHA1_80", "AES_256_CM_HMAC_SHA1_32"),
+            "AES_192_CM_HMAC_SHA1_80 (192-bit keys), AES_256_CM_HMAC_SHA1_32 (256-bit keys)",
+        ),
+    ],
+)
+@async_test
+async def test_suites_that_the_profile_makes_no_keys_for_are_refused_by_name_before_a_word_is_sent(
+    tmp_path, suites, named
+):
+    async with Kms(tmp_path) as site:
+        events = await place(site, security=KMS, suites=suites)
+        assert (events[-1].result, events[-1].sip_status) == ("refused", 488)
+        assert events[-1].reason == (
+            f"media-sec:suite-too-strong: the 128-bit MIKEY profile protects no keys for {named}, RFC 6043 12.1"
+        )
+        assert site.pcscf.of("INVITE") == []
+        assert site.kms.asked == []
+
+
+@pytest.mark.clause("RFC 6043", "12.1")
+@async_test
+async def test_of_several_suites_those_with_keys_are_offered_and_the_others_are_told(tmp_path):
+    async with Kms(tmp_path) as site:
+        Bob(site, site.kms)
+        events = await place(site, security=KMS, suites=("AEAD_AES_256_GCM", "AEAD_AES_128_GCM"))
+        assert (events[-1].result, events[-1].legs[0].suite) == ("established", "AEAD_AES_128_GCM")
+        decided = spans(site, "key.decision")[-1].attributes
+        assert decided["imslab.decision.suites_left_out"] == "AEAD_AES_256_GCM"
+
+
 @pytest.mark.attack("T9")
 @async_test
 async def test_a_kms_that_never_answers_holds_no_call_up(tmp_path):
@@ -218,9 +254,9 @@ async def test_policy_towards_the_user_chooses_the_mode(tmp_path):
         Bob(site, site.kms)
         assert (await place(site, security=""))[-1].security == KMS
         events = await place(site, security="none")
-        assert events[-1].reason == "media-sec:downgrade-refused"
+        assert events[-1].reason.startswith("media-sec:downgrade-refused: policy requires keys from the KMS")
         events = await place(site, security=KMS, target="sip:erin@partner.test")
-        assert events[-1].reason == "media-sec:profile-refused"
+        assert events[-1].reason == ("media-sec:profile-refused: policy excludes keys from a KMS, or there is no KMS")
 
 
 @pytest.mark.clause("RFC 3261", "9.1")

@@ -136,7 +136,8 @@ async def test_the_mki_of_the_media_is_the_spi_of_the_key():
 @pytest.mark.clause("TS 33.328", "C-3")
 @pytest.mark.parametrize(
     ("suite", "profile"), [("AES_CM_128_HMAC_SHA1_80", "128"), ("AES_CM_128_HMAC_SHA1_32", "128"),
-                           ("AEAD_AES_128_GCM", "128"), ("AEAD_AES_256_GCM", "256")]
+                           ("AEAD_AES_128_GCM", "128"), ("AEAD_AES_256_GCM", "256"),
+                           ("AES_192_CM_HMAC_SHA1_80", "256"), ("AES_CM_128_HMAC_SHA1_80", "256")]
 )  # fmt: skip
 @async_test
 async def test_every_suite_has_keys_and_salts_of_its_own_length(suite, profile):
