@@ -17,7 +17,20 @@ from keying.mikey.codec import decode, decode_ticket_data
 from keying.mikey.describe import Tree, describe
 from keying.mikey.describe_keys import Known, with_keys
 from keying.mikey.errors import MikeyError
-from keying.mikey.kdf import Constant, MessageKeys, Phase, prf, suite_of
+from keying.mikey.kdf import (
+    INITIATOR_DATA_SCOPE,
+    Constant,
+    MessageKeys,
+    Phase,
+    fork_scope,
+    label,
+    message_scope,
+    mpk_scope,
+    prf,
+    session_scope,
+    suite_of,
+    ticket_scope,
+)
 from keying.mikey.ntp import t64
 from keying.mikey.payloads import (
     CryptoSession,
@@ -145,9 +158,8 @@ class _Reader:
         if name == "TRANSFER_INIT":
             self._protection(message, "MPKi", self._rand(name, RandRole.INITIATOR), b"")
             if self._flag(TicketFlag.I) and "MPKr" in self._keys:
-                scope = b"\xff" + b"\xff" * 4 + bytes([Phase.INITIATOR_DATA])
                 suite = suite_of(self._policy_prf())
-                self._note("Vr auth_key", self._policy_prf(), "MPKr", Constant.AUTH, scope, suite.auth_bits)
+                self._note("Vr auth_key", suite.prf, "MPKr", Constant.AUTH, INITIATOR_DATA_SCOPE, suite.auth_bits)
         if name.startswith("RESOLVE"):
             self._protection(message, "psk_r", b"", self._rand("RESOLVE_INIT", RandRole.RESPONDER))
         if name == "RESOLVE_RESP" and self._flag(TicketFlag.I):
@@ -181,8 +193,9 @@ class _Reader:
         if key.key_type in {KeyDataType.TEK, KeyDataType.TEK_SALT}:
             self._lines.append(f"{head}: the TEK of the ticket is the master key")
             return
-        rands = _lv8(rand_i if self._flag(TicketFlag.H) else b"") + _lv8(rand_r if self._flag(TicketFlag.G) else b"")
-        scope = bytes([session.cs_id]) + b"\xff" * 4 + bytes([Phase.SESSION]) + rands
+        rand_i = rand_i if self._flag(TicketFlag.H) else b""
+        rand_r = rand_r if self._flag(TicketFlag.G) else b""
+        scope = session_scope(session.cs_id, rand_i, rand_r)
         self._note(f"{head}: master key", func, name, Constant.TEK, scope, 8 * suite.key_length)
         if key.salt is None:
             self._note(f"{head}: master salt", func, name, Constant.TGK_SALT, scope, 8 * suite.salt_length)
@@ -198,7 +211,7 @@ class _Reader:
         rand, kemac, time = _first(inside, RandPayload), _first(inside, Kemac), _first(inside, Timestamp)
         if rand is None or kemac is None or time is None:
             raise ExchangeError("Ticket Data is not that of a base ticket")
-        scope = b"\xff" + b"\xff" * 4 + bytes([Phase.TICKET]) + _lv8(rand.value)
+        scope = ticket_scope(rand.value)
         keys = MessageKeys(
             encr=self._note("ticket encr_key", func, "tpk", Constant.ENCR, scope, suite.encr_bits),
             salt=self._note("ticket salt_key", func, "tpk", Constant.SALT, scope, suite.salt_bits),
@@ -208,7 +221,7 @@ class _Reader:
         for data in self._in_ticket:
             if data.key_type is KeyDataType.MPK:
                 self._keys["MPK"] = data.key
-                scope = b"\xff" + b"\xff" * 4 + bytes([Phase.MPK]) + _lv8(rand.value)
+                scope = mpk_scope(rand.value)
                 bits = 8 * len(data.key)
                 self._keys["MPKi"] = self._note("MPKi", func, "MPK", Constant.MPKI, scope, bits)
                 self._keys["MPKr"] = self._note("MPKr", func, "MPK", Constant.MPKR, scope, bits)
@@ -221,13 +234,12 @@ class _Reader:
         rand = next((p.value for p in message.payloads if isinstance(p, RandRoled) and p.role == RandRole.KMS), b"")
         if identity is None or "MPKr" not in self._keys:
             return
-        scope = b"\xff" + b"\xff" * 4 + bytes([Phase.FORK])
-        scope += len(identity.data).to_bytes(2) + identity.data + _lv8(rand)
+        scope = fork_scope(identity.data, rand)
         func = self._policy_prf()
         bits = 8 * len(self._keys["MPKr"])
         self._keys["MPKr'"] = self._note("MPKr'", func, "MPKr", Constant.FORK_MPKR, scope, bits)
         for data in self._in_ticket:
-            if data.key_type in {KeyDataType.TGK, KeyDataType.TGK_SALT}:
+            if data.key_type.is_tgk:
                 name = f"key {(data.spi or b'').hex()}"
                 forked = self._note(f"TGK' {name[4:]}", func, name, Constant.FORK_TGK, scope, 8 * len(data.key))
                 self._keys[name] = forked
@@ -238,17 +250,17 @@ class _Reader:
         func, suite = message.header.prf, suite_of(message.header.prf)
         initial = message.header.data_type.name.startswith(("REQUEST_INIT", "TRANSFER_INIT", "RESOLVE_INIT"))
         phase = Phase.INITIAL if initial else Phase.RESPONSE
-        scope = b"\xff" + message.header.csb_id.to_bytes(4) + bytes([phase]) + _lv8(rand_i) + _lv8(rand_r)
+        scope = message_scope(phase, message.header.csb_id, rand_i, rand_r)
         self._note("auth_key", func, inkey, Constant.AUTH, scope, suite.auth_bits)
         if _first(message.payloads, Kemac) is not None:
             self._note("encr_key", func, inkey, Constant.ENCR, scope, suite.encr_bits)
             self._note("salt_key", func, inkey, Constant.SALT, scope, suite.salt_bits)
 
     def _note(self, what: str, func: PrfFunc, inkey: str, constant: Constant, scope: bytes, bits: int) -> Secret:
-        label = constant.to_bytes(4) + scope
-        derived = prf(func, self._keys[inkey], label, bits)
+        octets = label(constant, scope)
+        derived = prf(func, self._keys[inkey], octets, bits)
         shown = derived.reveal().hex() if self._show else repr(derived)
-        self._lines.append(f"{what} = PRF({inkey}, {label.hex()}, {bits}) = {shown}")
+        self._lines.append(f"{what} = PRF({inkey}, {octets.hex()}, {bits}) = {shown}")
         return derived
 
     def _rand(self, name: str, role: RandRole) -> bytes:
@@ -271,7 +283,3 @@ class _Reader:
 
 def _first(payloads: Iterable[object], kind: type[_T]) -> _T | None:
     return next((each for each in payloads if isinstance(each, kind)), None)
-
-
-def _lv8(value: bytes) -> bytes:
-    return bytes([len(value)]) + value

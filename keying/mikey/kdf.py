@@ -1,6 +1,7 @@
 """Key derivation of MIKEY and MIKEY-TICKET: the PRF, the constants, and one function for each label.
 
-Every function returns :class:`keying.secret.Secret` and raises Unspecified for a key below 128 bits (RFC 6043 12.1).
+A label is a constant and the scope of the key: ``*_scope`` make the latter. Every function that derives returns
+:class:`keying.secret.Secret` and raises Unspecified for a key below 128 bits (RFC 6043 12.1).
 """
 
 from __future__ import annotations
@@ -135,6 +136,37 @@ def _p(block: bytes, label: bytes, length: int, digest: str) -> bytes:
     return output[:length]
 
 
+def label(constant: Constant, scope: bytes) -> bytes:
+    """Return the label of a MIKEY-TICKET key."""
+    return constant.to_bytes(4) + scope
+
+
+def message_scope(phase: Phase, csb_id: int, rand_i: bytes, rand_r: bytes) -> bytes:
+    """Return the scope of the keys that protect a message (RFC 6043 5.1.2)."""
+    return _scope(_ANY_SESSION, csb_id, phase) + _lv8(rand_i) + _lv8(rand_r)
+
+
+def ticket_scope(rand: bytes) -> bytes:
+    """Return the scope of the keys of Ticket Data, with the RAND inside (RFC 6043 A.2.1)."""
+    return _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.TICKET) + _lv8(rand)
+
+
+def mpk_scope(rand: bytes) -> bytes:
+    """Return the scope of MPKi and MPKr, with the RAND in Ticket Data (RFC 6043 A.2.2)."""
+    return _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.MPK) + _lv8(rand)
+
+
+def fork_scope(id_data: bytes, rand_kms: bytes) -> bytes:
+    """Return the scope of forked keys, whose modifier is the data of IDRr and RANDRkms (RFC 6043 5.1.1)."""
+    modifier = len(id_data).to_bytes(2) + id_data + _lv8(rand_kms)
+    return _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.FORK) + modifier
+
+
+def session_scope(cs_id: int, rand_i: bytes, rand_r: bytes) -> bytes:
+    """Return the scope of a crypto session's keys (RFC 6043 5.1.3)."""
+    return _scope(cs_id, _ANY_BUNDLE, Phase.SESSION) + _lv8(rand_i) + _lv8(rand_r)
+
+
 def message_keys(
     func: PrfFunc, inkey: Secret, phase: Phase, csb_id: int, rand_i: bytes, rand_r: bytes, suite: Suite
 ) -> MessageKeys:
@@ -143,22 +175,22 @@ def message_keys(
     `inkey` is PSK, envelope key, MPKi or MPKr'; `phase` INITIAL or RESPONSE. RANDRi enters in Request and Transfer,
     RANDRr in Resolve and in TRANSFER_RESP when the G flag is set; the other is empty.
     """
-    return _keys(func, inkey, _scope(_ANY_SESSION, csb_id, phase) + _lv8(rand_i) + _lv8(rand_r), suite)
+    return _keys(func, inkey, message_scope(phase, csb_id, rand_i, rand_r), suite)
 
 
 def ticket_keys(func: PrfFunc, tpk: Secret, rand: bytes, suite: Suite) -> MessageKeys:
     """Return the keys of Ticket Data; `func` is the policy's PRF, `rand` the RAND inside (RFC 6043 A.2.1)."""
-    return _keys(func, tpk, _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.TICKET) + _lv8(rand), suite)
+    return _keys(func, tpk, ticket_scope(rand), suite)
 
 
 def mpki(func: PrfFunc, mpk: Secret, rand: bytes) -> Secret:
     """Return MPKi; `func` is the policy's PRF, `rand` the RAND in Ticket Data (RFC 6043 A.2.2)."""
-    return _from_mpk(func, mpk, Constant.MPKI, rand)
+    return prf(func, mpk, label(Constant.MPKI, mpk_scope(rand)), 8 * len(mpk))
 
 
 def mpkr(func: PrfFunc, mpk: Secret, rand: bytes) -> Secret:
     """Return MPKr; `func` is the policy's PRF, `rand` the RAND in Ticket Data (RFC 6043 A.2.2)."""
-    return _from_mpk(func, mpk, Constant.MPKR, rand)
+    return prf(func, mpk, label(Constant.MPKR, mpk_scope(rand)), 8 * len(mpk))
 
 
 def fork(func: PrfFunc, key: Secret, constant: Constant, id_data: bytes, rand_kms: bytes) -> Secret:
@@ -168,9 +200,7 @@ def fork(func: PrfFunc, key: Secret, constant: Constant, id_data: bytes, rand_km
     """
     if constant not in {Constant.FORK_MPKR, Constant.FORK_TGK}:
         raise ValueError("not a constant of key forking")
-    scope = _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.FORK)
-    label = constant.to_bytes(4) + scope + len(id_data).to_bytes(2) + id_data + _lv8(rand_kms)
-    return prf(func, key, label, 8 * len(key))
+    return prf(func, key, label(constant, fork_scope(id_data, rand_kms)), 8 * len(key))
 
 
 def vr_auth_key(func: PrfFunc, mpkr_key: Secret, suite: Suite) -> Secret:
@@ -178,8 +208,7 @@ def vr_auth_key(func: PrfFunc, mpkr_key: Secret, suite: Suite) -> Secret:
 
     The RFC does not name the PRF: the policy's is assumed, as the KMS that checks Vr has no other.
     """
-    label = Constant.AUTH.to_bytes(4) + _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.INITIATOR_DATA)
-    return prf(func, mpkr_key, label, suite.auth_bits)
+    return prf(func, mpkr_key, label(Constant.AUTH, INITIATOR_DATA_SCOPE), suite.auth_bits)
 
 
 def tek(func: PrfFunc, tgk: Secret, cs_id: int, rand_i: bytes, rand_r: bytes, bits: int) -> Secret:
@@ -205,20 +234,14 @@ def _session(
 ) -> Secret:
     if not rand_i and not rand_r:
         raise Unspecified("RANDR", "neither side's random value enters the session keys (RFC 6043 5.1.3)")
-    label = constant.to_bytes(4) + _scope(cs_id, _ANY_BUNDLE, Phase.SESSION) + _lv8(rand_i) + _lv8(rand_r)
-    return prf(func, tgk, label, bits)
-
-
-def _from_mpk(func: PrfFunc, mpk: Secret, constant: Constant, rand: bytes) -> Secret:
-    label = constant.to_bytes(4) + _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.MPK) + _lv8(rand)
-    return prf(func, mpk, label, 8 * len(mpk))
+    return prf(func, tgk, label(constant, session_scope(cs_id, rand_i, rand_r)), bits)
 
 
 def _keys(func: PrfFunc, inkey: Secret, scope: bytes, suite: Suite) -> MessageKeys:
     return MessageKeys(
-        encr=prf(func, inkey, Constant.ENCR.to_bytes(4) + scope, suite.encr_bits),
-        salt=prf(func, inkey, Constant.SALT.to_bytes(4) + scope, suite.salt_bits),
-        auth=prf(func, inkey, Constant.AUTH.to_bytes(4) + scope, suite.auth_bits),
+        encr=prf(func, inkey, label(Constant.ENCR, scope), suite.encr_bits),
+        salt=prf(func, inkey, label(Constant.SALT, scope), suite.salt_bits),
+        auth=prf(func, inkey, label(Constant.AUTH, scope), suite.auth_bits),
     )
 
 
@@ -228,3 +251,7 @@ def _scope(cs_id: int, csb_id: int, phase: Phase) -> bytes:
 
 def _lv8(value: bytes) -> bytes:
     return bytes([len(value)]) + value
+
+
+INITIATOR_DATA_SCOPE = _scope(_ANY_SESSION, _ANY_BUNDLE, Phase.INITIATOR_DATA)
+"""Scope of the key of Vr (RFC 6043 6.10)."""
