@@ -26,6 +26,7 @@ def mikey_error(exchange, response):
     return error.value.numbers
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.4")
 @pytest.mark.clause("TS 33.328", "4.1.2.2-2", "A-1", "B.2.2-1", "D-8", "D-10")
 @pytest.mark.clause("RFC 6043", "4.2.1", "4.2.3")
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "base64"])
@@ -61,6 +62,7 @@ async def test_the_same_device_gets_the_same_modifier_and_another_device_another
         assert first.keys[0].key == again.keys[0].key != other.keys[0].key
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.4")
 @pytest.mark.clause("TS 33.328", "5.4.3-1", "6.2.3.5-1", "A-3")
 @pytest.mark.attack("T5")
 @async_test
@@ -168,6 +170,7 @@ async def test_what_policy_cuts_is_marked_and_what_it_forbids_is_refused(tmp_pat
         assert granted.not_after <= time.time() + 61
 
 
+@pytest.mark.clause("RFC 6043", "12.5")
 @pytest.mark.clause("TS 33.328", "6.2.3.2-1")
 @pytest.mark.clause("RFC 6043", "9")
 @async_test
@@ -227,6 +230,7 @@ async def test_a_wrong_mac_gets_nothing_and_costs_the_user_nothing(tmp_path):
         assert [entry.outcome for entry in await home.kms._kms_store.audit()] == ["granted"]
 
 
+@pytest.mark.clause("RFC 6043", "12.3")
 @async_test
 async def test_an_address_that_asks_too_often_is_told_so(tmp_path):
     async with LabFixture(tmp_path) as lab:
@@ -236,6 +240,7 @@ async def test_an_address_that_asks_too_often_is_told_so(tmp_path):
         assert statuses == [400, 400, 429]
 
 
+@pytest.mark.clause("RFC 6043", "5.3")
 @pytest.mark.clause("RFC 6043", "6.10")
 @pytest.mark.attack("T5")
 @async_test

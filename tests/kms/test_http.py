@@ -53,6 +53,7 @@ def test_the_media_type_may_have_parameters(parameters):
     assert post(headers=(("content-type", f"Application/MIKEY{parameters}"),)).octets == MESSAGE
 
 
+@pytest.mark.clause("RFC 6043", "7")
 @pytest.mark.clause("TS 33.328", "A-2")
 def test_binary_and_base64_bodies_are_told_apart_and_answered_alike():
     assert read_body(MESSAGE) == (BodyForm.BINARY, MESSAGE)
@@ -111,6 +112,7 @@ def test_another_resource_is_not_found(target):
     assert refused(target=f"{target}?requesttype=ticketrequest").status == 404
 
 
+@pytest.mark.clause("RFC 3830", "10.1")
 @pytest.mark.clause("TS 33.328", "A-2")
 @pytest.mark.parametrize(
     "headers",

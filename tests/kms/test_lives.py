@@ -35,6 +35,7 @@ async def ends(process):
         assert await process.process.wait() == -9
 
 
+@pytest.mark.clause("RFC 6043", "12.4")
 @pytest.mark.clause("RFC 3830", "5.4")
 @pytest.mark.attack("T5", "T9")
 @pytest.mark.parametrize("point", ["before-seen", "after-seen", "before-audit", "after-audit"])

@@ -49,6 +49,7 @@ async def test_the_other_domain_s_user_gets_the_keys_through_its_own_kms(tmp_pat
         assert (resolve.operation, resolve.party, resolve.peer_kms) == ("resolve", ERIN.text, "kms.partner.test")
 
 
+@pytest.mark.clause("RFC 6043", "10")
 @pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5")
 @async_test
@@ -130,6 +131,7 @@ async def test_a_kms_that_only_calls_itself_another_s_name_is_not_asked(tmp_path
         assert rogue.asked == []
 
 
+@pytest.mark.clause("RFC 6043", "10")
 @pytest.mark.clause("TS 33.328", "6.2.3.8-1")
 @pytest.mark.attack("T5", "T6")
 @async_test

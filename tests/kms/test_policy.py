@@ -152,6 +152,7 @@ def test_a_ticket_for_a_whole_domain_needs_a_policy_that_says_so():
         rules.check_responders(found, carol, (CAROL,), (uri("sip:*@partner.test"),))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.4")
 @pytest.mark.attack("T5")
 def test_a_ticket_names_somebody_and_not_too_many():
     found = book(max_responders=2)

@@ -179,6 +179,7 @@ def test_prfs_agree(function, inkey, label, bits):
     assert kdf.prf(PrfFunc(function), Secret(inkey), label, bits).reveal() == crypto.prf(function, inkey, label, bits)
 
 
+@pytest.mark.clause("RFC 6043", "5.1.2")
 @given(
     st.sampled_from(["128", "256"]),
     st.binary(min_size=16, max_size=48),
@@ -195,6 +196,7 @@ def test_message_keys_agree(suite, inkey, csb_id, rand_i, rand_r, phase):
     assert {use: getattr(ours, use).reveal() for use in theirs} == theirs
 
 
+@pytest.mark.clause("RFC 6043", "5.1.1")
 @given(
     st.sampled_from([0, 1]),
     st.binary(min_size=16, max_size=32),
@@ -223,6 +225,7 @@ def test_key_transport_agrees(alg, material, csb_id, keys):
     assert codec.encode_chain([sealed]) == (1, b"\0" + boxed[1])
 
 
+@pytest.mark.clause("RFC 6043", "5.5")
 @pytest.mark.clause("TS 33.328", "D-8", "D-9", "D-10")
 @pytest.mark.parametrize("name", MESSAGES)
 def test_mac_inputs_agree_on_the_example(name):

@@ -160,6 +160,7 @@ def test_whoever_answers_for_a_group_is_named_by_the_kms(authorised):
     assert seen(verified) == revealed(played.established.keys)
 
 
+@pytest.mark.clause("RFC 6043", "12.2")
 @pytest.mark.clause("TS 33.328", "D-4")
 def test_two_branches_of_a_fork_share_the_ticket_and_no_key():
     stage = Stage(wish=Wish(responders=(BOB, CAROL)))
@@ -244,6 +245,7 @@ def certified(subject: str, uri: str, issuer: x509.Certificate | None, issuer_ke
     return builder.sign(issuer_key or key, hashes.SHA256()), key
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.3")
 @pytest.mark.parametrize("base", [DEFAULT_PROFILE, LONG], ids=["128", "256"])
 def test_request_and_resolve_under_certificates_are_verified_from_outside(base):
     authority, authority_key = certified("authority", "urn:authority", None, None)

@@ -111,6 +111,7 @@ def test_an_initial_message_is_taken_once(victims, name):
         victims.take(name, victims.octets[name])
 
 
+@pytest.mark.clause("RFC 6043", "12.4")
 @pytest.mark.clause("TS 33.328", "D-11")
 def test_a_replayed_transfer_is_refused_before_any_kms_is_asked(victims):
     octets = victims.octets["TRANSFER_INIT"]
@@ -198,6 +199,7 @@ def test_a_message_without_mac_is_refused(victims, name):
             victims.take(name, bare)
 
 
+@pytest.mark.clause("RFC 6043", "12.4")
 def test_the_ticket_of_another_call_does_not_go_with_this_transfer(victims):
     other = victims.stage.initiate(_second_ticket(victims.stage))
     own, foreign = (_ticket_part(octets) for octets in (victims.octets["TRANSFER_INIT"], other.message))
@@ -226,6 +228,7 @@ def _second_ticket(stage: Stage) -> Ticket:
     return request.receive(stage.grant(request.message).response, stage.tick())
 
 
+@pytest.mark.clause("RFC 6043", "6.10")
 @pytest.mark.parametrize("flag", list("DEFGHIJKLMNO"))
 def test_no_flag_of_a_ticket_may_change_on_its_way(victims, flag):
     octets = bytearray(victims.octets["TRANSFER_INIT"])
@@ -236,6 +239,7 @@ def test_no_flag_of_a_ticket_may_change_on_its_way(victims, flag):
         victims.take("TRANSFER_INIT", bytes(octets))
 
 
+@pytest.mark.clause("RFC 6043", "5.4")
 @pytest.mark.parametrize("name", ["REQUEST_RESP", "RESOLVE_RESP", "TRANSFER_RESP"])
 @pytest.mark.parametrize("authenticated", [False, True])
 def test_a_forged_error_is_advice_and_the_true_answer_is_still_taken(victims, name, authenticated):
@@ -252,6 +256,7 @@ def test_a_forged_error_is_advice_and_the_true_answer_is_still_taken(victims, na
     assert victims.take(name, victims.octets[name])
 
 
+@pytest.mark.clause("RFC 6043", "5.4")
 def test_an_error_is_never_answered_with_an_error(victims):
     error = forge.message(6, b"\1\2\3\4", [forge.t(bytes(8)), forge.err(0)])
     for read in (victims.stage.authority.read_request, victims.stage.authority.read_resolve):
@@ -281,6 +286,7 @@ def test_a_key_that_the_kms_does_not_know_opens_no_ticket():
         victims.take("RESOLVE_INIT", victims.octets["RESOLVE_INIT"])
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.2")
 def test_the_resolver_needs_its_own_credential():
     victims = Victims(Stage())
     with pytest.raises(AuthenticationFailure):

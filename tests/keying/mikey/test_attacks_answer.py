@@ -61,6 +61,7 @@ BAD_ANSWERS: dict[str, tuple[Edit, type[MikeyError] | tuple[type[MikeyError], ..
 }
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.4")
 @pytest.mark.parametrize("what", BAD_ANSWERS)
 def test_an_initiator_takes_no_answer_that_is_wrong(what):
     edit, error = BAD_ANSWERS[what]
@@ -73,6 +74,7 @@ def test_an_initiator_takes_no_answer_that_is_wrong(what):
 CS1, CS2 = (forge.session(cs, b"\1\2\3" + bytes([cs]), b"SPI.") for cs in (1, 2))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.4")
 @pytest.mark.parametrize(
     "sessions",
     [
@@ -103,6 +105,7 @@ def test_the_map_of_an_answer_is_complete_and_what_was_offered(sessions):
         done.initiator.receive(octets, stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.4")
 @pytest.mark.parametrize("params", [b"\0\1\0", b"\7\1\0", b"\x0a\1\0", b"\2\1\0", b"\0\1\2"])
 def test_a_responder_cannot_talk_the_initiator_down(params):
     stage = Stage()
@@ -121,6 +124,7 @@ def test_a_responder_cannot_talk_the_initiator_down(params):
         done.initiator.receive(octets, stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "12.2")
 def test_the_key_of_the_initial_message_does_not_protect_the_answer_of_a_fork():
     stage = Stage()
     done = stage.play()
@@ -129,6 +133,7 @@ def test_the_key_of_the_initial_message_does_not_protect_the_answer_of_a_fork():
         done.initiator.receive(octets, stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "12.1")
 @pytest.mark.parametrize("kind", [KeyDataType.TEK_SALT])
 def test_two_streams_never_share_key_and_ssrc(kind):
     """A TEK that is carried serves every stream: with one SSRC twice, SRTP would use its keystream twice (RFC 3711 9.1)."""

@@ -158,6 +158,7 @@ BAD_REQUESTS: dict[str, tuple[Edit, type[MikeyError] | tuple[type[MikeyError], .
 }
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.4")
 @pytest.mark.parametrize("what", BAD_REQUESTS)
 def test_a_subscriber_gets_no_ticket_for_a_request_that_is_wrong(what):
     edit, error = BAD_REQUESTS[what]
@@ -166,6 +167,7 @@ def test_a_subscriber_gets_no_ticket_for_a_request_that_is_wrong(what):
         stage.grant(respelt_request(stage, edit))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.1")
 @pytest.mark.parametrize(
     ("header", "error"),
     [
@@ -185,6 +187,7 @@ def test_a_header_that_does_not_go_with_a_request_is_refused(header, error):
         Stage().grant(respelt_request(Stage(), **header))
 
 
+@pytest.mark.clause("RFC 6043", "12.1")
 @pytest.mark.clause("TS 33.328", "D-3")
 @pytest.mark.parametrize("suite", [(1, 1, 1), (0, 1, 2)])
 def test_algorithms_of_two_strengths_are_not_mixed(suite):
@@ -238,6 +241,7 @@ def test_keys_that_are_asked_for_are_neither_weak_nor_endless(count, length):
     assert granted.altered
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.4")
 def test_payloads_that_nobody_expects_change_nothing():
     stage = Stage()
     extra = [forge.genext(250, b"x"), forge.err(0), (11, b"\4rand"), forge.sp(3), (8, b"\2" + bytes(32))]
@@ -318,6 +322,7 @@ BAD_GRANTS: dict[str, tuple[Edit, type[MikeyError] | tuple[type[MikeyError], ...
 }
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.6")
 @pytest.mark.parametrize("what", BAD_GRANTS)
 def test_an_initiator_takes_no_ticket_that_it_did_not_ask_for(what):
     edit, error = BAD_GRANTS[what]
@@ -333,6 +338,7 @@ def test_a_grant_with_another_header_is_none(header):
         request.receive(octets, NOW + 1)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.5")
 @pytest.mark.parametrize(
     "keys",
     [

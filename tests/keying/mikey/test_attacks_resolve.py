@@ -72,6 +72,7 @@ BAD_RESOLVES: dict[str, tuple[Edit, type[MikeyError] | tuple[type[MikeyError], .
 }
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.4")
 @pytest.mark.parametrize("what", BAD_RESOLVES)
 def test_a_kms_resolves_nothing_that_is_wrong(what):
     edit, error = BAD_RESOLVES[what]
@@ -80,6 +81,7 @@ def test_a_kms_resolves_nothing_that_is_wrong(what):
         stage.answer(respelt_resolve(stage, done, edit))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.4")
 def test_who_is_not_in_the_policy_gets_no_keys():
     stage, done = played()
     responder = stage.respond(done.initiator.message)
@@ -145,6 +147,7 @@ def test_an_expired_ticket_opens_for_nobody():
         stage.initiate(done.ticket)
 
 
+@pytest.mark.clause("RFC 6043", "12.5")
 def test_members_of_a_group_are_those_the_kms_knows():
     desk = Identity.uri("sip:helpdesk@ims.test")
     groups = Groups({"sip:helpdesk@ims.test": ["sip:bob@ims.test"]})

@@ -107,6 +107,7 @@ BAD_TRANSFERS: dict[str, tuple[Edit, type[MikeyError] | tuple[type[MikeyError], 
 }
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.2")
 @pytest.mark.parametrize("what", BAD_TRANSFERS)
 def test_a_responder_refuses_before_it_asks_its_kms(what):
     edit, error = BAD_TRANSFERS[what]
@@ -116,6 +117,7 @@ def test_a_responder_refuses_before_it_asks_its_kms(what):
         stage.respond(respelt_transfer(done, edit, **changes))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.2")
 @pytest.mark.parametrize(
     ("header", "error"),
     [
@@ -137,6 +139,7 @@ def test_a_map_that_cannot_be_answered_is_refused_early(header, error):
         stage.respond(respelt_transfer(done, **header))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.6")
 def test_initiator_data_of_one_message_cannot_be_spliced_into_another():
     stage, done = played()
     fresh = respelt_transfer(done, instead(15, forge.randr(1, b"R" * 32)), mpkr=None)
@@ -145,6 +148,7 @@ def test_initiator_data_of_one_message_cannot_be_spliced_into_another():
         stage.accept(responder, resolution)
 
 
+@pytest.mark.clause("RFC 6043", "9.1")
 def test_initiator_data_takes_mpkr_which_no_responder_has():
     stage, done = played()
     forged = respelt_transfer(done, instead(15, forge.randr(1, b"R" * 32)), mpkr=done.ticket.mpki.key.reveal())

@@ -225,6 +225,7 @@ def test_keys_come_only_from_those_whom_the_ticket_lets(starter):
         theirs.receive(forged(started, ours, box), stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "6.2.1")
 @pytest.mark.parametrize(
     "key",
     [
@@ -269,6 +270,7 @@ def test_an_update_outside_its_time_is_refused(shift):
         theirs.receive(started.message, stage.now + shift)
 
 
+@pytest.mark.clause("RFC 6043", "5.2")
 def test_updates_that_cross_never_encrypt_under_one_iv():
     """Both sides encrypt under one key and the IV has T alone to differ (RFC 3830 4.2.3): equal times would give keys away."""
     _, _, ours, theirs = bundle()

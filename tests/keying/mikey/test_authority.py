@@ -50,6 +50,7 @@ def resolved(stage: Stage, ticket, responders=(BOB,), **arguments):
 # Authentication
 
 
+@pytest.mark.clause("RFC 6043", "12.3")
 def test_what_is_read_is_not_believed_and_not_remembered():
     stage = Stage()
     request = stage.request()
@@ -82,6 +83,7 @@ def test_after_a_restart_without_its_cache_a_kms_refuses_what_it_may_have_seen()
         stage.grant(request.message)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.2")
 def test_a_request_without_idri_belongs_to_the_owner_of_the_credential():
     stage = Stage()
     message = codec.decode(stage.request().message)
@@ -117,6 +119,7 @@ def test_the_kms_s_name_may_be_written_otherwise():
     assert request.receive(stage.grant(request.message).response, stage.tick()).mpki
 
 
+@pytest.mark.clause("RFC 6043", "6.8")
 @pytest.mark.clause("TS 33.328", "D-7")
 def test_a_random_value_shorter_than_the_key_is_refused():
     short = replace(DEFAULT_PROFILE, rand_min_octets=16)
@@ -150,6 +153,7 @@ def test_the_public_key_variants_are_off_unless_they_are_on():
 # The modifier of forked keys: RANDRkms and IDRr
 
 
+@pytest.mark.clause("RFC 6043", "5.3")
 @pytest.mark.clause("TS 33.328", "6.2.3.7-1")
 def test_the_same_endpoint_gets_the_same_modifier_from_a_kms_that_stores_nothing():
     stage = Stage(wish=Wish((BOB, CAROL), reusable=True))
@@ -190,6 +194,7 @@ def test_the_modifier_is_as_long_as_the_longest_key():
 # Who may resolve
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.5")
 def test_the_name_in_the_modifier_is_the_ticket_s_when_the_ticket_names_it():
     spelt = Identity.uri("sip:bob@IMS.test")
     stage = Stage()
@@ -211,6 +216,7 @@ def test_a_member_of_a_group_is_named_itself():
         resolved(stage, transferred(stage).ticket, (MALLORY,), groups=groups)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.4")
 @pytest.mark.attack("T5")
 def test_nobody_resolves_for_others_or_too_late():
     stage = Stage(wish=Wish((BOB,), validity_s=60))
@@ -254,6 +260,7 @@ def test_a_user_s_key_issues_no_ticket_of_the_kms():
 # Two KMSs
 
 
+@pytest.mark.clause("RFC 6043", "10")
 @pytest.mark.clause("TS 33.328", "B.2.3-1")
 @pytest.mark.parametrize("forking", [True, False])
 def test_a_kms_relays_what_another_resolved_unchanged(forking):
@@ -289,6 +296,7 @@ def test_a_kms_resolves_no_ticket_of_another():
         other.resolve_ticket(ticket, (BOB,), lambda _: None, stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.5")
 def test_an_answer_that_contradicts_the_ticket_is_not_sent():
     stage = Stage()
     responder = transferred(stage)
@@ -309,6 +317,7 @@ def test_an_answer_that_contradicts_the_ticket_is_not_sent():
 # Errors
 
 
+@pytest.mark.clause("RFC 6043", "5.4")
 @pytest.mark.parametrize("authenticated", [True, False])
 def test_an_error_message_repeats_the_header_and_has_a_fresh_time(authenticated):
     stage = Stage()

@@ -78,6 +78,7 @@ def test_csb_id_and_timestamp_enter_the_iv() -> None:
     assert aes_cm(key("00" * 16), salt, 0x11223344, bytes(range(8)), bytes(16)) == plain[0]
 
 
+@pytest.mark.clause("RFC 3830", "4.2.3")
 def test_aes_cm_ends_where_its_block_counter_does() -> None:
     assert len(aes_cm(key("00" * 32), key("00" * 14), 0, bytes(8), bytes(MAX_ENCRYPTED))) == MAX_ENCRYPTED
     with pytest.raises(InvalidEncryption):
@@ -164,6 +165,7 @@ def test_the_macs_of_transfer_init_and_its_initiator_data_hold() -> None:
     verify_mac(SHA1, key(vectors.VR_AUTH), initiator_data[:-20], vr.mac)
 
 
+@pytest.mark.clause("RFC 3830", "4.2.4")
 @pytest.mark.clause("RFC 6043", "6.2")
 def test_hmac_sha_256_with_the_published_vectors() -> None:
     # RFC 4231 has no key of 32 octets; a longer one is hashed, which its case 6 shows, so that hash is our key.
@@ -191,6 +193,7 @@ def test_one_bit_of_a_mac_is_enough(alg: MacAlg, length: int) -> None:
             verify_mac(alg, secret, b"octets", bad)
 
 
+@pytest.mark.clause("RFC 3830", "4.2.4")
 @pytest.mark.clause("RFC 6043", "12.1")
 def test_null_macs_and_keys_of_another_length_are_refused() -> None:
     with pytest.raises(InvalidMac, match="NULL"):
@@ -210,6 +213,7 @@ def test_keys_are_not_sent_or_taken_under_another_algorithm(alg: EncrAlg) -> Non
         open_kemac(Kemac(alg, bytes(32)), keys(vectors.REQUEST_RESP_KEYS), 1, bytes(8))
 
 
+@pytest.mark.clause("RFC 6043", "6.2")
 def test_a_kemac_with_a_mac_of_its_own_is_refused() -> None:
     with pytest.raises(InvalidMac):
         open_kemac(Kemac(EncrAlg.AES_CM_128, bytes(32), SHA1, bytes(20)), keys(vectors.REQUEST_RESP_KEYS), 1, bytes(8))
@@ -233,6 +237,7 @@ def test_what_decrypts_to_no_key_data_is_a_typed_error(octets: bytes) -> None:
     assert seal_kemac(EncrAlg.AES_CM_128, keys(vectors.REQUEST_RESP_KEYS), 1, bytes(8), opened).encr_data == octets
 
 
+@pytest.mark.clause("RFC 6043", "6.2")
 def test_the_256_bit_suite_encrypts_with_a_256_bit_key() -> None:
     long = MessageKeys(Secret(bytes(range(32))), Secret(bytes(14)), Secret(bytes(32)))
     kemac = seal_kemac(EncrAlg.AES_CM_256, long, 7, bytes(8), (TGK_DATA,))

@@ -259,6 +259,7 @@ def test_the_srtp_id_map_of_the_sdp_example() -> None:
     assert encode(message) == octets
 
 
+@pytest.mark.clause("RFC 6043", "6.1")
 @pytest.mark.parametrize("value", range(256))
 def test_a_data_type_is_read_or_refused_by_name(value: int) -> None:
     octets = bytes([1, value]) + vectors.REQUEST_INIT_PSK[2:]
@@ -283,6 +284,7 @@ def test_a_data_type_is_read_or_refused_by_name(value: int) -> None:
 # Round trips.
 
 
+@pytest.mark.clause("RFC 3830", "6")
 @given(generate.messages)
 def test_every_message_is_read_as_it_was_written(message: Message) -> None:
     octets = encode(message)
@@ -313,6 +315,7 @@ def test_octets_behind_a_message_are_a_typed_error(message: Message, more: bytes
         decode(encode(message) + more)
 
 
+@pytest.mark.clause("RFC 3830", "6")
 @given(st.binary(max_size=400))
 def test_octets_are_a_message_that_is_written_alike_or_a_typed_error(octets: bytes) -> None:
     for start in (octets, vectors.TRANSFER_INIT[:10] + octets, vectors.TRANSFER_RESP[:2] + octets):
@@ -355,6 +358,7 @@ def test_ticket_data_is_read_as_it_was_written(payloads) -> None:
     assert encode_ticket_data(decode_ticket_data(octets)) == octets
 
 
+@pytest.mark.clause("RFC 6043", "6.2.1")
 @given(st.lists(generate.key_data, min_size=1, max_size=5))
 def test_key_data_is_read_as_it_was_written(keys: list[KeyData]) -> None:
     octets = encode_key_data(keys)
@@ -424,11 +428,13 @@ def test_what_cannot_be_read_names_its_fault(octets: bytes, fault: type[MikeyErr
     assert raised.value.reason
 
 
+@pytest.mark.clause("RFC 6043", "6.5", "6.6")
 def test_a_payload_of_a_private_role_is_read_and_left_to_the_caller() -> None:
     message = chain(IdRoled(240, IdType.URI, b"x"), RandRoled(254, b"y"), TimestampRole(250, TsType.COUNTER, bytes(4)))
     assert decode(encode(message)) == message
 
 
+@pytest.mark.clause("RFC 3830", "6")
 def test_payloads_that_a_message_does_not_list_are_read() -> None:
     extra = (Id(IdType.NAI, b"a@b"), GeneralExtension(250, b"whatever"), ErrorPayload(12))
     message = chain(*extra)

@@ -77,6 +77,7 @@ def test_the_summary_names_the_payloads_as_the_rfc_does(name: str, line: str) ->
     assert summary(vectors.MESSAGES[name]) == line
 
 
+@pytest.mark.clause("RFC 6043", "6.9")
 def test_the_summary_of_an_error_message_says_the_error() -> None:
     t = Timestamp(TsType.NTP_UTC, bytes(8))
     octets = encode(Message(Header(DataType.ERROR, 1), (t, ErrorPayload(ErrorNumber.INVALID_TICKET), ErrorPayload(99))))

@@ -121,15 +121,18 @@ def hexed(keys: SessionKeys) -> dict[int, tuple[str, str]]:
     return {each.cs_id: (each.tek.reveal().hex(), each.salt.reveal().hex()) for each in keys.by_cs_id.values()}
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.2")
 @pytest.mark.clause("TS 33.328", "6.2.3.4.1-1")
 def test_the_request_has_the_octets_of_the_example():
     assert request().message == v.REQUEST_INIT_PSK
 
 
+@pytest.mark.clause("RFC 6043", "A.1")
 def test_the_ticket_data_have_the_octets_of_the_example():
     assert granted().ticket.ticket_data == v.TICKET_DATA
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.5")
 def test_the_response_of_the_kms_has_the_octets_of_the_example():
     assert granted().response == v.REQUEST_RESP
 
@@ -142,14 +145,17 @@ def test_the_initiator_holds_the_keys_of_the_example():
     assert [key.key.reveal() for key in held.keys] == [v.TGK]
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.1")
 def test_the_transfer_has_the_octets_of_the_example():
     assert initiator().message == v.TRANSFER_INIT
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.2")
 def test_the_resolve_request_has_the_octets_of_the_example():
     assert resolve().message == v.RESOLVE_INIT_PSK
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.5")
 def test_the_resolve_response_has_the_octets_and_forked_keys_of_the_example():
     resolution, response = resolved()
     assert response == v.RESOLVE_RESP
@@ -158,10 +164,12 @@ def test_the_resolve_response_has_the_octets_and_forked_keys_of_the_example():
     assert [key.key.reveal().hex() for key in resolution.keys] == [v.FORKED_TGK]
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.3")
 def test_the_transfer_response_has_the_octets_of_the_example():
     assert accepted().response == v.TRANSFER_RESP
 
 
+@pytest.mark.clause("RFC 6043", "5.1.3")
 def test_both_sides_have_the_session_keys_of_the_example():
     established = initiator().receive(v.TRANSFER_RESP, at(5))
     assert hexed(established.keys) == hexed(accepted().keys) == v.SESSION_KEYS

@@ -48,6 +48,7 @@ def take(played: Played, profile: Profile, wish: Wish, name: str, octets: bytes)
     return receiver[name].receive(octets, fresh.now)
 
 
+@pytest.mark.clause("RFC 6043", "5.5")
 @settings(max_examples=1000)
 @given(st.data())
 def test_no_bit_may_flip(data):
@@ -76,6 +77,7 @@ def initiator_data(octets: bytes) -> range:
     return range(ticket["end"] - length, ticket["end"])
 
 
+@pytest.mark.clause("RFC 6043", "5.5")
 @pytest.mark.clause("TS 33.328", "D-9")
 def test_initiator_data_are_outside_the_mac_of_the_transfer_and_inside_that_of_the_kms():
     played = PLAYED["128", "forked"]

@@ -49,6 +49,7 @@ def test_what_is_written_otherwise_is_somebody_else(one, other):
     assert not matches(Identity.uri(one), Identity.uri(other))
 
 
+@pytest.mark.clause("RFC 6043", "6.5", "6.6")
 def test_the_id_type_belongs_to_the_identity():
     assert not BOB.same(Identity.nai("sip:bob@ims.test"))
     assert not BOB.same(Identity.octets(BOB.data))

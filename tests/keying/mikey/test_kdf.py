@@ -69,6 +69,7 @@ def test_a_key_beyond_256_bits_is_cut_into_blocks(func: PrfFunc, bits: int, outp
     assert prf(func, Secret(bytes(range(48))), b"label", bits) == key(output)
 
 
+@pytest.mark.clause("RFC 3830", "4.1.2")
 @pytest.mark.parametrize("func", [ONE, TWO])
 def test_a_shorter_output_is_the_left_part_of_a_longer_one(func: PrfFunc) -> None:
     whole = prf(func, Secret(bytes(range(16))), b"label", 1024)
@@ -77,6 +78,7 @@ def test_a_shorter_output_is_the_left_part_of_a_longer_one(func: PrfFunc) -> Non
     ]
 
 
+@pytest.mark.clause("RFC 3830", "4.1.3", "4.1.4")
 def test_the_constants_are_decimal_digits_of_e() -> None:
     # RFC 3830 4.1.3 and RFC 6043 5.1.1 take nine digits at a time; each constant has to be one of those groups.
     digits, a, b = "", *_e(400)

@@ -47,6 +47,7 @@ def test_a_moment_comes_back_to_the_resolution_of_its_type(when: float, ts_type:
     assert -(2**-40) <= when - again <= (1 if ts_type is TsType.NTP_UTC_32 else 2**-20)  # a float rounds
 
 
+@pytest.mark.clause("RFC 6043", "6.3")
 @given(st.binary(min_size=8, max_size=8))
 def test_every_ntp_timestamp_means_a_moment_between_1968_and_2104(value: bytes) -> None:
     assert FIRST <= to_unix(Timestamp(TsType.NTP_UTC, value)) <= LAST
@@ -76,6 +77,7 @@ def test_a_moment_that_ntp_cannot_say_is_a_typed_error(when: float, ts_type: TsT
         from_unix(when, ts_type)
 
 
+@pytest.mark.clause("RFC 6043", "6.4")
 @pytest.mark.clause("RFC 6043", "6.10")
 def test_bounds_and_rekey_interval_of_a_ticket() -> None:
     end = role_from_unix(TsRole.END, moment(2040, 1, 1))

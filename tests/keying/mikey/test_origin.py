@@ -48,6 +48,7 @@ def test_the_number_of_the_extension_is_the_profile_s():
     assert not check_proof_of_origin(DEFAULT_PROFILE, (proof_of_origin(other, BODY),), BODY)
 
 
+@pytest.mark.clause("RFC 4567", "4.1.4")
 @pytest.mark.attack("T1")
 def test_a_list_of_protocols_that_was_cut_on_its_way_is_noticed():
     sent = (sdp_ids(("mikey", "other")),)

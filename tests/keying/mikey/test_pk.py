@@ -115,6 +115,7 @@ def grant(stage: Stage, octets: bytes):
     return authentic.grant(tpk(stage.profile), stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.3")
 @pytest.mark.parametrize("profile", [DEFAULT_PROFILE, LONG], ids=["128", "256"])
 def test_a_call_with_certificates_in_place_of_shared_keys(profile):
     stage = stage_with_pk(profile=profile)
@@ -133,6 +134,7 @@ def test_a_call_with_certificates_in_place_of_shared_keys(profile):
     assert stage.finish(initiator, accepted).keys[1].tek == accepted.keys[1].tek
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.3")
 def test_the_request_has_the_payloads_of_the_rfc_in_order():
     message = codec.decode(request(stage_with_pk(), user("alice")).message)
     assert message.header.data_type is DataType.REQUEST_INIT_PK
@@ -172,6 +174,7 @@ def test_the_certificate_of_another_does_not_help():
         grant(stage, request(stage, stolen).message)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.3")
 @pytest.mark.attack("T5")
 def test_an_envelope_that_does_not_open_is_not_told_from_one_that_does():
     stage = stage_with_pk()
@@ -189,6 +192,7 @@ def test_an_envelope_that_does_not_open_is_not_told_from_one_that_does():
         asked.receive(response, stage.tick())
 
 
+@pytest.mark.clause("RFC 6043", "6.7")
 def test_the_certificate_the_envelope_is_for_is_named():
     stage = stage_with_pk()
     pair = kms_pair()
@@ -217,6 +221,7 @@ def test_a_chain_ends_at_an_authority_that_is_believed():
     assert trust.verify(ders(leaf, middle, root()), NOW)[1] == (ALICE,)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.3")
 @pytest.mark.attack("T5")
 @pytest.mark.parametrize(
     "chain",

@@ -58,6 +58,7 @@ def breaks(flags: int, *, tgk: bool) -> bool:
     )
 
 
+@pytest.mark.clause("RFC 6043", "6.10")
 @pytest.mark.parametrize("tgk", [True, False])
 def test_of_all_4096_settings_exactly_those_within_the_rules_are_taken(tgk):
     for chosen in itertools.product((0, 1), repeat=12):
@@ -73,6 +74,7 @@ def test_of_all_4096_settings_exactly_those_within_the_rules_are_taken(tgk):
 GOOD = F.D | F.E | F.F | F.G | F.H | F.I | F.N | F.O
 
 
+@pytest.mark.clause("RFC 6043", "6.10")
 @pytest.mark.parametrize(
     "payloads",
     [
@@ -139,6 +141,7 @@ def test_a_wish_against_the_rules_is_not_sent():
         wished_policy(DEFAULT_PROFILE, Wish((BOB,), response=False), ALICE, KMS, NOW)
 
 
+@pytest.mark.clause("RFC 6043", "11")
 @pytest.mark.clause("TS 33.328", "6.2.3.4.2-1")
 @pytest.mark.parametrize(
     ("kind", "o", "taken"), [((2, 9, 9), True, True), ((2, 9, 9), False, False), ((3, 1, 1), True, False)]
@@ -183,6 +186,7 @@ def test_the_keys_leave_the_policy_without_k():
     assert wanted_keys(asked)[0].spi == b"\x01"
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.5")
 @pytest.mark.parametrize(
     ("wish", "limits", "left"),
     [
@@ -274,6 +278,7 @@ def test_a_change_that_k_does_not_tell_of_is_not_acceptable(other):
         acceptable(WISH, wished_policy(DEFAULT_PROFILE, other, ALICE, KMS, NOW))
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.6")
 @pytest.mark.attack("T5")
 @pytest.mark.parametrize(
     "other",
@@ -290,6 +295,7 @@ def test_with_k_a_shorter_validity_is_taken():
     acceptable(WISH, replace(made, flags=made.flags | F.K))
 
 
+@pytest.mark.clause("RFC 6043", "11")
 def test_an_initiator_leaves_a_ticket_that_needs_processing_it_does_not_know():
     made = wished_policy(DEFAULT_PROFILE, Wish((BOB,), ticket_type=(2, 7, 1)), ALICE, KMS, NOW)
     without_n = replace(made, flags=(made.flags | F.K) & ~F.N)
@@ -297,6 +303,7 @@ def test_an_initiator_leaves_a_ticket_that_needs_processing_it_does_not_know():
         acceptable(WISH, without_n)
 
 
+@pytest.mark.clause("RFC 6043", "6.10")
 def test_a_ticket_for_some_applications_is_not_for_others():
     app = Identity.octets(b"app-1")
     made = wished_policy(DEFAULT_PROFILE, Wish((BOB,), applications=(app,)), ALICE, KMS, NOW)

@@ -58,6 +58,7 @@ def test_every_registry_has_its_table() -> None:
     assert enums == {*TABLES, "TicketFlag"}
 
 
+@pytest.mark.clause("RFC 6043", "14")
 @pytest.mark.clause("TS 33.328", "D-1", "D-2")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_registry_is_its_table(name: str) -> None:

@@ -36,6 +36,7 @@ def test_a_timestamp_outside_the_window_is_refused(shift):
         ReplayCache(skew_s=300).add(b"alice", "REQUEST", b"message", NOW + shift, NOW)
 
 
+@pytest.mark.clause("RFC 3830", "5.4")
 def test_memory_is_bounded_for_a_sender_and_forgets_nothing():
     cache = ReplayCache(size=10)
     for n in range(100):
@@ -73,6 +74,7 @@ def test_senders_whose_messages_are_outdated_make_room():
     assert len(cache) == 2
 
 
+@pytest.mark.clause("RFC 3830", "5.4")
 def test_without_its_state_a_cache_refuses_what_it_may_have_seen():
     cache = ReplayCache(reject_before=NOW + 300)
     with pytest.raises(Replayed):
@@ -107,6 +109,7 @@ def test_a_record_that_is_none_is_refused(record):
         ReplayCache.from_record(record)
 
 
+@pytest.mark.clause("RFC 6043", "12.4")
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, 400)), max_size=60))
 def test_no_message_is_ever_taken_twice(messages):
     cache = ReplayCache(size=3, senders=2, skew_s=100)

@@ -29,6 +29,7 @@ from tests.keying.mikey.stage import ALICE, BOB, KMS, LONG, NOW, Stage, counting
 pytestmark = pytest.mark.clause("TS 33.328", "D-8")
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.1")
 def test_the_request_has_the_payloads_of_the_rfc_in_order():
     message = codec.decode(Stage().request().message)
     header = message.header
@@ -44,6 +45,7 @@ def test_the_request_has_the_payloads_of_the_rfc_in_order():
     ]
 
 
+@pytest.mark.clause("RFC 6043", "12.1")
 @pytest.mark.clause("TS 33.328", "D-7")
 def test_the_random_value_is_never_shorter_than_the_key():
     short = replace(DEFAULT_PROFILE, request_rand_octets=16)
@@ -52,6 +54,8 @@ def test_the_random_value_is_never_shorter_than_the_key():
     assert len(rand_of(codec.decode(request.message), RandRole.INITIATOR) or b"") == 64
 
 
+@pytest.mark.clause("RFC 3830", "6.1")
+@pytest.mark.clause("RFC 6043", "4.2.1.1")
 def test_two_requests_have_nothing_random_in_common():
     wish = Wish((BOB,))
     one, two = (
@@ -95,6 +99,7 @@ def test_the_keys_asked_for_are_the_keys_that_come():
     assert not any(key.key == Secret(bytes(16)) for key in ticket.keys)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.6")
 @pytest.mark.parametrize("limits", [Limits(forking_required=True), Limits(max_keys=1), Limits(max_validity_s=60)])
 def test_an_altered_policy_that_is_no_worse_is_taken_or_else_discarded(limits):
     wish = Wish((BOB,), forking=False, keys=(WantedKey(), WantedKey()))
@@ -109,6 +114,7 @@ def test_an_altered_policy_that_is_no_worse_is_taken_or_else_discarded(limits):
     assert request.receive(granted.response, stage.tick()).policy.flags & TicketFlag.K
 
 
+@pytest.mark.clause("RFC 6043", "4.2.1.6")
 def test_after_a_grant_that_is_not_acceptable_another_request_may_follow():
     stage = Stage(wish=Wish((BOB,), initiator_keys=True), limits=Limits(initiator_keys=False))
     request = stage.request()
@@ -167,6 +173,7 @@ def test_an_error_of_the_kms_has_its_numbers_and_says_whether_it_is_authentic():
         assert error.value.authenticated is authenticated
 
 
+@pytest.mark.clause("RFC 3830", "5.1.2")
 def test_a_forged_error_leaves_the_request_open():
     stage = Stage()
     request = stage.request()

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.clause("TS 33.328", "D-10")
 SELF_RESOLVED = Wish((BOB,), forking=False, resolve=False)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.1")
 def test_the_resolve_request_has_the_payloads_of_the_rfc_and_the_ticket_as_it_came():
     played = Stage().play()
     message = codec.decode(played.octets["RESOLVE_INIT"])
@@ -38,6 +39,7 @@ def test_the_resolve_request_has_the_payloads_of_the_rfc_and_the_ticket_as_it_ca
     assert message.header.csb_id != codec.decode(played.octets["TRANSFER_INIT"]).header.csb_id
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.6")
 @pytest.mark.parametrize("profile", [DEFAULT_PROFILE, LONG], ids=["128", "256"])
 @pytest.mark.parametrize("forking", [True, False])
 def test_a_resolution_has_what_the_ticket_says(profile, forking):
@@ -50,6 +52,7 @@ def test_a_resolution_has_what_the_ticket_says(profile, forking):
     assert (resolution.keys == played.ticket.keys) is not forking
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.6")
 @pytest.mark.attack("T5")
 def test_no_bit_of_a_resolve_response_may_flip():
     stage = Stage()
@@ -88,6 +91,7 @@ def local(stage: Stage, ticket, key, own=(BOB,)):
     return resolve_locally(DEFAULT_PROFILE, ticket, lambda _: key, own, stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "4.1.1")
 def test_a_responder_that_has_the_ticket_key_asks_nobody():
     stage = Stage(wish=SELF_RESOLVED)
     request = stage.request()
@@ -98,6 +102,7 @@ def test_a_responder_that_has_the_ticket_key_asks_nobody():
     assert stage.finish(initiator, accepted).keys[1].tek == accepted.keys[1].tek
 
 
+@pytest.mark.clause("RFC 6043", "4.1.1")
 def test_two_parties_with_a_common_key_need_no_kms_at_all():
     stage = Stage()
     shared = mode3_ticket_key(b"alice-bob", Secret(b"p" * 32), KMS, 16, (ALICE,))

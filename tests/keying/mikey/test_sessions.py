@@ -21,11 +21,13 @@ TGK = KeyData(KeyDataType.TGK, Secret(bytes(range(32, 48))), spi=b"\x02")
 LONG_TGK = KeyData(KeyDataType.TGK, Secret(bytes(range(32, 64))), spi=b"\x02")
 
 
+@pytest.mark.clause("RFC 3830", "6.10.1")
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_is_read_as_it_is_written(suite):
     assert suite_of(srtp_policy(suite, 3)) == suite
 
 
+@pytest.mark.clause("RFC 3830", "6.10.1")
 def test_a_policy_without_parameters_is_the_default_suite():
     assert suite_of(SecurityPolicy(0)) == "AES_CM_128_HMAC_SHA1_80"
 
@@ -45,6 +47,7 @@ def test_a_short_tag_leaves_srtcp_its_own():
     assert suite_of(SecurityPolicy(0, 0, both)) == "AES_CM_128_HMAC_SHA1_32"
 
 
+@pytest.mark.clause("RFC 3830", "6.10.1")
 @pytest.mark.attack("T1")
 @pytest.mark.parametrize(
     "parameter",
@@ -106,6 +109,7 @@ def test_the_keys_have_the_lengths_of_the_suite(suite):
     assert (keys[1].suite, keys[1].ssrc, keys[1].spi) == (suite, 5, b"\x02")
 
 
+@pytest.mark.clause("RFC 6043", "12.1")
 @pytest.mark.clause("TS 33.328", "D-3")
 def test_a_key_of_256_bits_is_not_made_with_128_bit_algorithms():
     with pytest.raises(InvalidPolicy):
@@ -124,6 +128,7 @@ def one(key: KeyData, **changes: object) -> Secret:
     return derive(PrfFunc.MIKEY_1, 1, [session], {0: srtp_policy("AES_CM_128_HMAC_SHA1_80", 0)}, [key], RANDS)[1].salt
 
 
+@pytest.mark.clause("RFC 6043", "5.1.3")
 def test_a_salt_that_was_carried_is_used_and_none_derived():
     salt = Secret(bytes(14))
     assert one(replace(TGK, key_type=KeyDataType.TGK_SALT, salt=salt)) == salt
@@ -149,6 +154,7 @@ def test_two_streams_under_one_tek_have_two_ssrcs():
         derive(PrfFunc.MIKEY_1, 1, sessions, {0: SecurityPolicy(0)}, [key], RANDS)
 
 
+@pytest.mark.clause("RFC 6043", "6.1.1")
 @pytest.mark.parametrize(
     ("session", "error"),
     [
@@ -168,6 +174,7 @@ def test_an_incomplete_session_has_no_keys(session, error):
         derive(PrfFunc.MIKEY_1, 1, [session], {0: SecurityPolicy(0)}, [TGK], RANDS)
 
 
+@pytest.mark.clause("RFC 6043", "6.1.1")
 def test_rollover_counter_and_sequence_number_come_with_the_s_flag():
     data = (5).to_bytes(4, "big") + (7).to_bytes(4, "big") + (9).to_bytes(2, "big")
     session = CryptoSession(1, rollover=True, policies=(0,), session_data=data, spi=b"\x02")

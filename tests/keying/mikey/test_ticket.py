@@ -64,6 +64,7 @@ def opened(
     return open_ticket(profile, ticket, lambda _: key or tpk(profile))
 
 
+@pytest.mark.clause("RFC 6043", "A.2.2")
 @pytest.mark.parametrize("profile", [DEFAULT_PROFILE, LONG], ids=["128", "256"])
 @pytest.mark.parametrize("kind", [(1, 1, 1), (2, 1, 1)])
 def test_a_ticket_opens_to_the_keys_its_initiator_holds(profile, kind):
@@ -92,6 +93,7 @@ def test_every_kind_of_session_key_goes_into_a_ticket_and_out_again():
     assert len({key.spi for key in (*ticket.keys, ticket.mpki, ticket.mpkr) if key}) == len(kinds) + 2
 
 
+@pytest.mark.clause("RFC 6043", "A.1")
 @pytest.mark.attack("T5")
 @given(place=st.integers(0, 10_000), mask=st.sampled_from([1 << bit for bit in range(8)]))
 def test_no_bit_of_a_ticket_may_flip(place, mask):
@@ -189,6 +191,7 @@ def own_key(owners: tuple = (ALICE,)) -> TicketProtectionKey:
     return mode3_ticket_key(b"btid", credential("alice").key, KMS, 16, owners)
 
 
+@pytest.mark.clause("RFC 6043", "4.1.1")
 def test_a_ticket_an_initiator_makes_says_so_and_lets_it_supply_keys():
     ticket = create_ticket(DEFAULT_PROFILE, Wish((BOB,)), ALICE, KMS, own_key(), NOW, counting())
     assert flags_text(ticket.policy) == "EFGHILNO"
@@ -273,12 +276,14 @@ def test_no_bit_of_initiator_data_may_flip():
                 check_initiator_data(replace(payload, initiator_data=bytes(changed)), ticket.mpkr.key)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.3.6")
 def test_vi_of_another_message_is_refused():
     _, payload = with_data()
     with pytest.raises(AuthenticationFailure):
         check_vi(payload, replace(V, mac=bytes(20)))
 
 
+@pytest.mark.clause("RFC 6043", "6.10")
 def test_initiator_data_are_there_with_forking_and_not_without():
     _, payload = with_data()
     plain = made(wish=Wish((BOB,), forking=False))

@@ -48,6 +48,7 @@ def with_ticket(stage: Stage) -> Stage:
     return stage
 
 
+@pytest.mark.clause("RFC 6043", "4.1.1")
 def test_both_sides_have_the_same_keys_and_each_stream_its_own():
     played = Stage().play()
     keys = revealed(played.established.keys)
@@ -57,6 +58,7 @@ def test_both_sides_have_the_same_keys_and_each_stream_its_own():
     assert (played.established.initiator, played.established.responder) == (ALICE, BOB)
 
 
+@pytest.mark.clause("RFC 6043", "5.1.3")
 @pytest.mark.parametrize(
     ("g", "h"), [(True, True), (True, False), (False, True)], ids=["G and H", "G alone", "H alone"]
 )
@@ -78,6 +80,7 @@ def test_without_forking_mpki_protects_the_response_and_nobody_adds_initiator_da
     assert revealed(played.established.keys) == revealed(played.accepted.keys)
 
 
+@pytest.mark.clause("RFC 6043", "5.3")
 @pytest.mark.clause("TS 33.328", "6.2.3.7-1")
 def test_a_reusable_ticket_serves_several_calls_with_new_names_times_and_randoms():
     stage = Stage(wish=Wish((BOB,), reusable=True))
@@ -92,6 +95,7 @@ def test_a_reusable_ticket_serves_several_calls_with_new_names_times_and_randoms
     assert rand_of(before, RandRole.RESPONDER) != rand_of(after, RandRole.RESPONDER)
 
 
+@pytest.mark.clause("RFC 6043", "5.3")
 @pytest.mark.clause("TS 33.328", "6.2.3.7-1")
 def test_a_responder_that_resolved_the_ticket_before_need_not_ask_again():
     stage = Stage(wish=Wish((BOB,), reusable=True))
@@ -101,6 +105,7 @@ def test_a_responder_that_resolved_the_ticket_before_need_not_ask_again():
     assert revealed(stage.finish(initiator, accepted).keys) == revealed(accepted.keys)
 
 
+@pytest.mark.clause("RFC 6043", "12.2")
 def test_every_branch_that_answers_has_keys_of_its_own():
     stage = with_ticket(Stage(wish=Wish((BOB, CAROL))))
     initiator = stage.initiate(stage.ticket)
@@ -171,6 +176,7 @@ def complete(stage: Stage, initiator, suites: tuple[str, ...], **accept):
     return stage.finish(initiator, accepted)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.3")
 def test_of_several_policies_the_responder_takes_the_one_it_likes_best():
     stage = with_ticket(Stage())
     initiator = offer(stage, "AES_CM_128_HMAC_SHA1_80", "AEAD_AES_128_GCM")
@@ -185,6 +191,7 @@ def test_the_responder_may_be_told_which_policy_to_take():
     assert {each.suite for each in established.keys.by_cs_id.values()} == {"AES_CM_128_HMAC_SHA1_80"}
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.3")
 def test_a_session_without_policy_gets_the_responder_s_if_the_initiator_takes_it():
     stage = with_ticket(Stage())
     for suites, taken in ((("AEAD_AES_128_GCM",), True), ((), False)):
@@ -200,6 +207,7 @@ def test_a_session_without_policy_gets_the_responder_s_if_the_initiator_takes_it
                 complete(stage, initiator, ("AEAD_AES_128_GCM",), **accept)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.3")
 def test_the_responder_adds_a_crypto_session():
     stage = with_ticket(Stage())
     extra = srtp_session(9, (0,), 99, stage.ticket.keys[0].spi or b"")
@@ -225,6 +233,7 @@ def test_a_responder_that_does_not_do_what_is_offered_says_what_it_does():
     assert error.value.numbers == (10,)
 
 
+@pytest.mark.clause("RFC 6043", "5.4")
 def test_an_error_after_the_checks_lists_the_supported_policies_and_is_authentic():
     stage = with_ticket(Stage())
     initiator = stage.initiate(stage.ticket)
@@ -256,6 +265,7 @@ def test_an_error_is_answered_by_silence():
 # Session keys of the parties (L and M)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.1")
 @pytest.mark.parametrize("l", [True, False])
 def test_the_initiator_supplies_keys_where_the_ticket_lets_it(l):  # noqa: E741 - the flag
     stage = with_ticket(Stage(wish=Wish((BOB,), initiator_keys=l), initiator_keys=(TEK,)))
@@ -271,6 +281,7 @@ def test_the_initiator_supplies_keys_where_the_ticket_lets_it(l):  # noqa: E741 
     assert revealed(stage.finish(initiator, accepted).keys) == revealed(accepted.keys)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.3", "8")
 @pytest.mark.parametrize("m", [True, False])
 def test_the_responder_supplies_keys_where_the_ticket_lets_it(m):
     stage = with_ticket(Stage(wish=Wish((BOB,), responder_keys=m)))
@@ -290,6 +301,7 @@ def test_an_initiator_with_a_key_that_the_ticket_has_already_is_refused():
         stage.initiate(stage.ticket, keys=(replace(TEK, spi=stage.ticket.keys[0].spi),))
 
 
+@pytest.mark.clause("RFC 6043", "5.1.1")
 @pytest.mark.clause("TS 33.328", "D-4")
 def test_forking_leaves_tek_and_gtgk_as_they_are():
     kinds = (KeyDataType.TGK, KeyDataType.TEK_SALT, KeyDataType.GTGK)
@@ -302,6 +314,7 @@ def test_forking_leaves_tek_and_gtgk_as_they_are():
 # Who may
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.2")
 @pytest.mark.attack("T5")
 def test_somebody_the_ticket_does_not_name_refuses_before_it_asks():
     stage = with_ticket(Stage())
@@ -311,6 +324,7 @@ def test_somebody_the_ticket_does_not_name_refuses_before_it_asks():
     assert stage.respond(message, own=(MALLORY,), may_be_in_groups=True).called == BOB
 
 
+@pytest.mark.clause("RFC 6043", "9")
 def test_a_member_answers_for_its_group_and_is_named():
     group = Identity.uri("sip:support@ims.test")
     groups = Groups({group.text: [BOB.text]})
@@ -319,6 +333,7 @@ def test_a_member_answers_for_its_group_and_is_named():
     assert played.responder.called == group
 
 
+@pytest.mark.clause("RFC 6043", "9.1")
 @pytest.mark.attack("T5")
 def test_an_initiator_uses_no_ticket_of_another():
     stage = with_ticket(Stage())
@@ -326,12 +341,14 @@ def test_an_initiator_uses_no_ticket_of_another():
         stage.initiate(stage.ticket, own=MALLORY)
 
 
+@pytest.mark.clause("RFC 6043", "4.2.2.1")
 def test_an_initiator_uses_no_ticket_out_of_its_time():
     stage = with_ticket(Stage(wish=Wish((BOB,), validity_s=60)))
     with pytest.raises(InvalidTicket):
         stage.initiate(stage.ticket, now=NOW + 61.5)
 
 
+@pytest.mark.clause("RFC 6043", "9")
 def test_in_a_group_without_forking_a_member_passes_the_ticket_on():
     stage = with_ticket(Stage(wish=Wish((BOB, CAROL), forking=False)))
     ticket = replace(stage.ticket, payload=stage.ticket.payload)
@@ -352,6 +369,7 @@ def test_a_transfer_is_taken_once():
         stage.respond(message)
 
 
+@pytest.mark.clause("RFC 6043", "9")
 def test_a_group_key_takes_the_same_random_value_in_every_transfer():
     wish = Wish((BOB,), reusable=True, responder_rand=False, keys=(WantedKey(KeyDataType.GTGK),))
     stage = with_ticket(Stage(wish=wish))

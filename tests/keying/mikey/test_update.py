@@ -49,6 +49,7 @@ def rekeyed(association, spi: bytes):
     ]
 
 
+@pytest.mark.clause("RFC 6043", "5.2")
 @pytest.mark.parametrize("starter", ["initiator", "responder"])
 def test_a_new_tgk_gives_new_keys_to_all_streams_on_both_sides(starter):
     one, other, stage = sides(starter, initiator_keys=True, responder_keys=True)
@@ -78,6 +79,7 @@ def test_media_are_added_without_new_keys(starter):
     assert (ours[3].ssrc, ours[4].ssrc) == (33, 44)
 
 
+@pytest.mark.clause("RFC 6043", "5.2")
 def test_the_message_repeats_nothing_that_stands_still():
     caller, _, stage = bundle()
     message = codec.decode(caller.start(stage.tick()).message)
@@ -85,6 +87,7 @@ def test_the_message_repeats_nothing_that_stands_still():
     assert message.header.csb_id == caller.csb_id
 
 
+@pytest.mark.clause("RFC 6043", "5.2")
 @pytest.mark.parametrize(("starter", "flag"), [("initiator", "responder_keys"), ("responder", "initiator_keys")])
 def test_keys_come_from_whom_the_ticket_lets(starter, flag):
     one, _, stage = sides(starter, **{flag: True})
@@ -185,6 +188,7 @@ def test_a_bundle_has_no_update_by_the_other_branch_of_its_fork():
         callee.receive(other.start(stage.tick()).message, stage.now)
 
 
+@pytest.mark.clause("RFC 6043", "5.2")
 def test_roles_stay_those_of_the_initial_exchange():
     caller, callee, stage = bundle()
     message = codec.decode(callee.start(stage.tick()).message)
