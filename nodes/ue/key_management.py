@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from keying.mikey.codec import encode_ticket
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity, normalise
+from keying.mikey.kdf import SUITES
 from keying.mikey.payloads import TicketPayload
 from keying.mikey.policy import Wish, has, kms_of, responders_of
 from keying.mikey.profile import Profile
@@ -154,7 +155,7 @@ class KeyManagement:
         client = self.client
         if mode_3:
             credential = await client.credential()
-            length = 16 if self.profile.suite == "128" else 32
+            length = SUITES[self.profile.suite].key_bits // 8
             tpk = mode3_ticket_key(credential.identity, credential.key, client.identity, length, (initiator,))
             ticket = create_ticket(self.profile, wish, initiator, client.identity, tpk, self.now())
             held, psk = HeldTicket(ticket, client.identity.text), credential.key

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from keying.mikey.codec import decode
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity
+from keying.mikey.kdf import SUITES
 from keying.mikey.payloads import CryptoSession, GeneralExtension, KeyData, TicketPayload, TicketPolicy
 from keying.mikey.policy import has, rekey_interval
 from keying.mikey.profile import Profile
@@ -215,7 +216,7 @@ class MikeyMedia:
     def _fresh_key(self, bundle: Bundle) -> tuple[KeyData, ...]:
         if not bundle.may_bring_keys:
             raise MediaSecurityRefused(TOKEN_MIKEY, "the ticket lets this side bring no new keys")
-        length = 16 if self.profile.suite == "128" else 32
+        length = SUITES[self.profile.suite].key_bits // 8
         spi = Secret.random(self.profile.spi_octets).reveal()
         return (KeyData(KeyDataType.TGK, Secret.random(length), spi=spi),)
 
