@@ -22,7 +22,6 @@ from keying.mikey.errors import (
     InvalidTicketPolicy,
     MalformedMessage,
     MikeyError,
-    Unspecified,
 )
 from keying.mikey.groups import NO_GROUPS, Groups
 from keying.mikey.identity import Identity, identity
@@ -46,6 +45,7 @@ from keying.mikey.protection import (
     Entropy,
     check_rand,
     check_spis,
+    check_strength,
     check_suite,
     check_time,
     error_message,
@@ -60,15 +60,13 @@ from keying.mikey.protection import (
     timestamp,
     verification_of,
 )
-from keying.mikey.registry import CsIdMapType, DataType, IdRole, KeyDataType, RandRole, TicketFlag
+from keying.mikey.registry import CsIdMapType, DataType, IdRole, RandRole, TicketFlag
 from keying.mikey.replay import ReplayCache
 from keying.mikey.resolve import Resolution
 from keying.mikey.sessions import SessionKeys, srtp_policy
 from keying.mikey.ticket import check_initiator_data_presence, check_vi
 from keying.mikey.update import Association
 from keying.suites import SUITES
-
-_TGKS = frozenset({KeyDataType.TGK, KeyDataType.TGK_SALT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,14 +292,13 @@ class TransferResponder:
         if self._replay is not None:
             self._replay.add(self._initiator.data, DataType.TRANSFER_INIT.name, self._once, self._sent, now)
         self._initial = self._auth = initial
-        tgk = any(key.key_type in _TGKS for key in resolution.keys)
+        tgk = any(key.key_type.is_tgk for key in resolution.keys)
         check_granted(self._profile, policy, tgk_in_ticket=tgk)
         supplied = () if optional(message, Kemac, "KEMAC") is None else open_keys(message, initial)
         split_keys(supplied, 0)
         keys = (*resolution.keys, *supplied)
         check_spis(keys)
-        if any(8 * len(key.key) > self._suite.key_bits for key in keys):
-            raise Unspecified("KEMAC", "keys of 256 bits need the 256-bit algorithms (RFC 6043 12.1)")
+        check_strength(self._suite, keys)
         return keys
 
     def _keys(self, key: KeyData, phase: Phase, rand_r: bytes) -> MessageKeys:

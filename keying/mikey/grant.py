@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from keying.mikey.errors import InvalidIdentity, InvalidTicket, InvalidTicketPolicy
 from keying.mikey.identity import Identity
-from keying.mikey.kdf import suite_of
+from keying.mikey.kdf import MIN_KEY_OCTETS, suite_of
 from keying.mikey.payloads import IdRoled, Payload, TicketPolicy
 from keying.mikey.policy import (
     IMPLIED,
-    MIN_KEY,
     TIMES,
     Limits,
     WantedKey,
@@ -44,7 +43,7 @@ def grant(
     Raises InvalidTicket for a ticket kind that cannot be issued, InvalidIdentity for another's IDRi,
     InvalidTicketPolicy for what cannot be repaired.
     """
-    if (asked.ticket_type, asked.subtype, asked.version) not in profile.base_format_kinds:
+    if asked.kind not in profile.base_format_kinds:
         raise InvalidTicket("Ticket Type", "this KMS issues none of that kind")
     claimed = initiator_of(asked)
     if claimed is not None and not claimed.same(initiator):
@@ -52,7 +51,7 @@ def grant(
     check_dependencies(replace(asked, flags=int(_repaired(asked.flags, limits, tgk=False))))
     wanted = wanted_keys(asked)
     keys = _granted_keys(prf, wanted, limits)
-    tgk = any(key.key_type in {KeyDataType.TGK, KeyDataType.TGK_SALT} for key in keys)
+    tgk = any(key.key_type.is_tgk for key in keys)
     flags = _repaired(asked.flags, limits, tgk=tgk)
     window = validity(asked)
     end = window.end
@@ -113,7 +112,7 @@ def _granted_keys(prf: PrfFunc, wanted: tuple[WantedKey, ...], limits: Limits) -
         keys.append(
             replace(
                 key,
-                length=min(max(key.length, MIN_KEY), longest),
+                length=min(max(key.length, MIN_KEY_OCTETS), longest),
                 salt_length=min(max(key.salt_length, 12), 14),
                 spi=b"" if key.spi in taken else key.spi,
             )

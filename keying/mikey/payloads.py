@@ -230,6 +230,11 @@ class TicketPolicy:
     payloads: tuple[Payload, ...] = ()
     reserved: int = 0
 
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """Ticket type, subtype, version."""
+        return self.ticket_type, self.subtype, self.version
+
 
 @dataclass(frozen=True, slots=True)
 class TicketPolicyPayload:

@@ -22,9 +22,6 @@ from keying.mikey.profile import Profile
 from keying.mikey.registry import EncrAlg, IdRole, KeyDataType, MacAlg, PrfFunc, TicketFlag, TsRole
 from keying.secret import Secret
 
-MIN_KEY = 16
-"""Octets of the shortest key (RFC 6043 12.1)."""
-
 
 @dataclass(frozen=True, slots=True)
 class WantedKey:
@@ -144,7 +141,7 @@ def wished_policy(
     payloads.extend(each.payload(IdRole.APPLICATION) for each in wish.applications)
     payloads.extend(each.payload(IdRole.RESPONDER) for each in wish.responders)
     policy = TicketPolicy(*kind, prf, int(flags), tuple(payloads))
-    tgk = not wish.keys or any(key.key_type in {KeyDataType.TGK, KeyDataType.TGK_SALT} for key in wish.keys)
+    tgk = not wish.keys or any(key.key_type.is_tgk for key in wish.keys)
     check_dependencies(policy, tgk_in_ticket=tgk)
     return policy
 
@@ -190,8 +187,7 @@ def check_kind(profile: Profile, policy: TicketPolicy, flag: TicketFlag) -> None
 
     A type that is not accepted at all is refused whatever the flag. Raises InvalidTicket (RFC 6043 6.10; 9.2 assumed).
     """
-    kind = (policy.ticket_type, policy.subtype, policy.version)
-    if kind in profile.ticket_kinds_accepted:
+    if policy.kind in profile.ticket_kinds_accepted:
         return
     if policy.ticket_type not in {known[0] for known in profile.ticket_kinds_accepted}:
         raise InvalidTicket("Ticket Type", f"type {policy.ticket_type} is not known here")
@@ -321,7 +317,7 @@ def comparable(policy: TicketPolicy) -> tuple[object, ...]:
     """Return, to compare, what a KMS may have changed: not K, not KEMAC, no payload that is foreign to TP Data."""
     known = tuple(each for each in policy.payloads if isinstance(each, (IdRoled, TimestampRole)))
     flags = policy.flags & ~TicketFlag.K
-    return (policy.ticket_type, policy.subtype, policy.version, policy.prf, flags, known)
+    return (policy.kind, policy.prf, flags, known)
 
 
 def period(start: float | None, end: float | None, rekey_s: int | None) -> Iterable[TimestampRole]:

@@ -18,7 +18,7 @@ from keying.mikey.errors import (
     Unspecified,
     UnsupportedDataType,
 )
-from keying.mikey.kdf import MessageKeys, Suite, suite_of
+from keying.mikey.kdf import MIN_KEY_OCTETS, MessageKeys, Suite, suite_of
 from keying.mikey.ntp import from_unix, t64, to_unix
 from keying.mikey.payloads import (
     ErrorPayload,
@@ -186,8 +186,14 @@ def check_spis(keys: Sequence[KeyData]) -> None:
     spis = [key.spi for key in keys]
     if not all(spis) or len(set(spis)) != len(spis):
         raise MalformedMessage("KEMAC", "a key has no SPI of its own")
-    if any(len(key.key) < 16 for key in keys):
+    if any(len(key.key) < MIN_KEY_OCTETS for key in keys):
         raise Unspecified("KEMAC", "a key of less than 128 bits")
+
+
+def check_strength(suite: Suite, keys: Sequence[KeyData]) -> None:
+    """Check that no key is longer than the algorithms that protect it (RFC 6043 12.1). Raises Unspecified."""
+    if any(8 * len(key.key) > suite.key_bits for key in keys):
+        raise Unspecified("KEMAC", f"a key that is too long for the {suite.name}-bit algorithms (RFC 6043 12.1)")
 
 
 def split_keys(keys: Sequence[KeyData], protection: int) -> tuple[tuple[KeyData, ...], tuple[KeyData, ...]]:

@@ -188,6 +188,11 @@ class KeyDataType(IntEnum):
         """True where the sub-payload carries a salt."""
         return self in {KeyDataType.TGK_SALT, KeyDataType.TEK_SALT, KeyDataType.GTGK_SALT}
 
+    @property
+    def is_tgk(self) -> bool:
+        """True for a TGK, the one kind of session key that is forked (RFC 6043 5.1.1)."""
+        return self in {KeyDataType.TGK, KeyDataType.TGK_SALT}
+
 
 class KvType(IntEnum):
     """Key validity types (RFC 3830 6.14)."""

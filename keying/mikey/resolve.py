@@ -16,11 +16,9 @@ from keying.mikey.pk import PkCredential
 from keying.mikey.policy import check_valid, has, responders_of
 from keying.mikey.profile import Profile
 from keying.mikey.protection import Entropy, check_rand, rand_of, split_keys
-from keying.mikey.registry import IdRole, KeyDataType, RandRole, TicketFlag
+from keying.mikey.registry import IdRole, RandRole, TicketFlag
 from keying.mikey.ticket import FindTicketKey, open_ticket, protection_keys
 from keying.secret import Secret
-
-_TGKS = frozenset({KeyDataType.TGK, KeyDataType.TGK_SALT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def fork_keys(
 
     Raises Unspecified where RANDRkms is shorter than the longest forked key (RFC 6043 12.1).
     """
-    tgks = [key.key for key in keys if key.key_type in _TGKS]
+    tgks = [key.key for key in keys if key.key_type.is_tgk]
     check_rand(len(rand_kms), mpkr, *tgks)
     forked = tuple(
         KeyData(
@@ -54,7 +52,7 @@ def fork_keys(
             key.spi,
             key.interval,
         )
-        if key.key_type in _TGKS
+        if key.key_type.is_tgk
         else key
         for key in keys
     )
@@ -100,7 +98,7 @@ class TicketResolve:
         if responder is None or not rand_kms:
             raise MalformedMessage("RESOLVE_RESP", "IDRr and RANDRkms are missing though keys are forked")
         mpks, rest = split_keys(keys, 2)
-        check_rand(len(rand_kms), mpks[1].key, *(key.key for key in rest if key.key_type in _TGKS))
+        check_rand(len(rand_kms), mpks[1].key, *(key.key for key in rest if key.key_type.is_tgk))
         return Resolution(mpks[0], mpks[1], rest, responder, rand_kms)
 
 

@@ -23,7 +23,7 @@ from keying.mikey.errors import (
     MikeyError,
 )
 from keying.mikey.identity import Identity, identity, matches
-from keying.mikey.kdf import SUITES, mpki, mpkr, suite_of, ticket_keys, vr_auth_key
+from keying.mikey.kdf import MIN_KEY_OCTETS, SUITES, mpki, mpkr, suite_of, ticket_keys, vr_auth_key
 from keying.mikey.ntp import t64
 from keying.mikey.payloads import (
     IdRoled,
@@ -49,11 +49,10 @@ from keying.mikey.policy import (
     wished_policy,
 )
 from keying.mikey.profile import Profile
-from keying.mikey.protection import Entropy, check_rand, check_spis, one, split_keys, timestamp
+from keying.mikey.protection import Entropy, check_rand, check_spis, check_strength, one, split_keys, timestamp
 from keying.mikey.registry import IdRole, IdType, KeyDataType, TicketFlag
 from keying.secret import Secret
 
-_TGKS = frozenset({KeyDataType.TGK, KeyDataType.TGK_SALT})
 _MODE_3_LABEL = b"imslab MIKEY-TICKET mode 3 ticket protection key"
 
 
@@ -154,7 +153,7 @@ def hold(payload: TicketPayload, keys: Sequence[KeyData]) -> Ticket:
     """
     forking = has(payload.policy, TicketFlag.I)
     mpks, rest = split_keys(keys, 2 if forking else 1)
-    if forking and not has(payload.policy, TicketFlag.F) and any(key.key_type in _TGKS for key in rest):
+    if forking and not has(payload.policy, TicketFlag.F) and any(key.key_type.is_tgk for key in rest):
         raise InvalidTicketPolicy("flags", "a forked TGK needs F")
     return Ticket(payload, mpks[0], mpks[1] if forking else None, rest)
 
@@ -179,13 +178,12 @@ def seal_ticket(
     profile: Profile, policy: TicketPolicy, tpk: TicketProtectionKey, contents: TicketContents
 ) -> TicketPayload:
     """Return the TICKET payload over `contents` (RFC 6043 A). Raises Unspecified for a RAND that is too short."""
-    tgk = any(key.key_type in _TGKS for key in contents.keys)
+    tgk = any(key.key_type.is_tgk for key in contents.keys)
     check_granted(profile, policy, tgk_in_ticket=tgk)
     check_rand(len(contents.rand), tpk.key, contents.mpk.key)
     check_spis((contents.mpk, *contents.keys))
     suite = suite_of(policy.prf)
-    if any(8 * len(key.key) > suite.key_bits for key in contents.keys):
-        raise InvalidTicketPolicy("KEMAC", "keys of 256 bits need the 256-bit algorithms (RFC 6043 12.1)")
+    check_strength(suite, contents.keys)
     keys = ticket_keys(policy.prf, tpk.key, contents.rand, suite)
     kemac = cipher.seal_kemac(
         suite.encr_alg, keys, cipher.TICKET_CSB_ID, t64(contents.timestamp), (contents.mpk, *contents.keys)
@@ -206,7 +204,7 @@ def open_ticket(profile: Profile, ticket: TicketPayload, find_tpk: FindTicketKey
     Raises InvalidTicket for an unknown type or TPK and for a wrong MAC, InvalidIdentity for another's IDRi.
     """
     policy = ticket.policy
-    if (policy.ticket_type, policy.subtype, policy.version) not in profile.base_format_kinds:
+    if policy.kind not in profile.base_format_kinds:
         raise InvalidTicket("Ticket Type", "Ticket Data of that kind is not known here")
     payloads = codec.decode_ticket_data(ticket.ticket_data)
     moment, rand = one(payloads, Timestamp, "T of Ticket Data"), one(payloads, Rand, "RAND of Ticket Data")
@@ -229,7 +227,7 @@ def open_ticket(profile: Profile, ticket: TicketPayload, find_tpk: FindTicketKey
     check_spis(opened)
     (mpk,), session_keys = split_keys(opened, 1)
     check_rand(len(rand.value), tpk.key, mpk.key)
-    check_granted(profile, policy, tgk_in_ticket=any(key.key_type in _TGKS for key in session_keys))
+    check_granted(profile, policy, tgk_in_ticket=any(key.key_type.is_tgk for key in session_keys))
     header = one(payloads, TicketHeader, "THDR")
     return TicketContents(mpk, session_keys, rand.value, moment, key_id, header.data)
 
@@ -305,7 +303,7 @@ def mode3_ticket_key(
     HMAC-SHA-256 of the PSK over a label and the KMS's identity, cut to `length` octets; its name is the PSK's name.
     `owners` are the identities the user may write into IDRi: the KMS knows them, the user needs none.
     """
-    if not 16 <= length <= 32:
+    if not MIN_KEY_OCTETS <= length <= 32:
         raise ValueError("a ticket protection key has 16 to 32 octets")
     octets = hmac.digest(psk.reveal(), _MODE_3_LABEL + b"\0" + kms.data, "sha256")
     return TicketProtectionKey(psk_identity, Secret(octets[:length]), owners)

@@ -36,6 +36,7 @@ from keying.mikey.protection import (
     check_rand,
     check_response,
     check_spis,
+    check_strength,
     check_time,
     csb_id,
     iv_time,
@@ -130,8 +131,7 @@ class TransferInitiator:
             raise InvalidTicketPolicy("KEMAC", "the initiator may not supply keys with this ticket")
         split_keys(self._own_keys, 0)
         check_spis((*self._ticket.keys, *self._own_keys))
-        if any(8 * len(key.key) > self._suite.key_bits for key in self._own_keys):
-            raise InvalidTicketPolicy("KEMAC", "keys of 256 bits need the 256-bit algorithms (RFC 6043 12.1)")
+        check_strength(self._suite, self._own_keys)
 
     def _write(self, policies: Sequence[SecurityPolicy], extensions: Sequence[GeneralExtension]) -> bytes:
         suite, ticket = self._suite, self._ticket

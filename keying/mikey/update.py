@@ -52,6 +52,7 @@ from keying.mikey.profile import Profile
 from keying.mikey.protection import (
     check_response,
     check_spis,
+    check_strength,
     check_time,
     error_message,
     iv_time,
@@ -229,8 +230,7 @@ class Association:
             raise InvalidTicketPolicy("KEMAC", f"the {role.name.lower()} may not supply keys with this ticket")
         split_keys(keys, 0)
         check_spis((*self.session_keys, *keys))
-        if any(8 * len(key.key) > self.suite.key_bits for key in keys):
-            raise Unspecified("KEMAC", "keys of 256 bits need the 256-bit algorithms (RFC 6043 12.1)")
+        check_strength(self.suite, keys)
 
     def supplied(self, message: Message, role: IdRole) -> tuple[KeyData, ...]:
         """Return the keys that a verified message of the side in `role` supplies."""

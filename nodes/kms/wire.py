@@ -7,6 +7,7 @@ from typing import Final
 from keying.mikey import errors
 from keying.mikey.errors import MalformedMessage, MikeyError
 from keying.mikey.identity import Identity
+from keying.mikey.kdf import MIN_KEY_OCTETS
 from keying.mikey.payloads import KeyData
 from keying.mikey.registry import ErrorNumber, IdType, KeyDataType
 from keying.mikey.resolve import Resolution
@@ -16,8 +17,6 @@ from sba.errors import ProblemError, RemoteProblem
 
 CAUSE: Final = "MIKEY_"
 """Prefix of the cause of a ProblemDetails that carries a MIKEY error."""
-MIN_KEY_OCTETS: Final = 16
-"""Shortest key that is taken (RFC 6043 12.1)."""
 MAX_KEYS: Final = 64
 _KINDS: Final = {KeyDataType.TGK: pb.TGK, KeyDataType.TEK: pb.TEK, KeyDataType.GTGK: pb.GTGK}
 _PLAIN: Final = {
