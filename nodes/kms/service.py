@@ -9,7 +9,7 @@ from typing import Final
 from keying.mikey.codec import decode_ticket
 from keying.mikey.errors import InvalidIdentity, InvalidTicket, MikeyError
 from keying.mikey.identity import Identity, normalise
-from keying.mikey.policy import kms_of
+from keying.mikey.policy import kms_of, responders_of
 from keying.mikey.ticket import ticket_key_id
 from nodes.kms import policy as rules
 from nodes.kms.exchanges import GRANTED, RESOLVE, Decision, Exchanges, Refusal
@@ -30,6 +30,9 @@ MAX_RESPONDERS: Final = 32
 MAX_IDENTITY: Final = 512
 """Octets of one of them."""
 DEFAULT_AUDIT: Final = 100
+MAX_AUDITED: Final = 8
+"""Responders of another KMS's question that the audit names, each cut to ``MAX_AUDITED_NAME`` characters."""
+MAX_AUDITED_NAME: Final = 128
 
 
 class ResolveForPeers:
@@ -78,6 +81,8 @@ class ResolveForPeers:
             rules.check_peer(self._book, kms)
             responders = rules.foreign_responders(self._book, kms, tuple(map(Identity.uri, request.responder)))
             ticket = decode_ticket(request.ticket)
+            named = responders_of(ticket.policy)[:MAX_AUDITED]
+            decision.responders = tuple(identity.text[:MAX_AUDITED_NAME] for identity in named)
             issuer = kms_of(ticket.policy)
             if issuer is not None and not issuer.same(self._identity):
                 raise InvalidTicket("IDRkms", "the ticket of another KMS")

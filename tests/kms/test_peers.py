@@ -47,6 +47,7 @@ async def test_the_other_domain_s_user_gets_the_keys_through_its_own_kms(tmp_pat
         assert (relay.operation, relay.outcome, relay.peer_kms) == ("relay", "granted", "kms.ims.test")
         [resolve] = await home.kms._kms_store.audit(limit=1)
         assert (resolve.operation, resolve.party, resolve.peer_kms) == ("resolve", ERIN.text, "kms.partner.test")
+        assert relay.responders == resolve.responders == (ERIN.text,)
 
 
 @pytest.mark.clause("RFC 6043", "10")
