@@ -17,6 +17,7 @@ from lab.cli_base import (
     echo_json,
     fail,
     json_option,
+    no_lab,
     pairs_of,
     state_option,
     writable_file,
@@ -100,7 +101,10 @@ def status(state: Path | None, as_json: bool) -> None:
 @state_option
 def logs(node: str, follow: bool, lines: int | None, state: Path | None) -> None:
     """Print the log of NODE (or of the supervisor)."""
-    path = StateFolder.at(state).log_of(Path(node).name)
+    folder = StateFolder.at(state)
+    path = folder.log_of(Path(node).name)
+    if not path.parent.exists():
+        fail(no_lab(folder))
     if not path.exists():
         known = sorted(item.stem for item in path.parent.glob("*.log")) if path.parent.exists() else []
         fail(f"there is no log of {node}" + (f"; there are {', '.join(known)}" if known else ""), 2)
@@ -272,9 +276,10 @@ def call(
     else:
         verdict_table(verdict)
     if with_keys:
-        files = " and ".join(str(file) for file in (pcap, verdict.get("exchange")) if file)
+        files = [str(file) for file in (pcap, verdict.get("exchange")) if file]
         if files:
-            click.secho(f"WARNING: {files} holds keys of this call", fg="red", bold=True, err=True)
+            verb = "holds" if len(files) == 1 else "hold"
+            click.secho(f"WARNING: {' and '.join(files)} {verb} keys of this call", fg="red", bold=True, err=True)
     raise SystemExit(0 if verdict["result"] == "established" else 1)
 
 
@@ -335,7 +340,7 @@ def flow(call_id: str | None, form: str, output: Path | None, messages: bool, st
     try:
         text = draw(folder, call_id, form, messages=messages, width=_width(output))
     except FlowError as error:
-        fail(str(error), 2)
+        fail(str(error), 1 if error.no_lab else 2)
     if output is None:
         click.echo(text)
     else:

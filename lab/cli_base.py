@@ -32,6 +32,11 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
+def no_lab(folder: StateFolder) -> str:
+    """Say that no lab was ever started in ``folder``; the command that finds it so ends with 1."""
+    return f"no lab was started in {folder.root}; start one with: imslab up"
+
+
 def _reason(error: OSError) -> str:
     return "Not a directory" if isinstance(error, FileExistsError) else error.strerror or str(error)
 

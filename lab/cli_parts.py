@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import click
 
-from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
+from lab.cli_base import ask_supervisor, echo_json, fail, json_option, no_lab, pairs_of, state_option
 from lab.control import Params
 from lab.state import StateFolder
 
@@ -29,7 +29,7 @@ def pki_show(name: str | None, state: Path | None, as_json: bool) -> None:
     from lab.certificates import describe
     from lab.show import certificate_table
 
-    rows = _certificates(lambda: describe(StateFolder.at(state), name))
+    rows = _certificates(state, lambda folder: describe(folder, name))
     if as_json:
         echo_json({"certificates": list(rows)})
     else:
@@ -43,7 +43,7 @@ def pki_reissue(name: str, state: Path | None) -> None:
     """Issue a new certificate and key to NODE; the running node takes them for its next connections."""
     from lab.certificates import reissue
 
-    click.echo(_certificates(lambda: reissue(StateFolder.at(state), name)))
+    click.echo(_certificates(state, lambda folder: reissue(folder, name)))
 
 
 @pki.command("revoke")
@@ -53,14 +53,17 @@ def pki_revoke(name: str, state: Path | None) -> None:
     """Put NODE's certificate on the revocation list; its peers refuse it from then on."""
     from lab.certificates import revoke
 
-    click.echo(_certificates(lambda: revoke(StateFolder.at(state), name)))
+    click.echo(_certificates(state, lambda folder: revoke(folder, name)))
 
 
-def _certificates(act: Callable[[], _T]) -> _T:
+def _certificates(state: Path | None, act: Callable[[StateFolder], _T]) -> _T:
     from sba.errors import SbaError
 
+    folder = StateFolder.at(state)
+    if not folder.pki.exists():
+        fail(no_lab(folder))
     try:
-        return act()
+        return act(folder)
     except SbaError as error:
         fail(str(error), 2)
 
@@ -71,18 +74,19 @@ def _certificates(act: Callable[[], _T]) -> _T:
 @state_option
 @json_option
 def user(name: str, show_password: bool, state: Path | None, as_json: bool) -> None:
-    """Show the identities of user NAME and where its client finds the P-CSCF."""
+    """Show the identities of user NAME and where its client finds P-CSCF, KMS and BSF."""
     from lab.labfile import LabFile, LabFileError
     from lab.show import user_facts
 
     folder = StateFolder.at(state)
     try:
-        row = LabFile.read(folder.lab_json).users[name]
+        lab = LabFile.read(folder.lab_json)
+        row = lab.users[name]
     except LabFileError as error:
         fail(str(error))
     except KeyError:
         fail(f"no user is called {name}", 2)
-    facts = user_facts(row)
+    facts = user_facts(row, lab.nodes)
     if show_password:
         from lab.subscribers import load
 
@@ -94,7 +98,7 @@ def user(name: str, show_password: bool, state: Path | None, as_json: bool) -> N
         echo_json(facts)
     else:
         for key, value in facts.items():
-            click.echo(f"{key:10} {value}")
+            click.echo(f"{key:12} {value}")
 
 
 @click.group()

@@ -30,11 +30,15 @@ _PATH_LIMIT = 100
 
 
 class ControlError(Exception):
-    """The supervisor refused or failed; ``kind`` is ``usage`` (asked wrongly) or ``failed``."""
+    """The supervisor refused or failed; ``kind`` is ``usage`` (asked wrongly) or ``failed``.
 
-    def __init__(self, message: str, kind: str = "failed") -> None:
+    ``details`` is what a program wants to know of it; empty where there is no more than the message.
+    """
+
+    def __init__(self, message: str, kind: str = "failed", details: Params | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.details: Params = details or {}
 
 
 class NotRunningError(ControlError):
@@ -117,7 +121,7 @@ class ControlServer:
                 work.cancel()
             result = await work
         except ControlError as error:
-            await send({"error": {"kind": error.kind, "message": str(error)}})
+            await send({"error": {"kind": error.kind, "message": str(error), "details": error.details}})
         except asyncio.CancelledError:
             if not gone.done():
                 raise
@@ -162,7 +166,8 @@ def ask(path: Path, op: str, params: Params | None = None, progress: Callable[[P
                         if progress is not None:
                             progress(message["progress"])
                     elif "error" in message:
-                        raise ControlError(message["error"]["message"], message["error"]["kind"])
+                        said = message["error"]
+                        raise ControlError(said["message"], said["kind"], said.get("details"))
                     else:
                         result: Json = message["result"]
                         return result

@@ -13,7 +13,11 @@ from lab.tracestore import TraceStore
 
 
 class FlowError(Exception):
-    """The call cannot be drawn: unknown, ambiguous, or nothing was traced."""
+    """The call cannot be drawn: unknown, ambiguous, or nothing was traced; ``no_lab``: no lab was started there."""
+
+    def __init__(self, message: str, *, no_lab: bool = False) -> None:
+        super().__init__(message)
+        self.no_lab = no_lab
 
 
 def build(folder: StateFolder, call_id: str | None) -> ladder.Ladder:
@@ -25,7 +29,7 @@ def build(folder: StateFolder, call_id: str | None) -> ladder.Ladder:
         names = LabFile.read(folder.lab_json).names
         store = TraceStore(folder.traces, read_only=True)
     except (LabFileError, sqlite3.Error) as error:
-        raise FlowError(f"there are no traces in {folder.root}: {error}") from None
+        raise FlowError(f"there are no traces in {folder.root}: {error}", no_lab=True) from None
     try:
         if call_id is not None and not store.find_call(call_id) and (spans := store.spans_of_trace(call_id)):
             return dataclasses.replace(ladder.of_call(spans, "", names), call_id=call_id)

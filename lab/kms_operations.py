@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
 
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, format_trace_id
 
-from keying.mikey.codec import decode, encode_ticket
+from keying.mikey.codec import decode, decode_ticket, encode_ticket
 from keying.mikey.errors import MikeyError
 from keying.mikey.payloads import TicketPayload
-from keying.mikey.registry import DataType
+from keying.mikey.policy import has
+from keying.mikey.registry import DataType, TicketFlag
 from lab.control import ControlError, Json, Operation, Params, Progress
 from lab.labfile import LabFile, UserRow
 from lab.operator import Operator
-from lab.refusals import refusal
+from lab.refusals import refusal, silent_node, ticket_refusal
+from lab.ticket_words import alterations
 from protos import kms_control_pb2, ue_control_pb2
 from sba.errors import RemoteProblem
 from sba.telemetry import format_traceparent
 
 MIKEY_VERSION = 1
 """First octet of every MIKEY message; a TICKET payload begins with the high octet of its type, 0."""
+_Answer = TypeVar("_Answer")
 Users = Callable[[str], UserRow]
 """Finds the user of a name who has a software UE; raises ``ControlError``."""
 
@@ -47,13 +52,18 @@ class TicketDesk:
     async def _request(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._software_ue(str(params.get("user", "")))
-        validity = params.get("validity_s")
+        validity, mode_3 = params.get("validity_s"), params.get("mode_3") is True
+        if mode_3 and not (user.kms in self._lab.nodes and self._lab.nodes[user.kms].user_made_tickets):
+            said = f"the KMS {user.kms} resolves no" if user.kms else "this lab has no KMS for"
+            raise ControlError(
+                f"{said} tickets that users make; set kms.user_made_tickets: true in the lab description", "usage"
+            )
         order = ue_control_pb2.TicketOrder(
             responders=[self._identity(name) for name in _texts(params, "responders")],
             reusable=params.get("reusable") is True,
             no_forking=params.get("no_forking") is True,
             validity_s=int(validity) if isinstance(validity, (int, float)) else 0,
-            mode_3=params.get("mode_3") is True,
+            mode_3=mode_3,
             options=_options(params),
         )
         with self._operator.telemetry.tracer.start_as_current_span("imslab ticket request") as span:
@@ -61,7 +71,8 @@ class TicketDesk:
             try:
                 info = await self._operator.request_ticket(user.name, order)
             except RemoteProblem as problem:
-                raise refusal(user.name, problem, {"responders": "responder", "validity_s": "--validity"}) from None
+                names = {"responders": "responder", "validity_s": "--validity"}
+                raise ticket_refusal(user.name, problem, _trace_id(span), names) from None
         return ticket_document(info)
 
     async def _list(self, params: Params, progress: Progress) -> Json:
@@ -76,13 +87,17 @@ class TicketDesk:
     async def _resolve(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._software_ue(str(params.get("user", "")))
-        order = ue_control_pb2.ResolveOrder(ticket=ticket_in(str(params.get("ticket", ""))), options=_options(params))
+        ticket = ticket_in(str(params.get("ticket", "")))
+        options = _options(params)
+        if not options:  # switches are for negative tests, which ask for what cannot be
+            check_resolvable(ticket, user.name)
+        order = ue_control_pb2.ResolveOrder(ticket=ticket, options=options)
         with self._operator.telemetry.tracer.start_as_current_span("imslab ticket resolve") as span:
             order.traceparent = _traceparent(span)
             try:
                 info = await self._operator.resolve_ticket(user.name, order)
             except RemoteProblem as problem:
-                raise refusal(user.name, problem) from None
+                raise ticket_refusal(user.name, problem, _trace_id(span)) from None
         return {
             "kms": info.kms,
             "responder": info.responder,
@@ -95,30 +110,25 @@ class TicketDesk:
 
     async def _audit(self, params: Params, progress: Progress) -> Json:
         del progress
-        limit = params.get("limit")
-        wanted = str(params.get("user", ""))
-        identity = self._identity(wanted) if wanted else ""
-        entries: list[Json] = []
-        for kms in self._chosen(params):
-            try:
-                answer = await self._operator.kms_audit(kms, identity, int(limit) if isinstance(limit, int) else 0)
-            except RemoteProblem as problem:
-                raise _of_kms(kms, problem) from None
-            entries += [audit_document(kms, entry) for entry in answer.entries]
-        return {"entries": entries}
+        wanted, limit = str(params.get("user", "")), params.get("limit")
+        identity, most = self._identity(wanted) if wanted else "", int(limit) if isinstance(limit, int) else 0
+
+        async def ask(kms: str) -> list[dict[str, Json]]:
+            answer = await self._operator.kms_audit(kms, identity, most)
+            return [audit_document(kms, entry, self._lab.names) for entry in answer.entries]
+
+        found, failed = await _of_each(self._chosen(params), ask)
+        entries = sorted((entry for each in found.values() for entry in each), key=_moment, reverse=True)
+        return {"entries": [*entries[: most or None]], "failed": {**failed}}
 
     async def _rotate(self, params: Params, progress: Progress) -> Json:
         del progress
-        rotated: dict[str, Json] = {}
-        for kms in self._chosen(params):
-            try:
-                rotated[kms] = await self._operator.rotate_ticket_key(kms)
-            except RemoteProblem as problem:
-                raise _of_kms(kms, problem) from None
-        return {"tpk_id": rotated}
+        rotated, failed = await _of_each(self._chosen(params), self._operator.rotate_ticket_key)
+        return {"tpk_id": {**rotated}, "failed": {**failed}}
 
     def _chosen(self, params: Params) -> list[str]:
         wanted, there_are = str(params.get("kms") or ""), list(self._lab.kms)
+        wanted = self._lab.names.get(wanted, wanted)
         if wanted and wanted not in there_are:
             known = f"there are {', '.join(there_are)}" if there_are else "this lab has none"
             raise ControlError(f"no KMS is called {wanted}; {known}", "usage")
@@ -155,8 +165,48 @@ def _traceparent(span: Span) -> str:
     return format_traceparent(span.get_span_context())
 
 
-def _of_kms(kms: str, problem: RemoteProblem) -> ControlError:
-    return ControlError(f"{kms}: {problem}", "failed")
+def _trace_id(span: Span) -> str:
+    return format_trace_id(span.get_span_context().trace_id)
+
+
+def _moment(entry: Mapping[str, Json]) -> float:
+    at = entry["at"]
+    return float(at) if isinstance(at, (int, float)) else 0.0
+
+
+async def _of_each(
+    instances: Iterable[str], ask: Callable[[str], Awaitable[_Answer]]
+) -> tuple[dict[str, _Answer], dict[str, str]]:
+    """Ask every KMS at the same time; return the answers, and why there is none, by instance."""
+    found: dict[str, _Answer] = {}
+    failed: dict[str, str] = {}
+
+    async def one(instance: str) -> None:
+        try:
+            found[instance] = await ask(instance)
+        except RemoteProblem as problem:
+            failed[instance] = silent_node(instance, problem)
+
+    await asyncio.gather(*map(one, instances))
+    return found, failed
+
+
+def check_resolvable(octets: bytes, user: str) -> None:
+    """Refuse a ticket with key forking that stands alone: no KMS can tell who sent it (RFC 6043 4.2.3, A).
+
+    Raises ``ControlError`` of kind usage; what cannot be read is left to the UE.
+    """
+    try:
+        ticket = decode_ticket(octets)
+    except MikeyError:
+        return
+    if has(ticket.policy, TicketFlag.I) and not ticket.initiator_data:
+        raise ControlError(
+            "a ticket with key forking (flag I) resolves only inside a TRANSFER_INIT, with the Initiator Data that"
+            f" prove who sent it. Call {user} with --security e2e-kms --with-keys --exchange FILE and resolve that"
+            " FILE, or request a ticket with --no-forking, which resolves alone",
+            "usage",
+        )
 
 
 def ticket_document(info: ue_control_pb2.TicketInfo) -> dict[str, Json]:
@@ -170,6 +220,7 @@ def ticket_document(info: ue_control_pb2.TicketInfo) -> dict[str, Json]:
         "subtype": info.subtype,
         "version": info.version,
         "flags": info.flags,
+        "altered": [*_altered(info)],
         "not_before": info.not_before,
         "not_after": info.not_after,
         "key_spis": list(info.key_spis),
@@ -181,8 +232,15 @@ def ticket_document(info: ue_control_pb2.TicketInfo) -> dict[str, Json]:
     }
 
 
-def audit_document(kms: str, entry: kms_control_pb2.AuditEntry) -> dict[str, Json]:
-    """Return the JSON form of an audit record of ``kms``."""
+def _altered(info: ue_control_pb2.TicketInfo) -> list[str]:
+    try:
+        return alterations(info.request_init, decode_ticket(info.ticket).policy)
+    except MikeyError:
+        return []
+
+
+def audit_document(kms: str, entry: kms_control_pb2.AuditEntry, names: Mapping[str, str]) -> dict[str, Json]:
+    """Return the JSON form of an audit record of ``kms``; ``names`` gives the instance behind a KMS's identity."""
     return {
         "kms": kms,
         "at": entry.at,
@@ -195,7 +253,7 @@ def audit_document(kms: str, entry: kms_control_pb2.AuditEntry) -> dict[str, Jso
         "not_before": entry.not_before,
         "not_after": entry.not_after,
         "tpk_id": entry.tpk_id,
-        "peer_kms": entry.peer_kms,
+        "peer_kms": names.get(entry.peer_kms, entry.peer_kms),
     }
 
 

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _ROLE_NAMES = {"kms": "identity", "bsf": "fqdn"}
 """The setting that holds the name of a node in its home domain, by kind."""
+_HTTPS = {"kms": "http", "bsf": "ub"}
+"""The setting that holds the address for UEs, by kind."""
 
 
 class LabFileError(Exception):
@@ -28,6 +31,10 @@ class NodeRow:
     access_network: str
     role_name: str = ""
     """The name it goes by in its home domain: the identity of a KMS, the name of a BSF; empty for others."""
+    https: str = ""
+    """Where UEs reach a KMS or BSF, ``host:port``; empty for others."""
+    user_made_tickets: bool = False
+    """Whether a KMS resolves tickets that users made (mode 3)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,10 @@ class UserRow:
     pcscf_port: int
     pcscf_tls_port: int
     kms_level: str = "off"
+    kms: str = ""
+    """Instance of the KMS of the home domain; empty without one."""
+    bsf: str = ""
+    """Instance of the BSF of the home domain; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +110,20 @@ class LabFile:
             raise LabFileError(f"{path} is not a resolved lab ({type(error).__name__}: {error})") from None
 
 
-def _node(entry: dict[str, dict[str, str]]) -> NodeRow:
+def _node(entry: dict[str, Any]) -> NodeRow:
+    kind, settings = str(entry["kind"]), entry["settings"]
+    https = settings.get(_HTTPS.get(kind, ""))
     return NodeRow(
         instance=str(entry["instance"]),
-        kind=str(entry["kind"]),
+        kind=kind,
         instance_id=str(entry["nf_instance_id"]),
         fqdn=str(entry["fqdn"]),
         host=str(entry["sbi"]["host"]),
         port=int(entry["sbi"]["port"]),
-        access_network=str(entry["settings"].get("access_network", "")),
-        role_name=str(entry["settings"].get(_ROLE_NAMES.get(str(entry["kind"]), ""), "")),
+        access_network=str(settings.get("access_network", "")),
+        role_name=str(settings.get(_ROLE_NAMES.get(kind, ""), "")),
+        https=f"{https['host']}:{int(https['port'])}" if https else "",
+        user_made_tickets=settings.get("user_made_tickets") is True,
     )
 
 
@@ -130,6 +145,8 @@ def _user(name: str, entry: dict[str, str], gateways: dict[str, str]) -> UserRow
         pcscf_port=int(pcscf["port"]),
         pcscf_tls_port=int(pcscf["tls_port"]),
         kms_level=entry.get("kms_level", "off"),
+        kms=entry.get("kms", ""),
+        bsf=entry.get("bsf", ""),
     )
 
 

@@ -209,7 +209,7 @@ class Operations:
             "registered": status.registered,
             "media_mechanisms": list(status.media_mechanisms),
             "associated_uris": list(status.associated_uris),
-            "expires_in_s": status.expires_in_s,
+            "expires_in_s": round(status.expires_in_s, 1),
             "transport": status.transport,
             "calls": [{"call_id": call.call_id, "state": call.state} for call in status.calls],
         }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import grpc
 
 from lab.control import ControlError
+from lab.ticket_words import error_meaning
 from sba.errors import RemoteProblem
 
 _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -35,18 +36,71 @@ def meaning(reason: str) -> str:
     return MEANINGS[found[1]] if found else ""
 
 
+_IN_VAIN = "KMS_UNREACHABLE"
+"""Cause of a UE that did answer: it asked its KMS, or the BSF for a key to ask with, and had no answer."""
+_WAITS = re.compile(r"^the KMS answered 50[234]$")
+
+
 def explain(user: str, problem: RemoteProblem, names: Mapping[str, str] | None = None) -> str:
     """Say why the UE of ``user`` did not do it; ``names`` says what the caller calls a parameter."""
-    if problem.code in _SILENT:
-        return f"the UE {user} does not answer"
     details = problem.problem
     if details is None:
+        if problem.code in _SILENT:
+            return f"{_silent(problem) or f'the UE {user}'} does not answer"
         return f"the UE {user} refused: {problem}"
+    if details.cause == _IN_VAIN:
+        return f"the UE {user} asked in vain: {_in_vain(details.detail)}"
     faults = [f"{(names or {}).get(fault.param, fault.param)}: {fault.reason}" for fault in details.invalid_params]
     said = "; ".join(faults) or details.detail or details.cause or str(problem)
     return said if problem.code in _MISUSED else f"the UE {user} refused: {said}"
 
 
+def _silent(problem: RemoteProblem) -> str:
+    """Name who was silent where that is not the one who was asked in the end: the NRF, asked for it or for a token."""
+    return "the NRF" if "nrf_" in problem.method else ""
+
+
+def _in_vain(detail: str) -> str:
+    if _WAITS.match(detail):
+        return f"{detail}: it waits for its BSF, or for the KMS of another domain, which does not answer"
+    if detail == "no answer in time":
+        return "KMS and BSF together gave no answer in time"
+    first, _, rest = detail.partition(": ")
+    return rest if rest.startswith(first) else detail
+
+
+def silent_node(instance: str, problem: RemoteProblem) -> str:
+    """Say why a node other than a UE gave no answer, without the words of gRPC."""
+    details = problem.problem
+    if details is None:
+        if problem.code in _SILENT:
+            return f"{_silent(problem) or instance} does not answer"
+        return f"{instance} cannot be asked ({problem.code.name.lower().replace('_', ' ')})"
+    if details.cause == "NF_DISCOVERY_FAILURE":
+        return f"{instance} is not there: the NRF knows no such node (imslab status)"
+    return f"{instance} refused: {details.detail or details.cause}"
+
+
 def refusal(user: str, problem: RemoteProblem, names: Mapping[str, str] | None = None) -> ControlError:
     """Return the error to raise for ``problem``: wrong usage where the UE could make nothing of what was asked."""
     return ControlError(explain(user, problem, names), "usage" if problem.code in _MISUSED else "failed")
+
+
+def ticket_refusal(
+    user: str, problem: RemoteProblem, trace_id: str, names: Mapping[str, str] | None = None
+) -> ControlError:
+    """Return the error for a ticket that was not had, with cause, meaning and trace for whoever wants to know more."""
+    error = refusal(user, problem, names)
+    meaning = error_meaning(problem.cause)
+    reason = f"{error}: {meaning}" if meaning else str(error)
+    answered = problem.problem is not None and problem.cause != _IN_VAIN
+    return ControlError(
+        reason,
+        error.kind,
+        {
+            "result": "refused" if answered else "failed",
+            "cause": problem.cause,
+            "reason": reason,
+            "trace_id": trace_id,
+        },
+    )

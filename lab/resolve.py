@@ -259,6 +259,8 @@ def _user_entry(user: User, layout: Layout, config: LabConfig) -> dict[str, Json
         "profile": user.profile,
         "announces": list(user.announces),
         "kms_level": user.kms_policy.level if home.kms is not None else "off",
+        "kms": home.kms or "",
+        "bsf": home.bsf or "",
         "software_ue": user.software_ue,
         "address": layout.address(user.name),
         "pcscf": {

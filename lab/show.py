@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from lab.control import Json, Params
-from lab.labfile import UserRow
+from lab.labfile import NodeRow, UserRow
 from lab.printable import one_line
 
 _STATE_STYLE = {"serving": "green", "starting": "yellow", "fallen": "red", "failed": "bold red", "stopped": "dim"}
@@ -206,9 +206,9 @@ def certificate_table(rows: Sequence[Params]) -> None:
     _console().print(table)
 
 
-def user_facts(row: UserRow) -> dict[str, Json]:
-    """Return what a client needs to know to register as this user, without its secret."""
-    return {
+def user_facts(row: UserRow, nodes: Mapping[str, NodeRow] | None = None) -> dict[str, Json]:
+    """Return what a client needs to know to register as this user and to ask its KMS, without its secret."""
+    facts: dict[str, Json] = {
         "impu": row.impu,
         "impi": row.impi,
         "tel": row.tel,
@@ -218,6 +218,12 @@ def user_facts(row: UserRow) -> dict[str, Json]:
         "pcscf": f"{row.pcscf_host}:{row.pcscf_port}",
         "pcscf_tls": f"{row.pcscf_host}:{row.pcscf_tls_port}",
     }
+    for role, instance in (("kms", row.kms), ("bsf", row.bsf)):
+        node = (nodes or {}).get(instance)
+        if node is not None:
+            # in this lab the name a certificate shows is also IDRkms, or the host of B-TIDs
+            facts |= {role: node.https, f"{role}_tls_name": node.role_name, f"{role}_identity": node.role_name}
+    return facts
 
 
 def _list(value: Json) -> list[Json]:

@@ -7,17 +7,21 @@ import binascii
 import errno
 import json
 import sys
-import time
 from pathlib import Path
 
 import click
 
 from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
-from lab.control import Json, Params
+from lab.control import ControlError, Json, Params, ask
 from lab.printable import one_line
+from lab.show_tickets import dicts, show_audit, show_resolution, show_ticket
+from lab.state import StateFolder
 
 MAX_TICKET_FILE = 1 << 20
 """Largest file a ticket is read from, octets."""
+
+
+explain_option = click.option("--explain", is_flag=True, help="Say what each flag of the ticket means.")
 
 
 @click.group()
@@ -27,13 +31,14 @@ def ticket() -> None:
 
 @ticket.command("request")
 @click.argument("user")
-@click.argument("responders", nargs=-1, required=True, metavar="RESPONDER...")
+@click.argument("responders", nargs=-1, metavar="[RESPONDER...]")
 @click.option("--group", "groups", multiple=True, metavar="URI", help="A group beside or instead of single users.")
 @click.option("--reusable", is_flag=True, help="For several calls.")
 @click.option("--no-forking", is_flag=True, help="The same keys for whoever answers.")
 @click.option("--validity", default=0, type=click.IntRange(0, 2**31 - 1), help="Seconds; 0 for the UE's own policy.")
 @click.option("--mode-3", is_flag=True, help="The UE makes the ticket itself, without asking the KMS.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Switch of the UE (nodes/ue/config.py).")
+@explain_option
 @state_option
 @json_option
 def ticket_request(
@@ -45,10 +50,13 @@ def ticket_request(
     validity: int,
     mode_3: bool,
     options: tuple[str, ...],
+    explain: bool,
     state: Path | None,
     as_json: bool,
 ) -> None:
     """Have the UE of USER ask its KMS for a ticket to RESPONDER (users or URIs); the UE keeps it."""
+    if not responders and not groups:
+        raise click.UsageError("name at least one RESPONDER or --group URI")
     params: Params = {
         "user": user,
         "responders": [*responders, *groups],
@@ -58,32 +66,32 @@ def ticket_request(
         "mode_3": mode_3,
         "options": pairs_of(options),
     }
-    answer = ask_supervisor(state, "ticket-request", params)
-    assert isinstance(answer, dict)
+    answer = _ask(state, "ticket-request", params, as_json)
     if as_json:
         echo_json(answer)
     else:
-        _show_ticket(answer)
+        show_ticket(answer, explain=explain)
 
 
 @ticket.command("show")
 @click.argument("user")
+@explain_option
 @state_option
 @json_option
-def ticket_show(user: str, state: Path | None, as_json: bool) -> None:
+def ticket_show(user: str, explain: bool, state: Path | None, as_json: bool) -> None:
     """Show the tickets that the UE of USER holds."""
     answer = ask_supervisor(state, "ticket-list", {"user": user})
     assert isinstance(answer, dict)
     if as_json:
         echo_json(answer)
         return
-    tickets = _dicts(answer.get("tickets"))
+    tickets = dicts(answer.get("tickets"))
     if not tickets:
         click.echo(f"{user} holds no ticket")
     for number, each in enumerate(tickets):
         if number:
             click.echo()
-        _show_ticket(each)
+        show_ticket(each, explain=explain)
 
 
 @ticket.command("resolve")
@@ -99,19 +107,31 @@ def ticket_resolve(user: str, source: str, options: tuple[str, ...], state: Path
     file of a call. The ticket may stand in a TRANSFER_INIT; with key forking it has to, which proves who sent it.
     """
     params: Params = {"user": user, "ticket": read_ticket(source), "options": pairs_of(options)}
-    answer = ask_supervisor(state, "ticket-resolve", params)
-    assert isinstance(answer, dict)
+    answer = _ask(state, "ticket-resolve", params, as_json)
     if as_json:
         echo_json(answer)
-        return
-    _facts(
-        {
-            "KMS": answer["kms"],
-            "responder": answer["responder"],
-            "keys": _listed(answer["key_spis"]) + (" (forked)" if answer["forked"] else ""),
-            "trace": answer["trace_id"],
-        }
-    )
+    else:
+        show_resolution(answer)
+
+
+def _ask(state: Path | None, op: str, params: Params, as_json: bool) -> Params:
+    """Ask the supervisor; a refusal is told with its trace and where to read on, and is a JSON object too."""
+    try:
+        answer = ask(StateFolder.at(state).socket, op, params)
+    except ControlError as error:
+        details = error.details
+        if as_json and details:
+            echo_json(details)
+        elif details and error.kind != "usage":
+            user = params["user"]
+            error = ControlError(
+                f"{error}\nwhat the KMS wrote down: imslab kms audit --user {user}"
+                f"\nwhat was asked of whom: imslab flow {details['trace_id']}",
+                error.kind,
+            )
+        fail(str(error), 2 if error.kind == "usage" else 1)
+    assert isinstance(answer, dict)
+    return answer
 
 
 @click.group()
@@ -125,7 +145,7 @@ _kms_option = click.option("--kms", "name", metavar="NAME", help="One KMS (defau
 @kms.command("audit")
 @_kms_option
 @click.option("--user", default="", help="Only what this user (or URI) asked.")
-@click.option("-n", "--limit", default=20, type=click.IntRange(1, 10_000), help="Newest records of each KMS.")
+@click.option("-n", "--limit", default=20, type=click.IntRange(1, 10_000), help="The newest N records.")
 @state_option
 @json_option
 def kms_audit(name: str | None, user: str, limit: int, state: Path | None, as_json: bool) -> None:
@@ -134,16 +154,9 @@ def kms_audit(name: str | None, user: str, limit: int, state: Path | None, as_js
     assert isinstance(answer, dict)
     if as_json:
         echo_json(answer)
-        return
-    for entry in _dicts(answer.get("entries")):
-        at = entry["at"]
-        clock = time.strftime("%H:%M:%S", time.localtime(at if isinstance(at, (int, float)) else 0))
-        reason = f": {entry['reason']}" if entry["reason"] else ""
-        peer = f", KMS {entry['peer_kms']}" if entry["peer_kms"] else ""
-        ticket_id = f", ticket {str(entry['ticket_id'])[:16]}" if entry["ticket_id"] else ""
-        what = f"{entry['operation']} {entry['outcome']}{reason}"
-        who = f"{entry['user'] or 'nobody known'} for {_listed(entry['responders']) or '-'}"
-        click.echo(one_line(f"{clock} {entry['kms']}: {what}; {who}{ticket_id}{peer}"))
+    else:
+        show_audit(dicts(answer.get("entries")))
+    _end_with(answer.get("failed"))
 
 
 @kms.command("rotate")
@@ -154,12 +167,19 @@ def kms_rotate(name: str | None, state: Path | None, as_json: bool) -> None:
     """Seal tickets with a new key from now on; tickets under the old one are opened until they end."""
     answer = ask_supervisor(state, "kms-rotate", {"kms": name})
     assert isinstance(answer, dict)
+    rotated = answer["tpk_id"]
     if as_json:
         echo_json(answer)
-        return
-    rotated = answer["tpk_id"]
-    for instance, key_id in rotated.items() if isinstance(rotated, dict) else ():
-        click.echo(one_line(f"{instance} seals tickets with key {key_id}"))
+    else:
+        for instance, key_id in rotated.items() if isinstance(rotated, dict) else ():
+            click.echo(one_line(f"{instance} seals tickets with key {key_id}"))
+    _end_with(answer.get("failed"))
+
+
+def _end_with(failed: Json) -> None:
+    """Tell which KMS gave no answer, and end with 1 when there was one; the others have done what was asked."""
+    if isinstance(failed, dict) and failed:
+        fail("; ".join(map(str, failed.values())))
 
 
 def read_ticket(source: str) -> str:
@@ -196,40 +216,3 @@ def _octets_of(source: str) -> bytes:
         if error.errno == errno.ENAMETOOLONG:
             return source.encode()
         fail(f"{source} cannot be read: {error.strerror}", 2)
-
-
-def _show_ticket(row: Params) -> None:
-    _facts(
-        {
-            "ticket": row["ticket_id"],
-            "KMS": row["kms"],
-            "from": row["initiator"],
-            "to": _listed(row["responders"]),
-            "type": f"{row['ticket_type']}, subtype {row['subtype']}, version {row['version']}",
-            "flags": row["flags"],
-            "valid": f"{_time(row['not_before'])} to {_time(row['not_after'])}",
-            "keys": _listed(row["key_spis"]),
-            "uses": row["uses"],
-            "octets": row["ticket"],
-            **({"trace": row["trace_id"]} if row.get("trace_id") else {}),
-        }
-    )
-
-
-def _facts(facts: Params) -> None:
-    for key, value in facts.items():
-        click.echo(one_line(f"{key:10} {value}"))
-
-
-def _time(value: Json) -> str:
-    if not isinstance(value, (int, float)) or not value:
-        return "unbounded"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-
-
-def _listed(value: Json) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-
-
-def _dicts(value: Json) -> list[Params]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

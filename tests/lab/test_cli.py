@@ -14,8 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from lab import cli
+from lab.config import load
 from lab.control import ControlError, Json
+from lab.resolve import resolve
 from lab.spans import AttributeValue
+from lab.state import StateFolder
 from lab.tracestore import TraceStore
 from tests.lab.traced import CALL, call_spans, kms_spans
 
@@ -53,7 +56,6 @@ def invoke(*arguments: str) -> Any:
         ["flow", "--format", "pdf"],
         ["logs", "hss", "-n", "-1"],
         ["no-such-command"],
-        ["logs", "nobody"],
     ],
 )
 def test_wrong_usage_ends_with_two(arguments: list[str], state: str) -> None:
@@ -330,3 +332,58 @@ def test_every_command_takes_a_state_folder(command: str) -> None:
     leaves = list(getattr(found, "commands", {command: found}).values())
     for leaf in leaves:
         assert any("--state" in parameter.opts for parameter in leaf.params), leaf.name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["logs", "hss"],
+        ["register", "alice"],
+        ["deregister", "alice"],
+        ["call", "alice", "bob"],
+        ["flow"],
+        ["flow", "x"],
+        ["ticket", "request", "alice", "bob"],
+        ["ticket", "show", "alice"],
+        ["ticket", "resolve", "alice", "AAAA"],
+        ["kms", "audit"],
+        ["kms", "rotate"],
+        ["pki", "show"],
+        ["pki", "reissue", "hss"],
+        ["pki", "revoke", "hss"],
+        ["user", "alice"],
+        ["ue", "status", "alice"],
+        ["ue", "behave", "alice", "ring=off"],
+        ["ue", "modify", "alice", "x", "hold"],
+        ["ue", "hang-up", "alice", "x"],
+    ],
+)
+def test_without_a_lab_every_command_that_needs_one_ends_with_one(arguments: list[str], state: str) -> None:
+    ended = invoke(*arguments, "--state", state)
+    assert ended.exit_code == 1, ended.output
+    assert "imslab up" in ended.output
+
+
+def test_the_address_of_kms_and_bsf_is_among_the_facts_of_a_user(tmp_path: Path) -> None:
+    folder = StateFolder.at(tmp_path / "state")
+    lab: Any = resolve(load(ROOT / "config" / "lab.yaml"), folder)
+    facts = json.loads(invoke("user", "erin", "--state", str(folder.root), "--json").output)
+    told = lab["nodes"]["erin"]["settings"]
+    for role in ("kms", "bsf"):
+        assert facts[role] == f"{told[role]['host']}:{told[role]['port']}"
+        assert facts[f"{role}_tls_name"] == facts[f"{role}_identity"] == f"{role}.partner.test"
+    assert f"kms          {facts['kms']}" in invoke("user", "erin", "--state", str(folder.root)).output
+
+
+@pytest.mark.parametrize(
+    ("exchange", "said"), [("", "call.pcapng holds keys"), ("x.json", "call.pcapng and x.json hold keys")]
+)
+def test_files_with_keys_are_counted_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    verdict = {"result": "failed", "exchange": exchange}
+    monkeypatch.setattr(cli, "ask", lambda *_: verdict)
+    ended = invoke("call", "alice", "bob", "--with-keys", "--pcap", "call.pcapng", "--json")
+    assert said in ended.stderr

@@ -12,7 +12,7 @@ from opentelemetry.trace import NoOpTracer
 
 from lab.calls import CallDesk, CallOrder
 from lab.control import ControlError, Params
-from lab.refusals import MEANINGS, meaning, refusal
+from lab.refusals import MEANINGS, meaning, refusal, silent_node, ticket_refusal
 from nodes.ue import media_security
 from nodes.ue.config import Behaviour, CallOptions, RegisterOptions
 from protos import ue_control_pb2
@@ -119,3 +119,53 @@ def test_other_reasons_are_given_no_meaning(reason: str) -> None:
 def test_every_word_of_a_ue_has_a_meaning() -> None:
     words = {value for name, value in vars(media_security).items() if name.startswith("TOKEN_")}
     assert words <= set(MEANINGS)
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ("kms.ims.test: kms.ims.test did not answer in 5 s", "kms.ims.test did not answer in 5 s"),
+        (
+            "no key shared with the KMS, no answer of the BSF: bsf.ims.test did not answer in 5 s",
+            "no key shared with the KMS, no answer of the BSF: bsf.ims.test did not answer in 5 s",
+        ),
+        ("the KMS answered 503", "the KMS answered 503: it waits for its BSF, or for the KMS of another domain"),
+        ("no answer in time", "KMS and BSF together gave no answer in time"),
+    ],
+)
+def test_a_ue_that_asked_in_vain_is_not_called_silent(detail: str, said: str) -> None:
+    error = ticket_refusal("alice", remote(ProblemError(504, "KMS_UNREACHABLE", detail)), "ab" * 16)
+    assert str(error).startswith(f"the UE alice asked in vain: {said}")
+    assert error.kind == "failed"
+    assert (error.details["result"], error.details["cause"]) == ("failed", "KMS_UNREACHABLE")
+
+
+def test_a_refused_ticket_has_cause_meaning_and_trace() -> None:
+    problem = remote(ProblemError(403, "MIKEY_INVALID_TP_PAR", "the KMS refused: INVALID_TP_PAR"))
+    error = ticket_refusal("alice", problem, "ab" * 16)
+    assert "the policy of the ticket is not allowed" in str(error)
+    assert error.details == {
+        "result": "refused",
+        "cause": "MIKEY_INVALID_TP_PAR",
+        "reason": str(error),
+        "trace_id": "ab" * 16,
+    }
+
+
+def test_a_silent_nrf_is_not_taken_for_the_ue() -> None:
+    problem = RemoteProblem(grpc.StatusCode.UNAVAILABLE, method="/ims.nrf_oauth2.v1.NnrfAccessToken/Get")
+    assert str(refusal("alice", problem)) == "the NRF does not answer"
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (RemoteProblem(grpc.StatusCode.UNAVAILABLE, message="ipv4:127.0.0.1:1: refused"), "kms-p does not answer"),
+        (RemoteProblem(grpc.StatusCode.DEADLINE_EXCEEDED), "kms-p does not answer"),
+        (RemoteProblem(grpc.StatusCode.INTERNAL, message="x"), "kms-p cannot be asked (internal)"),
+        (remote(ProblemError(404, "NF_DISCOVERY_FAILURE", "x")), "kms-p is not there: the NRF knows no such node"),
+        (remote(ProblemError(403, "KEY_EXPORT_OFF", "the lab does not")), "kms-p refused: the lab does not"),
+    ],
+)
+def test_a_kms_that_gives_no_answer_is_told_without_words_of_grpc(problem: RemoteProblem, said: str) -> None:
+    assert silent_node("kms-p", problem).startswith(said)
