@@ -282,7 +282,8 @@ def _decision_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
         if span.name != "key.decision":
             continue
         outcome, mode, suite = _of(span, "outcome"), _of(span, "mode"), _of(span, "suite")
-        reason, tag = _of(span, "reason"), _of(span, "tag")
+        reason = ": ".join(filter(None, (_of(span, "reason"), _of(span, "detail"))))
+        tag = _of(span, "tag")
         label = " ".join(filter(None, (mode, outcome, suite, f"tag {tag}" if tag and tag != "0" else "")))
         at = at_ms(span.start_ns, start_ns)
         node = _of(span, "node") or span.node

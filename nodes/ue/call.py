@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from nodes.ue.agent import UserAgent
 
 SDP_TYPE = "application/sdp"
+DETAIL_LIMIT = 300
+"""Characters of what failed that are told: it may name what the far end sent."""
 MEDIA_REASON = 'SIP;cause=488;text="media security"'
 """Reason of a BYE after a failure of media security (SEC-2)."""
 
@@ -170,7 +172,11 @@ class Call:
             self.agent.spawn(self.later.reoffer("INVITE", lambda: self.media.next_offer(rekey=0), new_keys=True))
 
     def decide(self, outcome: str, *, reason: str = "", token: str = "") -> None:
-        """Put the key decision on the trace; no key is in it."""
+        """Put the key decision on the trace; no key is in it.
+
+        `token` is the word that the far end is told too, `reason` what failed: that stays here, on the span and in the
+        log, for it would help an attacker.
+        """
         stream = next((one for one in self.media.streams if not one.ended), None)
         line = stream.keys.send if stream is not None else None
         span = self.agent.telemetry.tracer.start_span("key.decision", context=self.trace_context)
@@ -180,6 +186,7 @@ class Call:
             "tag": line.tag if line is not None else 0,
             "outcome": outcome,
             "reason": token or reason,
+            "detail": reason[:DETAIL_LIMIT] if token else "",
             "node": self.agent.name,
             "call_id": self.call_id,
             "stream": 1 if stream is None else stream.index + 1,
@@ -192,6 +199,10 @@ class Call:
         span.set_attributes({f"imslab.decision.{name}": value for name, value in facts.items()})
         span.set_attribute("sip.call_id", self.call_id)
         span.end()
+        if token and outcome != "fallback":  # that one has a line of its own
+            self.agent.telemetry.log(
+                "ue.security-refused", level="warning", call_id=self.call_id, cause=token, detail=reason[:DETAIL_LIMIT]
+            )
 
     def go_live(self) -> None:
         """Begin to speak on agreed streams and open their spans."""

@@ -1,4 +1,4 @@
-"""An incoming call until it is answered, refused or cancelled (RFC 3261 13.3, RFC 3262, brief 5.1)."""
+"""An incoming call until it is answered, refused or cancelled (RFC 3261 13.3, RFC 3262)."""
 
 from __future__ import annotations
 
@@ -280,4 +280,4 @@ class Callee:
         self._sender.final_sent()
         if self.txn.pending:
             self.txn.respond(self.agent.refusal(self.request, refused))
-        self.call.finish("refused", refused.status, refused.warning or refused.reason)
+        self.call.finish("refused", refused.status, refused.told)

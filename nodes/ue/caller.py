@@ -1,4 +1,4 @@
-"""An outgoing call until it is answered, refused or given up (RFC 3261 13.2, RFC 3262, brief 5.1)."""
+"""An outgoing call until it is answered, refused or given up (RFC 3261 13.2, RFC 3262)."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class Caller:
 
     def _failure(self, response: SipResponse) -> None:
         if self._refused is not None:
-            self.call.finish("refused", self._refused.status, self._refused.warning or self._refused.reason)
+            self.call.finish("refused", self._refused.status, self._refused.told)
             return
         self.call.offers.rejected_offer()
         self.call.decide("refused", reason=f"{response.status} {response.reason}")
@@ -394,7 +394,7 @@ class Caller:
     async def _end_refused(self, refused: OfferRefused) -> None:
         """ACK was sent; leave at once, the negotiation has failed (SDES-11, UO-3, SEC-2)."""
         await self._leave(("Reason", 'SIP;cause=488;text="media security"'))
-        self.call.finish("refused", refused.status, refused.warning or refused.reason)
+        self.call.finish("refused", refused.status, refused.told)
 
     async def _end_given_up(self) -> None:
         """ACK was sent to a 2xx that crossed the CANCEL; hang up, nobody waits for it (RFC 3261 9.1, 15)."""

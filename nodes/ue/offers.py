@@ -24,6 +24,11 @@ class OfferRefused(Exception):  # noqa: N818 - a decision
         self.attribute = attribute
         """Warning 306 goes with it (RFC 4567 4.1.2)."""
 
+    @property
+    def told(self) -> str:
+        """What this side's user is told: the warning, which is all that the far end gets, and why."""
+        return f"{self.warning}: {self.reason}" if self.warning else self.reason
+
     @classmethod
     def of(cls, refused: MediaSecurityRefused) -> OfferRefused:
         """Make the SIP answer of a security decision (SEC-1)."""

@@ -105,7 +105,7 @@ class Renegotiation:
             call.media.take_answer(response.body)
         except OfferRefused as refused:
             call.decide("failed", reason=refused.reason, token=refused.token)
-            call.agent.spawn(call.hang_up(reason=refused.warning or refused.reason, security=True))
+            call.agent.spawn(call.hang_up(reason=refused.told, security=True))
             return refused
         call.go_live()
         call.decide("accepted")
@@ -211,8 +211,9 @@ class Renegotiation:
             call.offers.received_answer(Carrier.ACK)
             call.media.take_answer(ack.body)
         except (OfferRefused, OfferAnswerError) as error:
-            call.decide("failed", reason=str(error))
-            call.agent.spawn(call.hang_up(reason=str(error), security=True))
+            refused = error if isinstance(error, OfferRefused) else OfferRefused(error.status, error.reason)
+            call.decide("failed", reason=refused.reason, token=refused.token)
+            call.agent.spawn(call.hang_up(reason=refused.told, security=True))
             return
         call.go_live()
         call.decide("accepted")

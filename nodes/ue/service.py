@@ -243,7 +243,7 @@ class UeControl:
             raise ProblemError(409, "CALL_CANNOT_CHANGE", error.reason) from None
         except TransactionFailure as failure:
             return ue_control_pb2.ModifyResponse(sip_status=failure.status, reason=str(failure))
-        reason = outcome.warning or outcome.reason if isinstance(outcome, OfferRefused) else told_reason(outcome)
+        reason = outcome.told if isinstance(outcome, OfferRefused) else told_reason(outcome)
         return ue_control_pb2.ModifyResponse(sip_status=outcome.status, reason=reason, legs=call.event().legs)
 
     # tickets

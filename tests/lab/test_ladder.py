@@ -60,6 +60,17 @@ def test_a_key_decision_is_a_note_at_its_node(call: Ladder) -> None:
     assert note.detail == "first acceptable line"
 
 
+def decided(**facts: str) -> Step:
+    attributes = {"sip.call_id": CALL, **{f"imslab.decision.{name}": value for name, value in facts.items()}}
+    (note,) = steps(of_call([span("bob", "key.decision", 2, 2.1, attributes=attributes)], CALL, NAMES), "decision")
+    return note
+
+
+def test_a_refusal_is_noted_with_its_word_and_the_check_that_failed() -> None:
+    note = decided(mode="e2e-kms", outcome="refused", reason="mikey-invalid", detail="Replayed: T: seen before")
+    assert (note.label, note.detail) == ("e2e-kms refused", "mikey-invalid: Replayed: T: seen before")
+
+
 def test_both_ends_of_a_media_leg_are_one_segment_coloured_by_protection(call: Ladder) -> None:
     access, core = sorted(steps(call, "media"), key=lambda step: step.protection, reverse=True)
     assert {access.source, access.target} == {"alice", "imsagw-a"}

@@ -153,7 +153,7 @@ async def test_a_stripped_answer_ends_the_call_with_ack_and_bye(tmp_path):
         assert (events[-1].result, events[-1].sip_status, events[-1].reason) == (
             "refused",
             488,
-            "media-sec:downgrade-refused",
+            "media-sec:downgrade-refused: the stream was accepted without a crypto line",
         )
         await until(lambda: site.pcscf.acks and site.pcscf.of("BYE"))
         assert "cause=488" in site.pcscf.of("BYE")[0].headers.get("Reason")

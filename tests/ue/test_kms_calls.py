@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import time
 
 import pytest
@@ -285,7 +286,7 @@ async def test_a_diverted_call_is_ended_unless_policy_lets_it_be(tmp_path, allow
         assert events[-1].result == result
         await until(lambda: site.pcscf.of("BYE"))
         if result == "refused":
-            assert events[-1].reason == "media-sec:responder-not-allowed"
+            assert events[-1].reason == f"media-sec:responder-not-allowed: {CAROL} answered in place of {BOB}"
             assert "cause=488" in site.pcscf.of("BYE")[0].headers.get("Reason")
 
 
@@ -373,7 +374,7 @@ async def test_an_offer_of_a_183_that_cannot_be_resolved_ends_the_call(tmp_path)
         bob = Early(site, site.kms)
         bob.kms.script = [None, HttpResponse(403)]
         events = await place(site, offerless="1", security="")
-        assert (events[-1].result, events[-1].reason) == ("refused", "media-sec:kms-refused")
+        assert (events[-1].result, events[-1].reason) == ("refused", "media-sec:kms-refused: the KMS answered 403")
 
 
 @pytest.mark.clause("TS 33.328", "7.2.3-7")
@@ -479,6 +480,75 @@ async def test_what_cannot_be_used_is_488_with_both_warnings(tmp_path, how, toke
         assert [warning.split(" ")[0] for warning in warnings] == ["399", "306"]
         assert f'"media-sec:{token}"' in warnings[0]
         assert len(site.kms.asked) == asked
+
+
+def refusals_logged(site):
+    lines = map(json.loads, site.ue.log.getvalue().splitlines())
+    return [line for line in lines if line["event"] == "ue.security-refused"]
+
+
+WHICH = {
+    "flip-mac": "AuthenticationFailure: V: the MAC does not hold",
+    "truncate": "MalformedMessage: V: cut short: 20 octets are due, 10 are left",
+    "replay": "Replayed: message: seen before",
+    "wrong-ticket": "the KMS refused: INVALID_TICKET",
+    "wrong-responder": "InvalidIdentity: IDRr: the ticket is for others",
+    "strip-sdp-ids": "the offered key management protocols are not those of its sender",
+    "expired": "InvalidTicket: TRs/TRe: outside the validity of the ticket",
+    "old-timestamp": "InvalidTimestamp: T: outside the clock skew of 300 s",
+    "strip": "a secure stream without a key",
+    "garbage": "SdpAttributeError: key-mgmt message is not base64",
+}
+"""What a refused UE says of each way to spoil an offer."""
+
+
+@pytest.mark.clause("TS 33.328", "7.3.3-1")
+@pytest.mark.attack("T5", "T8")
+@pytest.mark.parametrize("how", WHICH)
+@async_test
+async def test_the_check_that_failed_is_told_here_and_not_to_the_far_end(tmp_path, how):
+    async with Kms(tmp_path, reusable=True) as site:
+        far = caller(site, reusable=True)
+        if how == "replay":
+            _, seen = await called(site, await far.offer(peer=ALICE))
+            assert (await final(seen)).status == 200
+            far.keys.last_transfer = far.mikey.exchange.transfer_init
+            far.media.streams.clear()
+        offer = await far.offer(peer=ALICE, tamper=how)
+        request, seen = await called(site, offer)
+        response = await final(seen)
+        call = site.ue.agent.find(request.call_id)
+        word, _, why = call.event().reason.partition(": ")
+        assert response.status == 488
+        assert response.headers.values("Warning")[0] == f'399 {IP} "{word}"'
+        assert why == WHICH[how]
+        decided = spans(site, "key.decision")[-1].attributes
+        assert f"media-sec:{decided['imslab.decision.reason']}" == word
+        assert decided["imslab.decision.detail"] == why
+        (logged,) = refusals_logged(site)
+        assert (logged["call_id"], logged["cause"], logged["detail"]) == (request.call_id, word[10:], why)
+        assert why not in response.to_bytes().decode()
+
+
+@pytest.mark.clause("TS 33.328", "7.3.3-1")
+@pytest.mark.attack("T5", "T8")
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("flip-mac", "AuthenticationFailure: V: the MAC does not hold"),
+        ("reflect", "UnsupportedDataType: HDR: TRANSFER_INIT is not expected here"),
+    ],
+)
+@async_test
+async def test_of_a_spoilt_answer_the_caller_is_told_which_check_failed(tmp_path, how, why):
+    async with Kms(tmp_path) as site:
+        bob = Bob(site, site.kms)
+        bob.end.mikey.tamper_answer = how
+        events = await place(site, security=KMS)
+        assert (events[-1].sip_status, events[-1].reason) == (488, f"media-sec:mikey-invalid: {why}")
+        assert [line["detail"] for line in refusals_logged(site)] == [why]
+        (bye,) = site.pcscf.of("BYE")
+        assert bye.headers.get("Reason") == 'SIP;cause=488;text="media security"'
 
 
 @pytest.mark.clause("TS 33.328", "7.3.3-1")
