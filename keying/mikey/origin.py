@@ -49,8 +49,12 @@ def sdp_ids(identifiers: Sequence[str] = ("mikey",)) -> GeneralExtension:
     return GeneralExtension(ExtensionType.SDP_IDS, ";".join(identifiers).encode())
 
 
-def check_sdp_ids(extensions: Sequence[GeneralExtension], offered: Sequence[str]) -> None:
-    """Check an SDP IDs extension, if there is one, against the protocols of the SDP. Raises AuthenticationFailure."""
+def check_sdp_ids(extensions: Sequence[GeneralExtension], *offered: Sequence[str]) -> None:
+    """Check that an SDP IDs extension, if there is one, is one of the lists of protocols that the SDP makes.
+
+    Raises AuthenticationFailure.
+    """
+    allowed = {sdp_ids(identifiers).data for identifiers in offered}
     for extension in extensions:
-        if extension.extension_type == ExtensionType.SDP_IDS and extension.data != ";".join(offered).encode():
+        if extension.extension_type == ExtensionType.SDP_IDS and extension.data not in allowed:
             raise AuthenticationFailure("SDP IDs", "not the protocols that the SDP lists (bidding down)")

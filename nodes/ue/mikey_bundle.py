@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keying.mikey.errors import MikeyError
+from keying.mikey.errors import AuthenticationFailure, MikeyError
 from keying.mikey.kdf import SUITES as ALGORITHMS
+from keying.mikey.origin import check_sdp_ids
 from keying.mikey.payloads import CryptoSession, GeneralExtension, KeyData, TicketPolicy
 from keying.mikey.policy import has
 from keying.mikey.profile import Profile
-from keying.mikey.registry import ExtensionType, KeyDataType, TicketFlag
+from keying.mikey.registry import TicketFlag
 from keying.mikey.sessions import CryptoSessionKeys, SessionKeys
 from keying.mikey.update import Association
 from keying.sdes import CryptoAttribute, InlineKey
@@ -122,7 +123,7 @@ def all_forked(forked: Sequence[KeyData], sessions: Sequence[CryptoSession]) -> 
 
     TEKs, GTGKs and what a TRANSFER_INIT brings are the same for all of them (RFC 6043 5.1.1).
     """
-    own = {key.spi for key in forked if key.key_type in {KeyDataType.TGK, KeyDataType.TGK_SALT}}
+    own = {key.spi for key in forked if key.key_type.is_tgk}
     return all(session.spi in own for session in sessions)
 
 
@@ -155,7 +156,8 @@ def check_identifiers(sdp: SessionDescription, level: Level, extensions: Sequenc
     MediaSecurityRefused: somebody took an offered protocol away.
     """
     section = sdp if level is None else sdp.media[level]
-    allowed = {";".join(names).encode() for names in (identifiers(sdp), identifiers_at(section))}
-    for extension in extensions:
-        if extension.extension_type == ExtensionType.SDP_IDS and extension.data not in allowed:
-            raise MediaSecurityRefused(TOKEN_MIKEY, "the offered key management protocols are not those of its sender")
+    try:
+        check_sdp_ids(extensions, identifiers(sdp), identifiers_at(section))
+    except AuthenticationFailure:
+        reason = "the offered key management protocols are not those of its sender"
+        raise MediaSecurityRefused(TOKEN_MIKEY, reason) from None

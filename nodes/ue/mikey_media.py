@@ -13,10 +13,11 @@ from keying.mikey.codec import decode
 from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity
 from keying.mikey.kdf import SUITES
+from keying.mikey.origin import sdp_ids
 from keying.mikey.payloads import CryptoSession, GeneralExtension, KeyData, TicketPayload, TicketPolicy
 from keying.mikey.policy import has, rekey_interval
 from keying.mikey.profile import Profile
-from keying.mikey.registry import DataType, ExtensionType, KeyDataType, ProtType, TicketFlag
+from keying.mikey.registry import DataType, KeyDataType, ProtType, TicketFlag
 from keying.mikey.resolve import Resolution
 from keying.mikey.sessions import SessionKeys, srtp_policy, srtp_session
 from keying.mikey.ticket import Ticket
@@ -164,7 +165,7 @@ class MikeyMedia:
         if not self.profile.send_sdp_ids:
             return ()
         names = [*identifiers(sdp), *[MIKEY] * count, *mikey_tamper.further_protocols(tamper)]
-        return (GeneralExtension(ExtensionType.SDP_IDS, ";".join(names).encode()),)
+        return (sdp_ids(names),)
 
     def _begin(self, plan: Plan, sdp: SessionDescription, lines: Lines) -> None:
         numbers = tuple(range(len(self.suites)))

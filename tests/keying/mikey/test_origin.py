@@ -56,5 +56,6 @@ def test_a_list_of_protocols_that_was_cut_on_its_way_is_noticed():
     for seen in (("mikey",), ("other", "mikey"), ()):
         with pytest.raises(AuthenticationFailure):
             check_sdp_ids(sent, seen)
+    check_sdp_ids(sent, ("mikey",), ("mikey", "other"))
     check_sdp_ids((), ("mikey",))
     check_sdp_ids((GeneralExtension(0, b"vendor"),), ("mikey",))
