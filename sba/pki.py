@@ -1,6 +1,6 @@
 """The certificate authority of a lab.
 
-Certificates follow the SBA profile of TS 33.310 6.1.3c as far as our brief knows it (assumed):
+Certificates follow the SBA profile of TS 33.310 6.1.3c as far as it is known here (assumed):
 ECDSA P-256, both key usages of TLS, at most 13 months, the NF instance id as a URI SAN, the FQDN as a
 DNS SAN, and the NF types in the RFC 9310 extension.
 """

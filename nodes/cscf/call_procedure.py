@@ -1,7 +1,7 @@
 """Requests other than REGISTER: originating and terminating leg, the way to other home networks and to servers.
 
-TS 24.229 5.3.2 (I-CSCF), 5.4.3.2 (originating), 5.4.3.3 (terminating), 5.4.3.4 (original dialog); assumed where the
-brief says so. ``CallProcedure.route`` decides; carrying out is the proxy's business.
+TS 24.229 5.3.2 (I-CSCF), 5.4.3.2 (originating), 5.4.3.3 (terminating), 5.4.3.4 (original dialog); assumed where a
+docstring says so. ``CallProcedure.route`` decides; carrying out is the proxy's business.
 """
 
 from __future__ import annotations

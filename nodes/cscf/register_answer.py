@@ -1,4 +1,4 @@
-"""The headers of a 200 to REGISTER (brief 3.5; RFC 3261 10.3, 3327 5.3, 3608 6.1, 7315 4.1.2 and 4.6, 5626 6)."""
+"""The headers of a 200 to REGISTER (RFC 3261 10.3, 3327 5.3, 3608 6.1, 7315 4.1.2 and 4.6, 5626 6)."""
 
 from __future__ import annotations
 

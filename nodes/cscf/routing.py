@@ -1,7 +1,7 @@
 """Which way a request goes, as pure functions (TS 24.229 5.3 and 5.4.3; RFC 3261 16.4 to 16.6).
 
-The functions work on a copy of the request that the caller owns, and raise ``RejectionError`` with the answer of
-section 5.4 of the signalling brief when there is no way.
+The functions work on a copy of the request that the caller owns, and raise ``RejectionError`` with the answer to give
+when there is no way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors of Iq: H.248-style codes as causes, each with its gRPC status (brief 7.5)."""
+"""Errors of Iq: H.248-style codes as causes, each with its gRPC status (the mapping is ours)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

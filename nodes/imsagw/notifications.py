@@ -1,4 +1,4 @@
-"""Notifications to IMS-ALGs: numbered, kept for a while, delivered again after a lost stream (brief 7.4)."""
+"""Notifications to IMS-ALGs: numbered, kept for a while, delivered again after a lost stream."""
 
 import asyncio
 import itertools

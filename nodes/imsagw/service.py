@@ -1,4 +1,4 @@
-"""The Iq service: every request of an IMS-ALG, at most once, by the owner of the context alone (brief 7.1 to 7.5)."""
+"""The Iq service: every request of an IMS-ALG, at most once, by the owner of the context alone (TS 23.334)."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Offers through the IMS-ALG: what becomes of every m-line (TS 33.328 7.2.1, 7.2.2, 7.3.1; FLOW-4 of the brief).
+"""Offers through the IMS-ALG: what becomes of every m-line (TS 33.328 7.2.1, 7.2.2, 7.3.1).
 
 Pure functions on SDP. `offer_from_access` and `offer_from_core` turn an offer, the agreement and the history of the
 session into an `AlgDecision`; answers are judged in `alg_answers`, the Iq work is derived in `alg_media`, the SDP is

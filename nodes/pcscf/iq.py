@@ -1,4 +1,4 @@
-"""Iq client: the IMS-AGW's part of a session (TS 23.334 procedures over gRPC; IQ-1..IQ-5, 7.1, 7.5 of the brief)."""
+"""Iq client: the IMS-AGW's part of a session (TS 23.334 procedures over gRPC; IQ-1..IQ-5)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STATUS: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.NOT_FOUND: 500,
     grpc.StatusCode.FAILED_PRECONDITION: 500,
 }
-"""gRPC status -> SIP status (brief 7.5, PS-12); anything else is 500."""
+"""gRPC status -> SIP status (PS-12, assumed); anything else is 500."""
 _TRY_ELSEWHERE: Final = frozenset({
     grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
 })  # fmt: skip

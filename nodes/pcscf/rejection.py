@@ -1,4 +1,4 @@
-"""A SIP request this node answers itself, as an exception carrying the answer (24.229 codes, brief 5.4)."""
+"""A SIP request this node answers itself, as an exception carrying the answer (TS 24.229 5.2, RFC 3261 21)."""
 
 from __future__ import annotations
 

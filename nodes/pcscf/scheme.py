@@ -1,4 +1,4 @@
-"""Which scheme a REGISTER uses and what the P-CSCF vouches for (TS 33.203 P.3, PC-1, PC-2, PC-17; brief 3.8)."""
+"""Which scheme a REGISTER uses and what the P-CSCF vouches for (TS 33.203 P.3, PC-1, PC-2, PC-17)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The requests of a UE, header by header (TS 24.229 5.1, TS 33.203, brief 3.2, 5.2)."""
+"""The requests of a UE, header by header (TS 24.229 5.1, TS 33.203)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def register_request(
     supported: tuple[str, ...] = ("path",),
     protected: bool = False,
 ) -> SipRequest:
-    """Build the next REGISTER of `dialog`; `expires` 0 deregisters (brief 3.2, DR-1).
+    """Build the next REGISTER of `dialog`; `expires` 0 deregisters (DR-1).
 
     sec-agree is required exactly when a signalling mechanism is negotiated (RFC 3329 2.3.1, TLS-0 assumed).
     """
@@ -126,7 +126,7 @@ def initial_headers(
     preferred_identity: str = "",
     privacy: str = "",
 ) -> Headers:
-    """Return the headers of a request outside any dialog but CSeq, Contact and body (brief 5.2)."""
+    """Return the headers of a request outside any dialog but CSeq, Contact and body (RFC 3261 8.1.1)."""
     own = preferred_identity or (registration.associated[0] if registration.associated else identity.impu)
     headers = Headers([("Max-Forwards", "70")])
     for value in (*route, *registration.service_route):

@@ -1,4 +1,4 @@
-"""Reason phrases of the status codes this testbed uses (RFC 3261 21 and the RFCs named in the brief of each code)."""
+"""Reason phrases of the status codes this testbed uses (RFC 3261 21 and the RFC that defines each other code)."""
 
 from __future__ import annotations
 

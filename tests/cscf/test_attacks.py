@@ -1,4 +1,4 @@
-"""Attempts on the CSCF: hijacked registrations, replays, asserted identities, Route tricks (trust.md row T7)."""
+"""Attempts on the CSCF: hijacked registrations, replays, asserted identities, Route tricks (T7)."""
 
 import contextlib
 

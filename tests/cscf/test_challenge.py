@@ -1,4 +1,4 @@
-"""Challenges and their judgement against the numbers of the signalling brief (2.1, 2.3)."""
+"""Challenges and their judgement against numbers worked out beforehand (RFC 3310, TS 33.203)."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ GOOD = {
 
 @pytest.mark.clause("RFC 3310", "3.2", "AKA-3")
 @pytest.mark.clause("TS 33.203", "SC-6", "DG-4")
-def test_the_401_of_the_brief():
+def test_the_401_octet_for_octet():
     [value] = issue(Scheme.AKA).values
     challenge = DigestChallenge.parse(value)
     assert (challenge.nonce, challenge.algorithm) == (NONCE, "AKAv1-MD5")
@@ -74,7 +74,7 @@ def test_the_401_of_the_brief():
 @pytest.mark.clause("TS 24.229", "SC-8")
 @pytest.mark.clause("RFC 3310", "3.3", "DG-1", "DG-2")
 @pytest.mark.parametrize("scheme", list(GOOD))
-def test_answers_of_the_brief_are_good(scheme):
+def test_answers_worked_out_beforehand_are_good(scheme):
     assert judge(scheme, GOOD[scheme]) is Verdict.GOOD
 
 

@@ -1,4 +1,4 @@
-"""kill -9 of CSCF and HSS as real processes: registrations and calls go on (trust.md row T9)."""
+"""kill -9 of CSCF and HSS as real processes: registrations and calls go on (T9)."""
 
 import pytest
 

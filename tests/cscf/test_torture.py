@@ -1,4 +1,4 @@
-"""RFC 4475 and 5118 at a running CSCF, registrar and proxy (brief 9.4; trust.md row T7)."""
+"""RFC 4475 and 5118 at a running CSCF, registrar and proxy (T7)."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Registration of every profile through every process, and each way it may fail (brief 3, E-1 to E-22)."""
+"""Registration of every profile through every process, and each way it may fail (E-1 to E-22)."""
 
 from __future__ import annotations
 

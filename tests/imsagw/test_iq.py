@@ -1,4 +1,4 @@
-"""Iq over real gRPC: transactions, ownership, keys, errors, restart of the P-CSCF (brief 7)."""
+"""Iq over real gRPC: transactions, ownership, keys, errors, restart of the P-CSCF."""
 
 import asyncio
 from pathlib import Path

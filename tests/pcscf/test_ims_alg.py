@@ -1,4 +1,4 @@
-"""FLOW-4 of the brief line by line, GE-1..7, PS-1..13, 7.2.1-1..11, 7.3.1-1..4: pure functions on SDP."""
+"""Every kind of offer line by line, GE-1..7, PS-1..13, 7.2.1-1..11, 7.3.1-1..4: pure functions on SDP."""
 
 from __future__ import annotations
 

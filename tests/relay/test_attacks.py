@@ -1,4 +1,4 @@
-"""Hostile media (trust.md T3): each attempt is dropped under its cause, and the good stream does not notice."""
+"""Hostile media (T3): each attempt is dropped under its cause, and the good stream does not notice."""
 
 from dataclasses import replace
 
