@@ -52,7 +52,6 @@ class GbaKey:
 
     btid: str
     key: Secret
-    naf_fqdn: str
     expires_at: float
 
 
@@ -102,23 +101,17 @@ class GbaClient:
                 held = await self._bootstrap()
         return self._key(held, naf_fqdn)
 
-    def invalidate(self, btid: str | None = None) -> None:
-        """Forget the bootstrap, e.g. after a 401 of the NAF; one with another B-TID than given stays."""
-        if self._held is not None and btid in {None, self._held.btid}:
+    def invalidate(self, btid: str) -> None:
+        """Forget the bootstrap of this name, e.g. after a 401 of the NAF; another one stays."""
+        if self._held is not None and btid == self._held.btid:
             self._held = None
-
-    async def renew(self, naf_fqdn: str) -> GbaKey:
-        """Bootstrap anew and return the NAF's new key; raises :class:`GbaError`, then the former key stays."""
-        async with self._bootstrapping:
-            held = await self._bootstrap()
-        return self._key(held, naf_fqdn)
 
     def _key(self, held: _Bootstrap, naf_fqdn: str) -> GbaKey:
         try:
             naf = naf_id(naf_fqdn)
         except GbaFormatError as error:
             raise GbaError("protocol", str(error)) from None
-        return GbaKey(held.btid, naf_key(held.ks, held.rand, self._card.impi, naf), naf_fqdn, held.expires_at)
+        return GbaKey(held.btid, naf_key(held.ks, held.rand, self._card.impi, naf), held.expires_at)
 
     async def _bootstrap(self) -> _Bootstrap:
         """Run the procedure and keep its result; one span tells how it went."""

@@ -17,7 +17,7 @@ from nodes.bsf.node import Bsf
 from nodes.hss.node import Hss
 from nodes.https import HttpResponse, HttpsAddress, HttpsClient
 from nodes.ue.card import Card
-from nodes.ue.gba import GbaClient
+from nodes.ue.gba import GbaClient, GbaKey
 from protos import bsf_gba_pb2
 from sba.client import SbiClient
 from sba.telemetry import Telemetry
@@ -46,6 +46,11 @@ class Ue:
 
     async def _remember(self) -> None:
         self.remembered.append(self.card.sequence())
+
+    async def key_anew(self, naf: str) -> GbaKey:
+        """Bootstrap once more, as after a 401 of the NAF."""
+        self.gba.invalidate((await self.gba.credential(naf)).btid)
+        return await self.gba.credential(naf)
 
 
 class Home:

@@ -182,7 +182,7 @@ async def test_challenges_asked_for_in_a_users_name_neither_lock_him_out_nor_use
         nonces = [(await it.challenge()).nonce for _ in range(40)]
         assert len(set(nonces)) == 4
         assert set(nonces[3:]) == {nonces[3]}
-        assert (await ue.gba.renew(KMS)).btid != before.btid
+        assert (await ue.key_anew(KMS)).btid != before.btid
         assert len({(await it.challenge()).nonce for _ in range(2)} & set(nonces)) == 0
 
 

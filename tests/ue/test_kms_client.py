@@ -165,7 +165,7 @@ class Gba:
     async def credential(self, naf):
         if self.fails:
             raise GbaError("unreachable", "no BSF")
-        return GbaKey("btid@bsf.ims.test", Secret(bytes(32)), naf, 0.0)
+        return GbaKey("btid@bsf.ims.test", Secret(bytes(32)), 0.0)
 
     def invalidate(self, btid=None):
         self.forgotten.append(btid)
