@@ -7,19 +7,31 @@ import binascii
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from lab.cli_base import echo_json, fail, json_option
+from lab.control import Json
 from lab.printable import printable
 
 if TYPE_CHECKING:
+    from keying.mikey.describe import Tree
+    from keying.mikey.describe_keys import Known
     from keying.secret import Secret
+
+MESSAGES = ("REQUEST_INIT", "REQUEST_RESP", "TRANSFER_INIT", "RESOLVE_INIT", "RESOLVE_RESP", "TRANSFER_RESP")
+"""Names of the messages in a JSON file, in their order (``lab.exchange``)."""
 
 MAX_INPUT = 200_000
 """Octets read of a file or of standard input: a message of 64 KiB in base64, and its lines."""
+TICKET = "TICKET"
+NAMES = (*MESSAGES, TICKET)
+"""What ``--message`` chooses from."""
+TICKET_BEGINS = b"\x00"
+"""First octet of a TICKET payload, the high one of its type; a message begins with the version 1."""
 _SDP = re.compile(r"^(?:a=)?key-mgmt:\s*mikey\s+|^mikey\s+")
 
 
@@ -36,6 +48,7 @@ def mikey() -> None:
 @click.option("--mpkr", metavar="HEX|@FILE", help="MPKr as the initiator has it: checks Vr and TRANSFER_RESP.")
 @click.option("--forked-mpkr", metavar="HEX|@FILE", help="MPKr' as the responder has it.")
 @click.option("--initial", metavar="BASE64|FILE", help="The message that this one answers.")
+@click.option("--message", "name", type=click.Choice(NAMES), help="Which one of a JSON file (default: see above).")
 @click.option("--show-keys", is_flag=True, help="Print the keys found in KEMACs. Dangerous outside a lab.")
 @json_option
 def mikey_decode(
@@ -46,17 +59,20 @@ def mikey_decode(
     mpkr: str | None,
     forked_mpkr: str | None,
     initial: str | None,
+    name: str | None,
     show_keys: bool,
     as_json: bool,
 ) -> None:
-    """Print what a MIKEY message says: base64, an SDP key-mgmt line, a file of either or of the octets, or - for stdin.
+    """Print what a MIKEY message or a TICKET payload says.
 
-    With keys, MACs are checked and KEMACs opened. Ends with 1 when the message cannot be read or a MAC does not hold.
+    It is base64, an SDP key-mgmt line, a file of either or of the octets, a JSON file of `ticket --json` or
+    `call --exchange`, or - for stdin. Of a JSON file the ticket is decoded, or every message where it has no ticket, or
+    the one of --message. With keys, MACs are checked and KEMACs opened. Ends with 1 when something cannot be read or a
+    MAC does not hold.
     """
-    from keying.mikey.describe import describe, summary
-    from keying.mikey.describe_keys import Known, with_keys
+    from keying.mikey.describe_keys import Known
 
-    octets = _message(source)
+    found = _sources(source, name)
     known = Known(
         psk=_key("--psk", psk),
         tpk=_key("--tpk", tpk),
@@ -66,13 +82,28 @@ def mikey_decode(
         initial=_message(initial) if initial is not None else b"",
         show_keys=show_keys,
     )
-    has_keys = any((known.psk, known.tpk, known.mpki, known.mpkr, known.forked_mpkr))
-    tree = describe(octets, with_keys(known) if has_keys else None)
+    described = [_described(octets, replace(known, initial=known.initial or asked)) for octets, asked in found]
     if as_json:
-        echo_json({"summary": printable(summary(octets)), "sound": tree.sound, "message": tree.as_json()})
+        objects: list[Json] = [
+            {"summary": printable(line), "sound": tree.sound, "message": tree.as_json()} for line, tree in described
+        ]
+        echo_json(objects[0] if len(objects) == 1 else objects)
     else:
-        click.echo(printable("\n".join([summary(octets), *tree.lines()])))
-    raise SystemExit(0 if tree.sound else 1)
+        click.echo("\n\n".join(printable("\n".join([line, *tree.lines()])) for line, tree in described))
+    raise SystemExit(0 if all(tree.sound for _, tree in described) else 1)
+
+
+def _described(octets: bytes, known: Known) -> tuple[str, Tree]:
+    """Return one line and the tree of a message or ticket."""
+    from keying.mikey.describe import describe, summary
+    from keying.mikey.describe_keys import describe_ticket, with_keys
+
+    has_keys = any((known.psk, known.tpk, known.mpki, known.mpkr, known.forked_mpkr))
+    if octets[:1] == TICKET_BEGINS:
+        tree = describe_ticket(octets, known if has_keys else None)
+        inside = [child.name for part in tree.children if part.name == "TP Data" for child in part.children]
+        return f"TICKET: {', '.join(inside) or 'not readable'}", tree
+    return summary(octets), describe(octets, with_keys(known) if has_keys else None)
 
 
 @mikey.command("follow")
@@ -111,26 +142,74 @@ def mikey_follow(file: Path, show_keys: bool, as_json: bool) -> None:
     raise SystemExit(0 if all(step.tree.sound for step in steps) else 1)
 
 
+def _sources(source: str, name: str | None) -> list[tuple[bytes, bytes]]:
+    """Return what is to be decoded, each with the message it answers where that is at hand."""
+    data, where = _read(source)
+    if data.lstrip()[:1] == b"{":
+        return _of_json(data, where, name)
+    if name is not None:
+        _wrong(f"--message chooses from a JSON file; {where} is none")
+    return [(_octets(data, where), b"")]
+
+
+def _of_json(data: bytes, where: str, name: str | None) -> list[tuple[bytes, bytes]]:
+    try:
+        content = json.loads(data)
+    except ValueError:
+        _wrong(f"{where} begins like JSON and is none")
+    held = content.get("tickets", [content])
+    several = [each for each in held if isinstance(each, dict)] if isinstance(held, list) else []
+    if name is None:
+        name = TICKET if any(_text(each, TICKET) for each in several) else None
+    wanted = MESSAGES if name is None else (name,)
+    found = [
+        (_octets(text.encode(), f"{each} in {where}"), _answered(entry, each, where))
+        for entry in several
+        for each in wanted
+        if (text := _text(entry, each))
+    ]
+    if not found:
+        _wrong(f"{where} has no {name or 'MIKEY message'}")
+    return found
+
+
+def _answered(entry: dict[str, object], name: str, where: str) -> bytes:
+    """Return the message of the same file that the message ``name`` answers, empty where there is none."""
+    initial = name.replace("_RESP", "_INIT") if name.endswith("_RESP") else ""
+    text = _text(entry, initial) if initial else ""
+    return _octets(text.encode(), f"{initial} in {where}") if text else b""
+
+
+def _text(entry: dict[str, object], name: str) -> str:
+    value = entry.get("ticket" if name == TICKET else name)
+    return value if isinstance(value, str) else ""
+
+
 def _message(source: str) -> bytes:
     """Return the octets of a message given as base64, as a file, or on standard input."""
+    return _octets(*_read(source))
+
+
+def _read(source: str) -> tuple[bytes, str]:
+    """Return what was given, as it is, and where it was found."""
     if source == "-":
-        return _octets(sys.stdin.buffer.read(MAX_INPUT + 1), "standard input")
+        return sys.stdin.buffer.read(MAX_INPUT + 1), "standard input"
     path = Path(source)
     try:
         if path.is_file():
             with path.open("rb") as stream:
-                return _octets(stream.read(MAX_INPUT + 1), source)
+                return stream.read(MAX_INPUT + 1), source
     except OSError as error:
         # A long base64 text is no file name; anything else about a file is told.
         if error.strerror != "File name too long":
             _wrong(f"{source} cannot be read: {error.strerror}")
-    return _octets(source.encode(), "the argument")
+    return source.encode(), "the argument"
 
 
 def _octets(data: bytes, where: str) -> bytes:
     if len(data) > MAX_INPUT:
         _wrong(f"{where} is longer than {MAX_INPUT} octets")
-    if data[:1] == b"\x01":  # the version of MIKEY; base64 begins with a letter
+    if data[:1] in (b"\x01", TICKET_BEGINS):  # the version of MIKEY; base64 begins with a letter
         return data
     text = _SDP.sub("", data.decode("latin-1").strip())
     try:

@@ -14,12 +14,13 @@ from keying.mikey.cipher import TICKET_CSB_ID, open_kemac, verify_mac
 from keying.mikey.codec import (
     decode,
     decode_initiator_data,
+    decode_ticket,
     decode_ticket_data,
     ticket_mac_input,
     without_initiator_data,
     without_mac,
 )
-from keying.mikey.describe import Tree, key_tree
+from keying.mikey.describe import Tree, key_tree, payload_tree
 from keying.mikey.errors import MikeyError
 from keying.mikey.kdf import (
     Constant,
@@ -96,6 +97,22 @@ def with_keys(known: Known) -> Callable[[Message, Tree], Tree]:
     return look
 
 
+def describe_ticket(octets: bytes, known: Known | None = None) -> Tree:
+    """Return what a TICKET payload without its next-payload octet says; with a TPK its MAC is checked too."""
+    try:
+        ticket = decode_ticket(octets)
+    except MikeyError as fault:
+        return Tree("TICKET", "", (Tree("fault", str(fault), bad=True),))
+    tree = payload_tree(ticket)
+    if known is None:
+        return tree
+    try:
+        more = _opened(ticket, known)[1]
+    except MikeyError as fault:
+        more = (Tree("check", str(fault), bad=True),)
+    return replace(tree, children=(*tree.children, *more))
+
+
 def _ticket(message: Message, known: Known) -> tuple[Known, tuple[Tree, ...]]:
     """Open the ticket, which also gives MPKi and MPKr (RFC 6043 A.2)."""
     source = message
@@ -105,8 +122,13 @@ def _ticket(message: Message, known: Known) -> tuple[Known, tuple[Tree, ...]]:
         ticket = _first(source, TicketPayload)
     if ticket is None:
         return known, ()
+    known, found = _opened(ticket, known)
+    return known, found if source is message else ()
+
+
+def _opened(ticket: TicketPayload, known: Known) -> tuple[Known, tuple[Tree, ...]]:
     if known.tpk is None:
-        return known, (Tree("ticket MAC", "not checked: no TPK"),) if source is message else ()
+        return known, (Tree("ticket MAC", "not checked: no TPK"),)
     policy = ticket.policy
     payloads = decode_ticket_data(ticket.ticket_data)
     rand, timestamp = _of(payloads, Rand), _of(payloads, Timestamp)
@@ -127,7 +149,7 @@ def _ticket(message: Message, known: Known) -> tuple[Known, tuple[Tree, ...]]:
                 mpkr=known.mpkr or mpkr(policy.prf, data.key, rand.value),
             )
             break
-    return known, (held, _keys("keys in the ticket", inside, known)) if source is message else ()
+    return known, (held, _keys("keys in the ticket", inside, known))
 
 
 def _message(message: Message, known: Known) -> tuple[Known, tuple[Tree, ...]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from lab.mikey_cli import MAX_INPUT, mikey
+from keying.mikey.codec import decode, encode_ticket
+from keying.mikey.payloads import TicketPayload
+from lab import exchange
+from lab.mikey_cli import MAX_INPUT, MESSAGES, mikey
 from tests.keying.mikey import vectors
 
 BASE64 = base64.b64encode(vectors.TRANSFER_INIT).decode()
@@ -98,3 +102,68 @@ def test_a_key_that_is_no_key_is_not_repeated() -> None:
 
 def test_input_has_a_longest_length() -> None:
     assert run("-", stdin=b"A" * (MAX_INPUT + 1)).exit_code == 2
+
+
+MESSAGE = decode(vectors.TRANSFER_INIT)
+TICKET = encode_ticket(next(each for each in MESSAGE.payloads if isinstance(each, TicketPayload)))
+EXCHANGE = {
+    "REQUEST_INIT": "",
+    "TRANSFER_INIT": BASE64,
+    "TRANSFER_RESP": base64.b64encode(vectors.TRANSFER_RESP).decode(),
+    "tpk": vectors.TPK.hex(),
+}
+
+
+def written(tmp_path: Path, content: object) -> str:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(content, indent=1))
+    return str(path)
+
+
+@pytest.mark.parametrize("data", [TICKET, base64.b64encode(TICKET)])
+def test_a_bare_ticket_is_decoded_and_its_mac_checked(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "ticket"
+    path.write_bytes(data)
+    result = run(str(path))
+    assert result.exit_code == 0
+    assert lines(result)[0].startswith("TICKET: ")
+    assert any(line.startswith("flags: ") for line in lines(result))
+    assert "ticket MAC: holds" in lines(run(str(path), "--tpk", vectors.TPK.hex()))
+    wrong = run(str(path), "--tpk", "ab" * 16)
+    assert wrong.exit_code == 1
+    cut = run(base64.b64encode(TICKET[:9]).decode())
+    assert (cut.exit_code, "fault" in cut.output) == (1, True)
+
+
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: {"tickets": [one]}])
+def test_of_the_json_of_a_ticket_the_ticket_is_decoded_unless_a_message_is_named(tmp_path: Path, wrap: Any) -> None:
+    file = written(tmp_path, wrap({"ticket": base64.b64encode(TICKET).decode(), "REQUEST_INIT": BASE64}))
+    assert lines(run(file))[0].startswith("TICKET: ")
+    named = run(file, "--message", "REQUEST_INIT")
+    assert (named.exit_code, lines(named)[0]) == (0, SUMMARY)
+    assert run(file, "--message", "RESOLVE_INIT").exit_code == 2
+
+
+def test_of_an_exchange_file_every_message_is_decoded_each_answer_checked_with_what_it_answers(tmp_path: Path) -> None:
+    file = written(tmp_path, EXCHANGE)
+    result = run(file, "--mpki", vectors.MPKI, "--mpkr", vectors.MPKR)
+    heads = [line for line in result.output.splitlines() if line.startswith("TRANSFER_") and ": T, " in line]
+    assert [head.partition(":")[0] for head in heads] == ["TRANSFER_INIT", "TRANSFER_RESP"]
+    assert lines(result).count("MAC: holds") == 2
+    both = json.loads(run(file, "--json").output)
+    assert [each["sound"] for each in both] == [True, True]
+    one = json.loads(run(file, "--message", "TRANSFER_INIT", "--json").output)
+    assert one["summary"] == SUMMARY
+
+
+@pytest.mark.parametrize("content", [{}, {"tickets": 1}, {"TRANSFER_INIT": 5}, {"TRANSFER_INIT": "???"}])
+def test_json_without_a_message_is_wrong_usage(tmp_path: Path, content: object) -> None:
+    assert run(written(tmp_path, content)).exit_code == 2
+    broken = tmp_path / "broken"
+    broken.write_text("{no")
+    assert run(str(broken)).exit_code == 2
+    assert run(BASE64, "--message", "TRANSFER_INIT").exit_code == 2
+
+
+def test_the_names_of_messages_are_those_of_an_exchange_file() -> None:
+    assert MESSAGES == exchange.MESSAGES
