@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -64,6 +66,26 @@ def writable_file(path: Path) -> None:
             path.unlink()
     except OSError as error:
         fail(f"{path} cannot be written: {_reason(error)}", 2)
+
+
+def octets_of(source: str, most: int) -> bytes:
+    """Return what ``-`` (standard input), a file or, where no file has that name, the argument itself holds.
+
+    Ends with 2 for a file that cannot be read, and for more than ``most`` octets.
+    """
+    try:
+        if source == "-":
+            octets = sys.stdin.buffer.read(most + 1)
+        else:
+            with Path(source).open("rb") as file:
+                octets = file.read(most + 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):  # a long base64 text is no file name
+            fail(f"{source} cannot be read: {error.strerror}", 2)
+        octets = source.encode()
+    if len(octets) > most:
+        fail(f"{'standard input' if source == '-' else source} is longer than {most} octets", 2)
+    return octets
 
 
 def ask_supervisor(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import json
-import sys
 from pathlib import Path
 
 import click
 
-from lab.cli_base import ask_supervisor, echo_json, fail, json_option, pairs_of, state_option
+from lab.cli_base import ask_supervisor, echo_json, fail, json_option, octets_of, pairs_of, state_option
 from lab.control import ControlError, Json, Params, ask
 from lab.printable import one_line
 from lab.show_tickets import dicts, show_audit, show_resolution, show_ticket
@@ -184,7 +182,7 @@ def _end_with(failed: Json) -> None:
 
 def read_ticket(source: str) -> str:
     """Return a ticket in base64 from the argument itself, a file, or ``-``; ends with 2 where there is none."""
-    octets = _octets_of(source)
+    octets = octets_of(source, MAX_TICKET_FILE)
     text = octets.decode("ascii", "replace").strip()
     if text.startswith("{"):
         try:
@@ -202,17 +200,3 @@ def read_ticket(source: str) -> str:
     if not whole:
         fail("there is no ticket in it", 2)
     return text
-
-
-def _octets_of(source: str) -> bytes:
-    if source == "-":
-        return sys.stdin.buffer.read(MAX_TICKET_FILE)
-    try:
-        with Path(source).open("rb") as file:
-            return file.read(MAX_TICKET_FILE)
-    except FileNotFoundError:
-        return source.encode()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return source.encode()
-        fail(f"{source} cannot be read: {error.strerror}", 2)
