@@ -47,7 +47,6 @@ __all__ = [
     "encode_ticket",
     "encode_ticket_data",
     "ticket_mac_input",
-    "with_mac",
     "without_initiator_data",
     "without_mac",
     "without_signature",
@@ -205,15 +204,6 @@ def without_signature(message: Message | bytes) -> bytes:
     if not isinstance(signature, Signature):
         raise MalformedMessage("SIGN", "is not the last payload")
     return message.raw[: len(message.raw) - len(signature.value)]
-
-
-def with_mac(message: Message | bytes, mac: bytes) -> bytes:
-    """Return a message's octets with `mac` in its last payload, a V with a MAC of that length."""
-    message = _read(message)
-    covered = without_mac(message)
-    if len(covered) + len(mac) != len(message.raw):
-        raise MalformedMessage("V", "the MAC has another length than its algorithm gives")
-    return covered + mac
 
 
 def without_initiator_data(message: Message | bytes) -> bytes:

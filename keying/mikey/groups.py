@@ -45,10 +45,6 @@ class Groups:
             for group, them in (members or {}).items()
         }
 
-    def is_group(self, identity: Identity) -> bool:
-        """Return whether `identity` names a group."""
-        return self._key(identity) in self._members
-
     def _key(self, identity: Identity) -> Identity:
         return identity.normalised(lower_case_host=self._lower_case_host)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from keying.mikey.errors import InvalidTimestamp, Replayed
@@ -92,48 +91,8 @@ class ReplayCache:
         for digest in outdated:
             del entry.seen[digest]
 
-    def to_record(self) -> Mapping[str, object]:
-        """Return the state as JSON values (hashes and times, nothing secret), to be kept across a restart."""
-        return {
-            "reject_before": self._reject_before,
-            "senders": [
-                {
-                    "sender": key.hex(),
-                    "role": role,
-                    "floor": sender.floor,
-                    "seen": {digest.hex(): timestamp for digest, timestamp in sender.seen.items()},
-                }
-                for (key, role), sender in self._senders.items()
-            ],
-        }
-
-    @classmethod
-    def from_record(
-        cls, record: Mapping[str, object], *, skew_s: float = 300.0, size: int = 10_000, senders: int = 4096
-    ) -> ReplayCache:
-        """Return the cache of a record. Raises ValueError."""
-        cache = cls(skew_s=skew_s, size=size, senders=senders, reject_before=_time(record.get("reject_before")))
-        listed = record.get("senders")
-        if not isinstance(listed, list):
-            raise ValueError("a replay record lists its senders")  # noqa: TRY004 - a bad record is bad data
-        for each in listed:
-            if not isinstance(each, Mapping) or not isinstance(each.get("seen"), Mapping):
-                raise ValueError("a sender of a replay record is a mapping with what was seen")  # noqa: TRY004 - a bad record is bad data
-            key = (bytes.fromhex(str(each.get("sender"))), str(each.get("role")))
-            seen = {bytes.fromhex(str(digest)): _time(at) or 0.0 for digest, at in each["seen"].items()}
-            cache._senders[key] = _Sender(seen, _time(each.get("floor")))
-        return cache
-
 
 def check_skew(timestamp: float, now: float, skew_s: float) -> None:
     """Check that `timestamp` is within `skew_s` seconds of `now` (RFC 3830 5.4). Raises InvalidTimestamp."""
     if not abs(now - timestamp) <= skew_s:
         raise InvalidTimestamp("T", f"outside the clock skew of {skew_s:g} s")
-
-
-def _time(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("a time of a replay record is a number")  # noqa: TRY004 - a bad record is bad data
-    return float(value)

@@ -22,7 +22,7 @@ from keying.mikey.errors import (
     MalformedMessage,
     MikeyError,
 )
-from keying.mikey.identity import Identity, identity, matches
+from keying.mikey.identity import Identity, identity
 from keying.mikey.kdf import MIN_KEY_OCTETS, SUITES, mpki, mpkr, suite_of, ticket_keys, vr_auth_key
 from keying.mikey.ntp import t64
 from keying.mikey.payloads import (
@@ -122,11 +122,6 @@ class Ticket:
     def forking(self) -> bool:
         """The I flag."""
         return has(self.policy, TicketFlag.I)
-
-    def usable_for(self, responder: Identity, now: float) -> bool:
-        """Return whether the ticket names `responder` (itself or by wildcard) and is valid now."""
-        named = any(matches(authorised, responder) for authorised in self.responders)
-        return named and self.validity.covers(now)
 
     def to_record(self) -> Mapping[str, str]:
         """Return the ticket with its keys as text fields, for sealed storage alone."""

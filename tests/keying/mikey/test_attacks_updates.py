@@ -314,5 +314,5 @@ def test_a_ticket_ends_on_the_other_side_of_the_overflow_too(validity_s):
     stage = Stage(now=OVERFLOW - 30, wish=Wish(responders=(BOB,), validity_s=validity_s))
     done = stage.play()
     assert done.ticket.validity.end == pytest.approx(OVERFLOW - 30 + validity_s, abs=1)
-    assert done.ticket.usable_for(BOB, OVERFLOW + 10)
-    assert not done.ticket.usable_for(BOB, OVERFLOW + validity_s)
+    assert done.ticket.validity.covers(OVERFLOW + 10)
+    assert not done.ticket.validity.covers(OVERFLOW + validity_s)

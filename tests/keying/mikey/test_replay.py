@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,33 +78,6 @@ def test_without_its_state_a_cache_refuses_what_it_may_have_seen():
     with pytest.raises(Replayed):
         cache.add(b"alice", "REQUEST", b"message", NOW + 300, NOW + 300)
     cache.add(b"alice", "REQUEST", b"message", NOW + 301, NOW + 301)
-
-
-def test_a_cache_survives_a_restart():
-    cache = ReplayCache(size=2)
-    for n in range(3):
-        cache.add(b"alice", "REQUEST", b"%d" % n, NOW + n, NOW + 3)
-    again = ReplayCache.from_record(json.loads(json.dumps(cache.to_record())), size=2)
-    for n in range(3):
-        with pytest.raises(Replayed):
-            again.add(b"alice", "REQUEST", b"%d" % n, NOW + n, NOW + 3)
-    again.add(b"alice", "REQUEST", b"new", NOW + 4, NOW + 4)
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        {},
-        {"senders": 1},
-        {"senders": [1]},
-        {"senders": [{"seen": 3}]},
-        {"senders": [{"sender": "zz", "role": "", "seen": {}}]},
-        {"senders": [], "reject_before": "now"},
-    ],
-)
-def test_a_record_that_is_none_is_refused(record):
-    with pytest.raises(ValueError, match=r"record|hexadecimal|number"):
-        ReplayCache.from_record(record)
 
 
 @pytest.mark.clause("RFC 6043", "12.4")

@@ -43,7 +43,7 @@ from keying.mikey.ticket import (
     ticket_key_id,
 )
 from keying.secret import Secret
-from tests.keying.mikey.stage import ALICE, BOB, CAROL, KMS, LONG, MALLORY, NOW, counting, credential, tpk
+from tests.keying.mikey.stage import ALICE, BOB, KMS, LONG, MALLORY, NOW, counting, credential, tpk
 
 pytestmark = pytest.mark.clause("TS 33.328", "6.2.3.4.1-1")
 
@@ -163,9 +163,9 @@ def test_a_held_ticket_shows_no_key():
 
 def test_a_ticket_says_for_whom_and_when_it_can_be_used():
     ticket = made(wish=Wish((BOB,), validity_s=60))
-    assert ticket.usable_for(BOB, NOW)
-    assert not ticket.usable_for(CAROL, NOW)
-    assert not ticket.usable_for(BOB, NOW + 61)
+    assert ticket.responders == (BOB,)
+    assert ticket.validity.covers(NOW)
+    assert not ticket.validity.covers(NOW + 61)
     assert ticket.forking
     assert not ticket.reusable
 
