@@ -283,8 +283,9 @@ def _decision_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
             continue
         outcome, mode, suite = _of(span, "outcome"), _of(span, "mode"), _of(span, "suite")
         reason = ": ".join(filter(None, (_of(span, "reason"), _of(span, "detail"))))
-        tag = _of(span, "tag")
-        label = " ".join(filter(None, (mode, outcome, suite, f"tag {tag}" if tag and tag != "0" else "")))
+        tag, cs_ids = _of(span, "tag"), _of(span, "cs_ids")
+        key = f"CS {cs_ids}" if cs_ids else f"tag {tag}" if tag and tag != "0" else ""
+        label = " ".join(filter(None, (mode, outcome, suite, key)))
         at = at_ms(span.start_ns, start_ns)
         node = _of(span, "node") or span.node
         yield Step("decision", at, at, node, "", label or "decision", detail=reason, outcome=outcome)

@@ -13,7 +13,7 @@ from opentelemetry.trace import Span
 from media.g711 import CODECS
 from media.session import AudioSource, DtmfReceived, MediaStarted, PacketRefused, RekeyNeeded, SessionEvent
 from nodes.ue.call_keys import CallKeys
-from nodes.ue.media_security import KMS, SecurityContext
+from nodes.ue.media_security import KMS, SecurityContext, StreamKeys
 from nodes.ue.renegotiation import Renegotiation
 from nodes.ue.report import audio_report, media_leg, voice_of
 from nodes.ue.requests import ACCESS_NETWORK, agreement_headers, uris_in
@@ -178,12 +178,12 @@ class Call:
         log, for it would help an attacker.
         """
         stream = next((one for one in self.media.streams if not one.ended), None)
-        line = stream.keys.send if stream is not None else None
+        keys = stream.keys if stream is not None else StreamKeys()
+        line = keys.send
         span = self.agent.telemetry.tracer.start_span("key.decision", context=self.trace_context)
         facts: dict[str, str | int] = {
-            "mode": self.media.security,
+            "mode": self.media.security if self.media.established or outcome == "accepted" else self.media.wanted,
             "suite": line.suite.name if line is not None else "",
-            "tag": line.tag if line is not None else 0,
             "outcome": outcome,
             "reason": token or reason,
             "detail": reason[:DETAIL_LIMIT] if token else "",
@@ -191,6 +191,10 @@ class Call:
             "call_id": self.call_id,
             "stream": 1 if stream is None else stream.index + 1,
         }
+        if keys.from_kms and keys.send is not None and keys.receive is not None:
+            facts["cs_ids"] = f"{keys.send.tag},{keys.receive.tag}"  # own stream, then the far end's (RFC 4567 7.1)
+        else:
+            facts["tag"] = line.tag if line is not None else 0
         mikey = self.media.mikey
         if mikey is not None and mikey.peer is not None:
             facts["peer"] = mikey.peer.text

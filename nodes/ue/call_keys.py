@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from keying.mikey.codec import decode
 from keying.mikey.describe import summary
+from keying.mikey.errors import MikeyError
 from keying.mikey.identity import Identity, normalise
-from keying.mikey.payloads import TicketPolicy
+from keying.mikey.payloads import TicketPayload, TicketPolicy
 from keying.mikey.transfer import Established
 from nodes.ue.key_management import KeyManagement
 from nodes.ue.kms_policy import judge_initiator, judge_responder, judge_ticket
@@ -174,16 +176,29 @@ class CallKeys:
     # what is seen of it
 
     def _seen(self, direction: str, message: bytes) -> None:
+        name, _, payloads = summary(message).partition(": ")
+        if self._is_update(message):
+            name += " (CSB update)"
         span = self._call.agent.telemetry.tracer.start_span("mikey.transfer", context=self._call.trace_context)
         span.set_attributes(
             {
-                "imslab.mikey.message": summary(message),
+                "imslab.mikey.message": f"{name}: {payloads}",
                 "imslab.mikey.direction": direction,
                 "imslab.node": self._call.agent.name,
                 "sip.call_id": self._call.call_id,
             }
         )
         span.end()
+
+    def _is_update(self, message: bytes) -> bool:
+        """Tell whether a message goes on with a bundle in force: it has its CSB ID and no ticket (RFC 6043 5.2)."""
+        try:
+            read = decode(message)
+        except MikeyError:
+            return False
+        begins = any(isinstance(payload, TicketPayload) for payload in read.payloads)
+        in_force = {bundle.association.csb_id for bundle in self.media.bundles.values()}
+        return read.header.csb_id in in_force and not begins
 
     def record(self) -> ue_control_pb2.MikeyExchange | None:
         """Return the messages of the call, None unless the lab exports keys."""

@@ -13,7 +13,7 @@ from nodes.ue.call_keys import MARK, claimed_by
 from nodes.ue.config import Behaviour
 from nodes.ue.media_security import KMS, MediaSecurityRefused, choose_mode
 from nodes.ue.mikey_media import Incoming
-from nodes.ue.session_media import OfferRefused
+from nodes.ue.offers import OfferRefused, offered_mode
 from signalling.sip.dialog import Dialog, DialogError
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.offer_answer import Carrier, OfferAnswerError
@@ -45,6 +45,7 @@ class Callee:
         )
         self.call.setup = self
         self.call.cancel = lambda: self._refuse(486, "hung up before the answer")
+        self.call.media.wanted = offered_mode(request.body)
         self.call.media.tamper_answer = behaviour.tamper_answer
         if self.call.keys is not None:
             self.call.keys.own = agent.default_identity
@@ -98,7 +99,9 @@ class Callee:
         return MARK in self.request.body if self.request.body else self._own_mode() == KMS
 
     def _own_mode(self) -> str:
-        return choose_mode("", self.call.media.context)
+        media = self.call.media
+        media.wanted = choose_mode("", media.context)
+        return media.wanted
 
     async def _negotiate(self) -> None:
         """Ask the KMS, then go on as ever; 100 goes out meanwhile, and nobody's phone rings for a call that fails."""

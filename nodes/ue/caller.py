@@ -72,7 +72,10 @@ class Caller:
         call, options = self.call, self.options
         body = b""
         try:
-            mode = choose_mode(self.mode, call.media.context, force=options.force_offer, target=self.target)
+            call.media.wanted = self.mode or call.media.wanted
+            call.media.wanted = mode = choose_mode(
+                self.mode, call.media.context, force=options.force_offer, target=self.target
+            )
             call.media.ignore_failure = options.ignore_security_failure
             self._own_identity()
             if not options.offerless:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keying.sdes import KeyChange
-from nodes.ue.media_security import MediaSecurityRefused, OfferJudgement, StreamKeys
+from nodes.ue.media_security import KMS, MediaSecurityRefused, OfferJudgement, StreamKeys
 from nodes.ue.stream import ChosenCodec, Stream
 from signalling.sdp import MediaDescription, SdpError, SessionDescription, parse_sdp
 
@@ -45,6 +45,22 @@ class Accepted:
     change: KeyChange
     codec: ChosenCodec
     keys: StreamKeys
+
+
+def offered_mode(body: bytes) -> str:
+    """Return the security that the first active stream of an offer has, whether or not it can be taken."""
+    try:
+        sdp = parse_sdp(body)
+    except SdpError:
+        return "none"
+    media = next((media for media in sdp.media if media.port != 0), None)
+    if media is None:
+        return "none"
+    if sdp.key_mgmt_of(media):
+        return KMS
+    if not (media.crypto or media.is_secure_rtp):
+        return "none"
+    return "e2ae-sdes" if media.get("3ge2ae") is not None else "e2e-sdes"
 
 
 def read_body(body: bytes) -> SessionDescription:

@@ -54,6 +54,8 @@ class SessionMedia:
         self.remote: SessionDescription | None = None
         self.mikey: MikeyMedia | None = None
         """Where keys of mode e2e-kms come from; its tickets are fetched and resolved before it is asked."""
+        self.wanted = "none"
+        """The mode that was asked for or offered first, which is what a refusal refuses."""
         self.tamper_answer = ""
         self.ignore_failure = False
         self._opener = opener
@@ -94,6 +96,7 @@ class SessionMedia:
 
     def first_offer(self, mode: str, *, shape: str = "savp", tamper: str = "") -> bytes:
         """Return the offer of a new call with one stream. Raises MediaSecurityRefused when MIKEY cannot be made."""
+        self.wanted = mode
         stream = self._opener(0)
         self.streams.append(stream)
         self._secure(stream, mode)

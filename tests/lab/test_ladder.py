@@ -71,6 +71,11 @@ def test_a_refusal_is_noted_with_its_word_and_the_check_that_failed() -> None:
     assert (note.label, note.detail) == ("e2e-kms refused", "mikey-invalid: Replayed: T: seen before")
 
 
+def test_a_decision_on_keys_of_the_kms_names_crypto_sessions_and_no_tag() -> None:
+    note = decided(mode="e2e-kms", outcome="accepted", suite="AEAD_AES_128_GCM", cs_ids="1,2")
+    assert note.label == "e2e-kms accepted AEAD_AES_128_GCM CS 1,2"
+
+
 def test_both_ends_of_a_media_leg_are_one_segment_coloured_by_protection(call: Ladder) -> None:
     access, core = sorted(steps(call, "media"), key=lambda step: step.protection, reverse=True)
     assert {access.source, access.target} == {"alice", "imsagw-a"}

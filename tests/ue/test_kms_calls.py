@@ -146,6 +146,8 @@ async def test_the_trace_of_a_call_names_its_messages_and_nothing_secret(tmp_pat
         assert [one.attributes["imslab.mikey.direction"] for one in (sent, received)] == ["sent", "received"]
         decided = spans(site, "key.decision")[-1].attributes
         assert (decided["imslab.decision.mode"], decided["imslab.decision.peer"]) == (KMS, BOB)
+        assert decided["imslab.decision.cs_ids"] == "1,2"
+        assert "imslab.decision.tag" not in decided
         told = [each for span in site.spans.get_finished_spans() for each in (span, *span.events)]
         messages = "".join(str(value) for each in told for value in each.attributes.values())
         (value,) = parse_sdp(site.pcscf.of("INVITE")[0].body).key_mgmt
@@ -241,10 +243,12 @@ async def test_another_mode_is_taken_only_where_policy_says_so_and_is_told(tmp_p
         if mode:
             assert (events[-1].result, events[-1].security) == ("established", mode)
             assert "ue.kms-fallback" in site.ue.log.getvalue()
-            outcomes = [span.attributes["imslab.decision.outcome"] for span in spans(site, "key.decision")]
-            assert outcomes[0] == "fallback"
+            first = spans(site, "key.decision")[0].attributes
+            assert (first["imslab.decision.mode"], first["imslab.decision.outcome"]) == (KMS, "fallback")
         else:
             assert (events[-1].result, events[-1].sip_status) == ("refused", 488)
+            (decided,) = (span.attributes for span in spans(site, "key.decision"))
+            assert (decided["imslab.decision.mode"], decided["imslab.decision.outcome"]) == (KMS, "refused")
             assert site.pcscf.of("INVITE") == []
 
 
@@ -322,9 +326,32 @@ async def test_hold_re_key_and_further_streams_in_a_call(tmp_path):
             assert (mine.send, mine.receive) == (theirs.receive, theirs.send)
             assert (mine == first) is (action in {"hold", "resume"})
         assert [leg.keying for leg in answer.legs] == ["MIKEY-TICKET", "MIKEY-TICKET"]
+        new, update = transfers(site)[:2], transfers(site)[2:]
+        assert new == [("TRANSFER_INIT", "sent"), ("TRANSFER_RESP", "received")]
+        assert set(update) == {("TRANSFER_INIT (CSB update)", "sent"), ("TRANSFER_RESP (CSB update)", "received")}
         assert site.kms.asked == ["ticketrequest", "ticketresolve"]
         await call.hang_up()
         await task
+
+
+def transfers(site):
+    told = (span.attributes for span in spans(site, "mikey.transfer"))
+    return [(one["imslab.mikey.message"].partition(":")[0], one["imslab.mikey.direction"]) for one in told]
+
+
+@pytest.mark.clause("RFC 6043", "5.2")
+@async_test
+async def test_the_trace_says_of_a_far_ends_update_that_it_is_one(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = caller(site)
+        dialog, _ = await talking(site, bob)
+        await offered(site, dialog, "UPDATE", bob.media.next_offer(rekey=0))
+        assert transfers(site) == [
+            ("TRANSFER_INIT", "received"),
+            ("TRANSFER_RESP", "sent"),
+            ("TRANSFER_INIT (CSB update)", "received"),
+            ("TRANSFER_RESP (CSB update)", "sent"),
+        ]
 
 
 @pytest.mark.clause("RFC 6043", "6.10")
@@ -524,6 +551,7 @@ async def test_the_check_that_failed_is_told_here_and_not_to_the_far_end(tmp_pat
         assert why == WHICH[how]
         decided = spans(site, "key.decision")[-1].attributes
         assert f"media-sec:{decided['imslab.decision.reason']}" == word
+        assert decided["imslab.decision.mode"] == ("e2e-sdes" if how == "strip" else KMS)
         assert decided["imslab.decision.detail"] == why
         (logged,) = refusals_logged(site)
         assert (logged["call_id"], logged["cause"], logged["detail"]) == (request.call_id, word[10:], why)
