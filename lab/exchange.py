@@ -10,10 +10,11 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from keying.secret import Secret
-from protos import ue_control_pb2
-from sba.pki import write_private
+if TYPE_CHECKING:
+    from keying.secret import Secret
+    from protos import ue_control_pb2
 
 MESSAGES = ("REQUEST_INIT", "REQUEST_RESP", "TRANSFER_INIT", "RESOLVE_INIT", "RESOLVE_RESP", "TRANSFER_RESP")
 """Messages of a mode 1 exchange in their order (RFC 6043 4.1)."""
@@ -39,4 +40,6 @@ def document(
 
 def write(path: Path, content: Mapping[str, str]) -> None:
     """Write the file, readable for its owner alone (0600). Raises ``OSError``."""
+    from sba.pki import write_private
+
     write_private(path, json.dumps(content, indent=1).encode())

@@ -6,24 +6,21 @@ import base64
 import binascii
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from lab.cli_base import echo_json, fail, json_option
+from lab.cli_base import echo_json, fail, json_option, octets_of
 from lab.control import Json
+from lab.exchange import MESSAGES
 from lab.printable import printable
 
 if TYPE_CHECKING:
     from keying.mikey.describe import Tree
     from keying.mikey.describe_keys import Known
     from keying.secret import Secret
-
-MESSAGES = ("REQUEST_INIT", "REQUEST_RESP", "TRANSFER_INIT", "RESOLVE_INIT", "RESOLVE_RESP", "TRANSFER_RESP")
-"""Names of the messages in a JSON file, in their order (``lab.exchange``)."""
 
 MAX_INPUT = 200_000
 """Octets read of a file or of standard input: a message of 64 KiB in base64, and its lines."""
@@ -117,13 +114,9 @@ def mikey_follow(file: Path, show_keys: bool, as_json: bool) -> None:
     """
     from lab.mikey_follow import ExchangeError, follow, read_exchange
 
+    text = octets_of(str(file), MAX_INPUT)
     try:
-        text = file.read_bytes()[: MAX_INPUT + 1]
-        if len(text) > MAX_INPUT:
-            _wrong(f"{file} is longer than {MAX_INPUT} octets")
         steps = list(follow(read_exchange(json.loads(text)), show_keys=show_keys))
-    except OSError as error:
-        _wrong(f"{file} cannot be read: {error.strerror}")
     except ExchangeError as error:
         _wrong(f"{file}: {error}")
     except ValueError:
@@ -192,23 +185,13 @@ def _message(source: str) -> bytes:
 
 def _read(source: str) -> tuple[bytes, str]:
     """Return what was given, as it is, and where it was found."""
+    octets = octets_of(source, MAX_INPUT)
     if source == "-":
-        return sys.stdin.buffer.read(MAX_INPUT + 1), "standard input"
-    path = Path(source)
-    try:
-        if path.is_file():
-            with path.open("rb") as stream:
-                return stream.read(MAX_INPUT + 1), source
-    except OSError as error:
-        # A long base64 text is no file name; anything else about a file is told.
-        if error.strerror != "File name too long":
-            _wrong(f"{source} cannot be read: {error.strerror}")
-    return source.encode(), "the argument"
+        return octets, "standard input"
+    return octets, "the argument" if octets == source.encode() else source
 
 
 def _octets(data: bytes, where: str) -> bytes:
-    if len(data) > MAX_INPUT:
-        _wrong(f"{where} is longer than {MAX_INPUT} octets")
     if data[:1] in (b"\x01", TICKET_BEGINS):  # the version of MIKEY; base64 begins with a letter
         return data
     text = _SDP.sub("", data.decode("latin-1").strip())
