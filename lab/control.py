@@ -29,6 +29,12 @@ MAX_LINE = 32 << 20
 _PATH_LIMIT = 100
 
 
+def options_of(params: Params) -> dict[str, str]:
+    """Return the switches among the parameters of an operation (``--option KEY=VALUE``), each as text."""
+    value = params.get("options")
+    return {key: str(item) for key, item in value.items()} if isinstance(value, dict) else {}
+
+
 class ControlError(Exception):
     """The supervisor refused or failed; ``kind`` is ``usage`` (asked wrongly) or ``failed``.
 

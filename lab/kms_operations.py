@@ -15,7 +15,7 @@ from keying.mikey.errors import MikeyError
 from keying.mikey.payloads import TicketPayload
 from keying.mikey.policy import has
 from keying.mikey.registry import DataType, TicketFlag
-from lab.control import ControlError, Json, Operation, Params, Progress
+from lab.control import ControlError, Json, Operation, Params, Progress, options_of
 from lab.labfile import LabFile, UserRow
 from lab.operator import Operator
 from lab.refusals import refusal, silent_node, ticket_refusal
@@ -64,7 +64,7 @@ class TicketDesk:
             no_forking=params.get("no_forking") is True,
             validity_s=int(validity) if isinstance(validity, (int, float)) else 0,
             mode_3=mode_3,
-            options=_options(params),
+            options=options_of(params),
         )
         with self._operator.telemetry.tracer.start_as_current_span("imslab ticket request") as span:
             order.traceparent = _traceparent(span)
@@ -88,7 +88,7 @@ class TicketDesk:
         del progress
         user = self._software_ue(str(params.get("user", "")))
         ticket = ticket_in(str(params.get("ticket", "")))
-        options = _options(params)
+        options = options_of(params)
         if not options:  # switches are for negative tests, which ask for what cannot be
             check_resolvable(ticket, user.name)
         order = ue_control_pb2.ResolveOrder(ticket=ticket, options=options)
@@ -264,8 +264,3 @@ def _base64(octets: bytes) -> str:
 def _texts(params: Params, key: str) -> list[str]:
     value = params.get(key)
     return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _options(params: Params) -> dict[str, str]:
-    value = params.get("options")
-    return {key: str(item) for key, item in value.items()} if isinstance(value, dict) else {}

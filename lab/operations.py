@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from lab.calls import CallDesk, CallOrder
-from lab.control import ControlError, ControlServer, Json, Params, Progress
+from lab.control import ControlError, ControlServer, Json, Params, Progress, options_of
 from lab.kms_operations import TicketDesk
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
@@ -153,7 +153,7 @@ class Operations:
                 user.name,
                 media_security=_text(params, "media_security"),
                 expires=int(_number(params, "expires")),
-                options=_options(params),
+                options=options_of(params),
             ),
         )
         return {
@@ -192,7 +192,7 @@ class Operations:
             with_keys=params.get("with_keys") is True,
             exchange=_text(params, "exchange"),
             suites=tuple(map(str, suites)) if isinstance(suites, list) else (),
-            options=_options(params),
+            options=options_of(params),
         )
         if (order.with_keys or order.exchange) and not self._supervisor.lab.key_export:
             raise ControlError("this lab never exports keys (key_export: never in its description)", "usage")
@@ -217,13 +217,13 @@ class Operations:
     async def _behave(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
-        return dict(await _asked(user.name, self.operator.behave(user.name, _options(params))))
+        return dict(await _asked(user.name, self.operator.behave(user.name, options_of(params))))
 
     async def _modify(self, params: Params, progress: Progress) -> Json:
         del progress
         user = self._desk.software_ue(_text(params, "user"))
         call_id, action = _text(params, "call_id"), _text(params, "action")
-        answer = await _asked(user.name, self.operator.modify(user.name, call_id, action, _options(params)))
+        answer = await _asked(user.name, self.operator.modify(user.name, call_id, action, options_of(params)))
         return {"sip_status": answer.sip_status, "reason": answer.reason}
 
     async def _hang_up(self, params: Params, progress: Progress) -> Json:
@@ -284,8 +284,3 @@ def _text(params: Params, key: str) -> str:
 def _number(params: Params, key: str) -> float:
     value = params.get(key, 0)
     return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _options(params: Params) -> dict[str, str]:
-    value = params.get("options")
-    return {key: str(item) for key, item in value.items()} if isinstance(value, dict) else {}
