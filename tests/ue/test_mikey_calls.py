@@ -20,7 +20,7 @@ from signalling.sdp import check_successor, parse_sdp
 from signalling.sdp.keymgmt import SESSION, messages
 from tests.media.libsrtp import Libsrtp
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, StandInKms, management
-from tests.ue.test_session_media import FakeEndpoint
+from tests.ue.test_session_media import FakeEndpoint, told
 
 CONTEXT = SecurityContext(
     "preferred",
@@ -226,11 +226,11 @@ async def test_a_further_stream_has_keys_of_its_own(starter):
 async def test_a_move_brings_new_keys_and_a_move_with_the_old_ones_is_refused():
     _, alice, bob = await agreed()
     before = alice.stream()
+    told(alice.media)
     alice.media.take_answer(await bob.answer(alice.media.next_offer(move=0)))
     assert mirrored(alice, bob)
     assert alice.stream().send != before.send
-    names = alice.media.streams[0].endpoint.names()
-    assert "secure_sending" in names[names.index("move") if "move" in names else 0 :]
+    assert told(alice.media)[:2] == ["secure_sending", "rekey_receiving"]
     offer = alice.media.next_offer(direction="sendonly")
     moved = parse_sdp(offer)
     moved.media[0].port = 4444
@@ -477,8 +477,9 @@ async def test_a_plain_answer_to_mikey_is_never_taken():
     answer = parse_sdp(await bob.answer(await alice.offer()))
     answer.remove("key-mgmt")
     answer.media[0].proto = "RTP/AVP"
-    with pytest.raises(OfferRefused):
+    with pytest.raises(OfferRefused) as refused:
         alice.media.take_answer(answer.to_bytes())
+    assert (refused.value.status, refused.value.token) == (488, "profile-refused")
 
 
 @pytest.mark.clause("TS 33.328", "7.2.3-4")
@@ -594,8 +595,9 @@ async def test_a_spoilt_update_leaves_the_keys():
     assert alice.mikey.rekeying
     (value,) = offer.key_mgmt
     offer.set("key-mgmt", value[:-8] + ("AAAAAAA=" if not value.endswith("AAAAAAA=") else "BBBBBBA="))
-    with pytest.raises(OfferRefused):
+    with pytest.raises(OfferRefused) as refused:
         await bob.answer(offer.to_bytes())
+    assert (refused.value.status, refused.value.token) == (488, "mikey-invalid")
     alice.media.withdraw_offer()
     assert bob.stream() == before
     assert mirrored(alice, bob)
