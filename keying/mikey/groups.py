@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keying.mikey.identity import Identity, matches
-from keying.mikey.profile import DEFAULT_PROFILE, Profile
 
 MAX_NESTING = 4
 """Groups within groups that are followed."""
@@ -30,34 +29,24 @@ class Match:
 
 
 class Groups:
-    """Groups by identity. `members` maps a group URI to the URIs of its members, wildcards and groups among them.
+    """Groups by identity. `members` maps a group URI to the URIs of its members, wildcards and groups among them."""
 
-    `profile` says how identities are compared and how a wildcard is spelt.
-    """
-
-    def __init__(
-        self, members: Mapping[str, Iterable[str]] | None = None, *, profile: Profile = DEFAULT_PROFILE
-    ) -> None:
-        self._lower_case_host = profile.lower_case_host
-        self._wildcard = profile.user_wildcard
+    def __init__(self, members: Mapping[str, Iterable[str]] | None = None) -> None:
         self._members = {
-            self._key(Identity.uri(group)): tuple(Identity.uri(each) for each in them)
+            Identity.uri(group).normalised(): tuple(Identity.uri(each) for each in them)
             for group, them in (members or {}).items()
         }
-
-    def _key(self, identity: Identity) -> Identity:
-        return identity.normalised(lower_case_host=self._lower_case_host)
 
     def contains(self, authorised: Identity, user: Identity) -> bool:
         """Return whether `user` is `authorised`, falls under its wildcard or is a member of the group it names."""
         return self._contains(authorised, user, MAX_NESTING)
 
     def _contains(self, authorised: Identity, user: Identity, depth: int) -> bool:
-        if matches(authorised, user, wildcard=self._wildcard, lower_case_host=self._lower_case_host):
+        if matches(authorised, user):
             return True
         if depth == 0:
             return False
-        members = self._members.get(self._key(authorised), ())
+        members = self._members.get(authorised.normalised(), ())
         return any(self._contains(member, user, depth - 1) for member in members)
 
     def match(self, authorised: Sequence[Identity], users: Sequence[Identity]) -> Match | None:
@@ -65,7 +54,7 @@ class Groups:
 
         An identity that the ticket names comes before wildcards and groups, the earlier of `users` before the later.
         """
-        persons = [user for user in users if not user.is_wildcard(self._wildcard)]
+        persons = [user for user in users if not user.wildcard]
         found = [Match(user, entry) for user in persons for entry in authorised if self.contains(entry, user)]
         return next((each for each in found if each.direct), found[0] if found else None)
 

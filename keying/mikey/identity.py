@@ -13,6 +13,8 @@ from keying.mikey.errors import MalformedMessage
 from keying.mikey.payloads import IdRoled, Payload
 from keying.mikey.registry import IdRole, IdType
 
+WILDCARD = "*"
+"""User part that stands for all users of a domain, e.g. ``sip:*@ims.test`` (assumed: TS 33.328 6.2.3.2 is unseen)."""
 _SEPARATORS = "-.()"
 """Visual separators of a telephone number (RFC 3966 3)."""
 
@@ -51,34 +53,29 @@ class Identity:
 
     @property
     def wildcard(self) -> bool:
-        """True where the user part is ``*``: ``sip:*@ims.test`` (assumed: TS 33.328 6.2.3.2 is unseen)."""
-        return self.is_wildcard()
-
-    def is_wildcard(self, word: str = "*") -> bool:
-        """Return whether the user part is `word`."""
+        """True where the identity stands for all users of its domain."""
         _, user, _ = _split(self.text)
-        return user == word
+        return user == WILDCARD
 
     def payload(self, role: IdRole) -> IdRoled:
         """Return the IDR payload of this identity in `role`."""
         return IdRoled(role, self.id_type, self.data)
 
-    def normalised(self, *, lower_case_host: bool = True) -> Identity:
+    def normalised(self) -> Identity:
         """Return the identity to compare with: scheme and host in lower case, URI parameters dropped (assumed).
 
         TS 33.328 6.2.3.3 was not seen; ``tel:`` URIs lose their visual separators as RFC 3966 5.1.1 has it.
         """
         if self.id_type not in {IdType.URI, IdType.NAI}:
             return self
-        return Identity(self.id_type, normalise(self.text, lower_case_host=lower_case_host).encode())
+        return Identity(self.id_type, normalise(self.text).encode())
 
-    def same(self, other: Identity, *, lower_case_host: bool = True) -> bool:
+    def same(self, other: Identity) -> bool:
         """Return whether both name the same party once normalised."""
-        one, two = (each.normalised(lower_case_host=lower_case_host) for each in (self, other))
-        return one == two
+        return self.normalised() == other.normalised()
 
 
-def normalise(uri: str, *, lower_case_host: bool = True) -> str:
+def normalise(uri: str) -> str:
     """Return `uri` as identities are compared: lower-case scheme and host, no parameters, headers or separators.
 
     A number that is not global keeps its phone-context: without it, it is anybody's (RFC 3966 4, 5.1.5).
@@ -87,27 +84,26 @@ def normalise(uri: str, *, lower_case_host: bool = True) -> str:
     if scheme == "tel:":
         number = "".join(letter for letter in user if letter not in _SEPARATORS)
         return scheme + number + ("" if number.startswith("+") else _phone_context(uri))
-    if lower_case_host:
-        host = host.lower()
+    host = host.lower()
     return f"{scheme}{user}@{host}" if user else f"{scheme}{host}"
 
 
-def matches(authorised: Identity, user: Identity, *, wildcard: str = "*", lower_case_host: bool = True) -> bool:
+def matches(authorised: Identity, user: Identity) -> bool:
     """Return whether the ticket's `authorised` identity is `user`, or a wildcard over its domain.
 
     Groups are not looked at: :class:`keying.mikey.groups.Groups` knows their members.
     """
-    if authorised.same(user, lower_case_host=lower_case_host):
+    if authorised.same(user):
         return True
     if (
-        not authorised.is_wildcard(wildcard)
-        or user.is_wildcard(wildcard)
+        not authorised.wildcard
+        or user.wildcard
         or authorised.id_type is not user.id_type
         or authorised.id_type not in {IdType.URI, IdType.NAI}
     ):
         return False
-    scheme, _, host = _split(normalise(authorised.text, lower_case_host=lower_case_host))
-    user_scheme, name, user_host = _split(normalise(user.text, lower_case_host=lower_case_host))
+    scheme, _, host = _split(normalise(authorised.text))
+    user_scheme, name, user_host = _split(normalise(user.text))
     return bool(name) and scheme == user_scheme and host == user_host
 
 

@@ -37,6 +37,7 @@ class WantedKey:
 class Wish:
     """What an initiator wants of a ticket, in words; :func:`wished_policy` writes it as TP.
 
+    The flags are local policy; their defaults are assumed (TS 33.328 6.2.3.4, D.2; RFC 6043 12.4 recommends forking).
     `validity_s` None leaves the end open; times are Unix seconds. `keys` empty leaves the keys to the KMS (one TGK).
     """
 

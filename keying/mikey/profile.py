@@ -1,7 +1,7 @@
 """Every value that TS 33.328 chose and that could not be read, or that is local policy: one object, nothing in line.
 
 RFC 3830 and RFC 6043 leave these open. What is marked "assumed" stands for text of TS 33.328 (Annexes A, D, H, I, K)
-that was not available; :func:`assumed` lists those values, and a lab can set each of them.
+that was not available; :func:`assumed` lists those values, and a lab can set each of them (``mikey_profile``).
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ class Profile:
     base_format_kinds: Annotated[
         frozenset[TicketKind], Assumed("TS 33.328 D.4: Ticket Data of type 2 is built as that of type 1")
     ] = frozenset({BASE_TICKET, THREE_GPP_TICKET})
-    forking: Annotated[bool, Assumed("TS 33.328 D.2: the I flag; RFC 6043 12.4 recommends it")] = True
-    responder_rand: Annotated[bool, Assumed("TS 33.328 D.2: the G flag (RANDRr)")] = True
-    initiator_rand: Annotated[bool, Assumed("TS 33.328 D.2: the H flag (RANDRi in the TEK)")] = True
-    reusable: Annotated[bool, Assumed("TS 33.328 6.2.3.4: the J flag")] = False
-    ticket_lifetime_s: int = 3600
     max_responders: int = 64
     """IDRr payloads of a ticket policy that we take."""
 
@@ -76,34 +71,20 @@ class Profile:
     """Senders remembered at a time."""
 
     # Identities
-    identity_type: Annotated[IdType, Assumed("TS 33.328 6.2.3.2: KMS user identities are SIP URIs")] = IdType.URI
     kms_identity_type: Annotated[IdType, Assumed("TS 33.328 D.2: ID type of IDRkms")] = IdType.URI
     psk_identity_type: Annotated[IdType, Assumed("TS 33.328 D.2: IDRpsk is the B-TID as a byte string")] = (
         IdType.BYTE_STRING
     )
-    lower_case_host: Annotated[bool, Assumed("TS 33.328 6.2.3.2: the host of a SIP URI is compared in lower case")] = (
-        True
-    )
-    user_wildcard: Annotated[str, Assumed("TS 33.328 6.2.3.2: spelling of user groups, e.g. sip:*@ims.test")] = "*"
 
     # Security protocols that IANA has no number for
     prot_type_tls: Annotated[int, Assumed("TS 33.328 H.2: Prot type of TLS-PSK; private use")] = 241
     prot_type_mime: Annotated[int, Assumed("TS 33.328 I.3: Prot type of MIME protection; private use")] = 242
-    tls_psk_identity: Annotated[str, Assumed("TS 33.328 H.3: PSK identity of TLS, a format string")] = (
-        "{csb_id:08x}{cs_id:02x}"
-    )
 
     # Messaging
     genext_proof_of_origin: Annotated[int, Assumed("TS 33.328 K.1: General Extension type; private use")] = 241
-    smime_type: Annotated[str, Assumed("TS 33.328 I.1: smime-type that we write")] = "auth-enveloped-data"
-    smime_types_accepted: Annotated[frozenset[str], Assumed("TS 33.328 I.1: smime-types, in lower case")] = frozenset(
-        {"auth-enveloped-data", "authenveloped-data"}
-    )
 
     # SDP
     send_sdp_ids: Annotated[bool, Assumed("TS 33.328 7.2.3: the SDP IDs extension of RFC 4567 is sent")] = True
-    check_sdp_ids: bool = True
-    """Checked where it is present (RFC 4567 3.1)."""
 
     # HTTP between UE and KMS
     http_path: Annotated[str, Assumed("TS 33.328 A.1: Request-URI")] = "/keymanagement"
@@ -113,9 +94,6 @@ class Profile:
     http_content_type: str = "application/mikey"
     """RFC 3830 10.1."""
     http_body_encoding: Annotated[str, Assumed('TS 33.328 A.1: "base64" or "binary"; both are read')] = "base64"
-    http_digest: Annotated[bool, Assumed("TS 33.328 A.3: whether HTTP Digest stands beside the MAC of the message")] = (
-        False
-    )
 
     # Public keys in place of a PSK (RFC 6043 4.2.1.3)
     accept_public_key: Annotated[bool, Assumed("TS 33.328 D.2: REQUEST_INIT_PK and RESOLVE_INIT_PK")] = False

@@ -29,7 +29,6 @@ _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "rand_min_octets": (0, 255),
         "spi_octets": (1, 255),
         "tpk_id_octets": (1, 255),
-        "ticket_lifetime_s": (1, 31_536_000),
         "max_responders": (1, 255),
         "clock_skew_s": (0, 86_400),
         "replay_cache_size": (1, 10_000_000),

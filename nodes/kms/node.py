@@ -84,11 +84,12 @@ class Kms(NetworkFunction):
         modifier, endpoint = await lasting_secrets(self.store)
         settings, clock = self.settings, time.monotonic
         book = read_book(settings, self._home_domains)
+        kms = Identity(profile.kms_identity_type, self._identity.encode())
         self._watch = Watch(self.telemetry, lambda: len(self._keys))
         self._exchanges = exchanges = Exchanges(
             Authority(
                 profile,
-                Identity.uri(self._identity),
+                kms,
                 replay=RecentMessages(skew_s=profile.clock_skew_s),
                 modifier_secret=modifier,
             ),
@@ -108,7 +109,7 @@ class Kms(NetworkFunction):
         self._https = HttpsServer(self._endpoint.handle, self.identity, self.telemetry, limits=limits)
         peers = buckets(settings.peer_rate, clock)
         self._servicers = (
-            ResolveForPeers(exchanges, book, self._identity, peers, self._watch),
+            ResolveForPeers(exchanges, book, kms, peers, self._watch),
             Control(self._kms_store, self._keys, self.telemetry, key_export=self.environment.lab.key_export),
         )
 

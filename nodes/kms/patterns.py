@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
 
-WILDCARD: Final = "*"
+from keying.mikey.identity import WILDCARD
 
 
 @lru_cache(maxsize=4096)

@@ -41,12 +41,12 @@ class ResolveForPeers:
     service = kms_resolve_pb2.DESCRIPTOR.services_by_name["NkmsResolve"]
 
     def __init__(
-        self, exchanges: Exchanges, book: PolicyBook, identity: str, peers: RateLimit, watch: Watch,
+        self, exchanges: Exchanges, book: PolicyBook, identity: Identity, peers: RateLimit, watch: Watch,
         now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._exchanges = exchanges
         self._book = book
-        self._identity = Identity.uri(identity)
+        self._identity = identity
         self._peers = peers
         self._watch = watch
         self._now = now

@@ -133,7 +133,7 @@ class KmsClient:
         timeout_s: float = 5.0,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.identity = Identity.uri(address.fqdn)
+        self.identity = Identity(profile.kms_identity_type, address.fqdn.encode())
         self.profile = profile
         self._https = https
         self._address = HttpsAddress(

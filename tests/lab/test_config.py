@@ -220,11 +220,11 @@ def test_what_is_right_is_said_in_our_own_words(kms: dict[str, Any], where: str,
 
 
 def test_an_unknown_value_of_the_profile_is_named_with_its_line_beside_the_other_faults() -> None:
-    kms = {"profile": {"sweet": "256", "forking": 1, "suite": "256"}, "groups": [{**GROUP, "members": ["zoe"]}]}
+    kms = {"profile": {"sweet": "256", "send_sdp_ids": 1, "suite": "256"}, "groups": [{**GROUP, "members": ["zoe"]}]}
     text = yaml.safe_dump({**changed(kms=kms), "foo": 1})
     assert {(line, where) for line, where, _ in faults(text)} == {
         (line_of(text, "sweet:"), "kms.profile.sweet"),
-        (line_of(text, "forking: 1"), "kms.profile.forking"),
+        (line_of(text, "send_sdp_ids: 1"), "kms.profile.send_sdp_ids"),
         (line_of(text, "- zoe"), "kms.groups[0].members[0]"),
         (line_of(text, "foo:"), "foo"),
     }

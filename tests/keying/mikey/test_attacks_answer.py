@@ -147,10 +147,7 @@ def test_two_streams_never_share_key_and_ssrc(kind):
         stage.accept(responder, resolution, ssrcs={2: 0x01020301})
 
 
-def test_the_strengths_of_the_default_profile_are_all_on():
-    assert (DEFAULT_PROFILE.forking, DEFAULT_PROFILE.responder_rand, DEFAULT_PROFILE.initiator_rand) == (
-        True,
-        True,
-        True,
-    )
+def test_the_strengths_are_all_on_where_nobody_says_otherwise():
+    wish = Wish((BOB,))
+    assert (wish.forking, wish.responder_rand, wish.initiator_rand) == (True, True, True)
     assert not DEFAULT_PROFILE.accept_public_key

@@ -36,9 +36,8 @@ def test_sets_enums_and_kinds_become_what_the_profile_holds() -> None:
             "ticket_kinds_accepted": [[2, 1, 1], [1, 1, 1]],
             "ts_type": "NTP",
             "ts_types_accepted": ["NTP", 0],
-            "identity_type": 0,
+            "kms_identity_type": 0,
             "clock_skew_s": 10,
-            "smime_types_accepted": ["auth-enveloped-data"],
         }
     )
     assert (made.suite, made.suites_accepted) == ("256", frozenset({"256"}))
@@ -46,7 +45,7 @@ def test_sets_enums_and_kinds_become_what_the_profile_holds() -> None:
     assert made.ticket_kinds_accepted == {BASE_TICKET, THREE_GPP_TICKET}
     assert made.ts_type is TsType.NTP
     assert made.ts_types_accepted == {TsType.NTP, TsType.NTP_UTC}
-    assert made.identity_type is IdType.NAI
+    assert made.kms_identity_type is IdType.NAI
     assert (made.clock_skew_s, type(made.clock_skew_s)) == (10.0, float)
 
 
@@ -60,9 +59,9 @@ def test_sets_enums_and_kinds_become_what_the_profile_holds() -> None:
         ({"suites_accepted": []}, "a list"),
         ({"suites_accepted": ["1"]}, "one of 128, 256"),
         ({"suite": "256", "suites_accepted": ["128"]}, "one of 128"),
-        ({"forking": 1}, "true or false"),
+        ({"send_sdp_ids": 1}, "true or false"),
         ({"clock_skew_s": True}, "a number from 0 to 86400"),
-        ({"ticket_lifetime_s": 1.5}, "a whole number from 1"),
+        ({"max_responders": 1.5}, "a whole number from 1"),
         ({"spi_octets": 0}, "a whole number from 1 to 255"),
         ({"request_rand_octets": 8}, "from 16 to 255"),
         ({"ts_type": "UTC"}, "NTP_UTC (0)"),
