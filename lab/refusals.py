@@ -24,7 +24,9 @@ MEANINGS = {
     "suite-too-strong": "the suite asked for needs longer keys than the MIKEY profile protects (RFC 6043 12.1)",
     "e2ae-not-announced": "media security to the access edge was asked for and not agreed at registration",
     "profile-refused": "the media offered has no protection that the called user's policy takes",
-    "downgrade-refused": "the answer was less protected than the offer",
+    "protection-required": "media without protection, or without a key for it, was asked for or offered where policy,"
+    " or the profile offered, needs it",
+    "downgrade-refused": "media would be less protected than it was offered or has been so far, or than policy takes",
 }
 """What the words of a media-sec Warning mean (testbed: the UEs of this lab set them)."""
 _TOKEN = re.compile(r"\b(" + "|".join(MEANINGS) + r")\b")

@@ -35,6 +35,7 @@ from signalling.sdp import MediaDescription, SdpAttributeError, SdpError, Sessio
 
 NOT_ANNOUNCED = "e2ae-not-announced"
 DOWNGRADE = "downgrade-refused"
+REQUIRED = "protection-required"
 PROFILE = "profile-refused"
 BAD_KEY = "bad-key"
 NO_SUITE = "no-common-suite"
@@ -175,12 +176,18 @@ def _refused(plan: StreamPlan, token: str, reason: str) -> StreamPlan:
     return replace(plan, treatment=Treatment.REFUSED, token=token, reason=reason)
 
 
+def _unprotected(previous: StreamState | None) -> str:
+    """Return the word for an offer without the protection it needs: a downgrade only where a stream had more before."""
+    protected = previous is not None and previous.treatment in {Treatment.E2AE_SDES, Treatment.E2E}
+    return DOWNGRADE if protected else REQUIRED
+
+
 def _other_media(plan: StreamPlan, sdp: SessionDescription, media: MediaDescription, policy: AlgPolicy) -> StreamPlan:
     """What is not RTP: UDP is relayed untouched, TCP is not built (profile refused)."""
     if media.proto.upper() in UDP_PROFILES:
         fault = unprotected(sdp, media, policy)
         if fault:
-            return _refused(plan, DOWNGRADE, fault)
+            return _refused(plan, _unprotected(plan.previous), fault)
         return replace(plan, treatment=Treatment.RELAYED, reason="forwarded untouched")
     return _refused(plan, PROFILE, f"no relay for {media.proto}")
 
@@ -202,7 +209,7 @@ def _e2e(
     plan = replace(plan, managed=managed)
     fault = unprotected(sdp, media, policy)
     if fault:
-        return _refused(plan, DOWNGRADE, fault)
+        return _refused(plan, _unprotected(plan.previous), fault)
     if not policy.e2e_sdes and readable:
         return _refused(plan, PROFILE, "end-to-end SDES is switched off here")
     if readable and not (policy.gm_encrypted and policy.mw_encrypted) and not policy.e2e_on_clear_hop:
@@ -263,7 +270,7 @@ def _e2e_from_access(
 
 def _plain_from_access(plan: StreamPlan, policy: AlgPolicy) -> StreamPlan:
     if policy.effective is MediaPolicy.REQUIRED:
-        raise _refuse(DOWNGRADE, "this access requires protected media")
+        raise _refuse(_unprotected(plan.previous), "this access requires protected media")
     return plan
 
 

@@ -32,6 +32,7 @@ SECURE_PROFILES = frozenset({"RTP/SAVP", "RTP/SAVPF"})
 TOKEN_UNANNOUNCED = "e2ae-not-announced"  # noqa: S105 - a word of a Warning header
 TOKEN_PROFILE = "profile-refused"  # noqa: S105
 TOKEN_DOWNGRADE = "downgrade-refused"  # noqa: S105
+TOKEN_REQUIRED = "protection-required"  # noqa: S105
 TOKEN_KMS_REFUSED = "kms-refused"  # noqa: S105
 TOKEN_KMS_UNREACHABLE = "kms-unreachable"  # noqa: S105
 TOKEN_MIKEY = "mikey-invalid"  # noqa: S105
@@ -130,10 +131,10 @@ def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False, t
             return KMS
         wanted = "e2ae-sdes" if context.agreed and context.level != "off" else "none"
     if kms == "required" and wanted != KMS:
-        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires keys from the KMS towards this user")
+        raise MediaSecurityRefused(TOKEN_REQUIRED, "policy requires keys from the KMS towards this user")
     if wanted == "none":
         if context.level == "required":
-            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires protected media")
+            raise MediaSecurityRefused(TOKEN_REQUIRED, "policy requires protected media")
         return wanted
     if context.level == "off":
         raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
@@ -257,10 +258,10 @@ def judge_offer(
     if managed:
         return _judge_managed(media, context, applied=applied)
     if context.kms == "required":
-        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires keys from the KMS towards this user")
+        raise MediaSecurityRefused(TOKEN_REQUIRED, "policy requires keys from the KMS towards this user")
     if media.proto in PLAIN_PROFILES and not (applied or media.crypto):
         if context.level == "required":
-            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "plain media was offered and policy requires protection")
+            raise MediaSecurityRefused(TOKEN_REQUIRED, "plain media was offered and policy requires protection")
         return OfferJudgement()
     if media.proto in PLAIN_PROFILES and not applied:
         raise MediaSecurityRefused(TOKEN_PROFILE, "keys beside a plain profile")
@@ -273,7 +274,7 @@ def judge_offer(
     if not media.crypto and ignored:
         raise MediaSecurityRefused(TOKEN_PROFILE, "no key management is available to this user", attribute=True)
     if not media.crypto:
-        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a secure stream without a key")
+        raise MediaSecurityRefused(TOKEN_REQUIRED, "a secure stream without a key")
     if not context.confidential:
         raise MediaSecurityRefused(TOKEN_PROFILE, "a key came over unencrypted signalling")
     try:

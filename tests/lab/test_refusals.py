@@ -104,6 +104,8 @@ def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: s
         ('Not Acceptable Here (399 127.0.0.1 "media-sec:kms-refused", 306 127.0.0.1 "x")', "refused"),
         ("kms-unreachable: kms.ims.test did not answer in 5 s", "did not answer"),
         ("mikey-invalid", "failed its checks"),
+        ("media-sec:protection-required: policy requires protected media", "where policy"),
+        ("media-sec:suite-too-strong: AEAD_AES_256_GCM", "longer keys"),
         ("responder-not-allowed: sip:carol@ims.test", "does not name"),
     ],
 )

@@ -110,7 +110,7 @@ def offered_by(side: str, proto: str, *attributes: str, policy: AlgPolicy, media
 def test_media_that_is_not_protected_is_refused_where_protection_is_required(side, media, proto, attributes):
     refusal = offered_by(side, proto, *attributes, policy=REQUIRED, media=media).refusal
     assert refusal is not None
-    assert (refusal.status, refusal.token) == (488, "downgrade-refused")
+    assert (refusal.status, refusal.token) == (488, "protection-required")
 
 
 @pytest.mark.attack("T1")
@@ -119,7 +119,7 @@ def test_media_that_is_not_protected_is_refused_where_protection_is_required(sid
 def test_a_protected_profile_without_keys_is_refused_whatever_the_policy(side, proto):
     refusal = offered_by(side, proto, policy=AGREED).refusal
     assert refusal is not None
-    assert (refusal.status, refusal.token) == (488, "downgrade-refused")
+    assert (refusal.status, refusal.token) == (488, "protection-required")
 
 
 @pytest.mark.clause("TS 33.328", "7.2.2-2")

@@ -126,7 +126,7 @@ def test_row_5_plain_offer_is_a_plain_call():
 @pytest.mark.clause("TS 33.328", "ID-6")
 def test_row_5_plain_offer_is_refused_where_protection_is_required():
     decision = access(proto="RTP/AVP", policy=replace(AGREED, e2ae=MediaPolicy.REQUIRED))
-    assert (decision.refusal.status, decision.refusal.token) == (488, "downgrade-refused")
+    assert (decision.refusal.status, decision.refusal.token) == (488, "protection-required")
 
 
 @pytest.mark.clause("TS 24.229", "7.5.2", "GE-1")
@@ -431,6 +431,17 @@ def test_the_same_key_on_a_new_port_is_refused():
 def test_a_protected_stream_offered_again_without_key_is_refused(proto):
     assert access(REQUESTED, proto=proto, previous=protected()).refusal.token == "downgrade-refused"
     assert access(proto=proto, previous=protected()).refusal.token == "downgrade-refused"
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.parametrize(
+    ("treatment", "token"), [(Treatment.E2E, "downgrade-refused"), (Treatment.PLAIN, "protection-required")]
+)
+def test_only_a_stream_that_was_protected_before_is_called_downgraded(treatment, token):
+    before = {index: replace(state, treatment=treatment) for index, state in protected().items()}
+    assert access(previous=before).plans[0].token == token
+    required = replace(AGREED, e2ae=MediaPolicy.REQUIRED)
+    assert access(proto="RTP/AVP", policy=required, previous=before).refusal.token == token
 
 
 @pytest.mark.clause("TS 33.328", "7.4-8")

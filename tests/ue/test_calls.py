@@ -321,7 +321,7 @@ async def test_a_plain_call_is_refused_where_protection_is_required(tmp_path):
         await site.ue.register()
         _, seen = await answered(site, {"media_security": "required"})
         assert seen[-1].status == 488
-        assert seen[-1].headers.get("Warning") == f'399 {IP} "media-sec:downgrade-refused"'
+        assert seen[-1].headers.get("Warning") == f'399 {IP} "media-sec:protection-required"'
         assert site.ue.agent.calls == {}
 
 

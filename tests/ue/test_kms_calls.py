@@ -259,7 +259,7 @@ async def test_policy_towards_the_user_chooses_the_mode(tmp_path):
         Bob(site, site.kms)
         assert (await place(site, security=""))[-1].security == KMS
         events = await place(site, security="none")
-        assert events[-1].reason.startswith("media-sec:downgrade-refused: policy requires keys from the KMS")
+        assert events[-1].reason.startswith("media-sec:protection-required: policy requires keys from the KMS")
         events = await place(site, security=KMS, target="sip:erin@partner.test")
         assert events[-1].reason == ("media-sec:profile-refused: policy excludes keys from a KMS, or there is no KMS")
 

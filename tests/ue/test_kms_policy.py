@@ -179,9 +179,9 @@ def test_whose_ticket_an_offer_may_rest_on():
         (KMS, change(kms="off"), BOB, "profile-refused"),
         (KMS, change(level="off"), BOB, "profile-refused"),
         ("none", GOOD, BOB, "none"),
-        ("none", change(kms="required"), BOB, "downgrade-refused"),
-        ("e2e-sdes", change(kms="required"), BOB, "downgrade-refused"),
-        ("", change(kms="required", level="off"), BOB, "downgrade-refused"),
+        ("none", change(kms="required"), BOB, "protection-required"),
+        ("e2e-sdes", change(kms="required"), BOB, "protection-required"),
+        ("", change(kms="required", level="off"), BOB, "protection-required"),
         ("", change(kms="required"), "urn:service:sos", "e2ae-sdes"),
         ("", GOOD, "urn:service:sos.fire", "e2ae-sdes"),
         (KMS, GOOD, "urn:service:sos", "profile-refused"),
@@ -189,7 +189,7 @@ def test_whose_ticket_an_offer_may_rest_on():
     ],
 )
 def test_what_is_offered(wanted, context, target, mode):
-    if mode.endswith("refused"):
+    if mode.endswith(("refused", "required")):
         assert token_of(choose_mode, wanted, context, target=target) == mode
     else:
         assert choose_mode(wanted, context, target=target) == mode
@@ -215,7 +215,7 @@ def test_an_offered_stream_with_keys_of_the_kms():
     assert token_of(judge_offer, media(), change(level="off"), managed=True) == "profile-refused"
     required = change(kms="required")
     for offered in (media("RTP/AVP"), media(crypto=offer_lines(SUITES))):
-        assert token_of(judge_offer, offered, required) == "downgrade-refused"
+        assert token_of(judge_offer, offered, required) == "protection-required"
     assert judge_offer(media(), required, managed=True).managed
 
 

@@ -418,7 +418,7 @@ SPOILT = {
     "strip-sdp-ids": ("mikey-invalid", 0),
     "expired": ("mikey-invalid", 0),
     "old-timestamp": ("mikey-invalid", 0),
-    "strip": ("downgrade-refused", 0),
+    "strip": ("protection-required", 0),
     "garbage": ("mikey-invalid", 0),
 }
 

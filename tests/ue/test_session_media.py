@@ -204,7 +204,7 @@ def test_a_plain_offer_is_refused_where_protection_is_required():
     other = side(context=dataclasses.replace(CONTEXT, level="required"))
     with pytest.raises(OfferRefused) as caught:
         other.answer(side().first_offer("none"))
-    assert caught.value.warning == "media-sec:downgrade-refused"
+    assert caught.value.warning == "media-sec:protection-required"
 
 
 @pytest.mark.clause("RFC 3264", "6")
