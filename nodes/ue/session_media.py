@@ -43,6 +43,12 @@ StreamOpener = Callable[[int], Stream]
 """Makes the stream of a place in SDP."""
 
 
+def _silent_on_keys(known: Stream, offer: SessionDescription, media: MediaDescription) -> bool:
+    """Tell whether a later offer leaves keys of the KMS as they are, by saying nothing of keys (RFC 4567 4.1.2)."""
+    says_nothing = not media.crypto and not offer.key_mgmt_of(media) and media.get("3ge2ae") is None
+    return known.keys.from_kms and says_nothing and media.is_secure_rtp and not known.peer_moves(offer, media)
+
+
 class SessionMedia:
     """The media side of one call. `opener` makes streams; `context` says what security is wanted and possible."""
 
@@ -246,8 +252,7 @@ class SessionMedia:
         other_keys: Sequence[Secret],
         managed: StreamKeys | None,
     ) -> None:
-        remote = stream.remote_address(answer, media)
-        moved = stream.remote is not None and remote != stream.remote
+        moved = stream.peer_moves(answer, media)
         try:
             keys = judge_answer(
                 stream.mode, stream.offered, media, self.context, other_keys=other_keys, managed=managed
@@ -347,11 +352,9 @@ class SessionMedia:
     ) -> Accepted:
         media = offer.media[index]
         known = self.streams[index] if index < len(self.streams) else None
-        current = known.keys if known is not None else StreamKeys()
-        moved = known is not None and known.remote not in {None, known.remote_address(offer, media)}
-        if self._unmanaged_again(offer, media, current, moved=moved) and known is not None:
+        if known is not None and _silent_on_keys(known, offer, media):
             judgement = OfferJudgement(scope="e2e", managed=True)
-            return Accepted(known, media, judgement, KeyChange.UNCHANGED, codec, current)
+            return Accepted(known, media, judgement, KeyChange.UNCHANGED, codec, known.keys)
         managed = incoming is not None and incoming.serves(offer, index)
         if not managed and self._is_managed(incoming):
             # whoever is on the way could add it: nothing but the keys of the KMS says whose it is
@@ -361,7 +364,7 @@ class SessionMedia:
         # what MIKEY gives is known, and compared, once every stream was judged
         change = KeyChange.UNCHANGED
         if known is not None and not managed:
-            change = known.change_of(judgement.chosen, moved=moved)
+            change = known.change_of(judgement.chosen, moved=known.peer_moves(offer, media))
         elif judgement.chosen is not None:
             change = KeyChange.NEW_CONTEXT
         stream = known if known is not None else self._new_stream(index)
@@ -372,13 +375,6 @@ class SessionMedia:
         """Tell whether the call has keys of the KMS, or gets them with this offer."""
         brought = incoming is not None and bool(incoming.transfers or incoming.updates)
         return brought or (self.mikey is not None and self.mikey.established)
-
-    def _unmanaged_again(
-        self, offer: SessionDescription, media: MediaDescription, current: StreamKeys, *, moved: bool
-    ) -> bool:
-        """Tell whether a later offer leaves keys of the KMS as they are, by saying nothing of keys (RFC 4567 4.1.2)."""
-        silent = not media.crypto and not offer.key_mgmt_of(media)
-        return current.from_kms and silent and media.is_secure_rtp and not moved and media.get("3ge2ae") is None
 
     def _accept_managed(
         self, offer: SessionDescription, incoming: Incoming | None, accepted: dict[int, Accepted]
@@ -395,10 +391,9 @@ class SessionMedia:
         def judge(made: Mapping[int, StreamKeys]) -> None:
             for index, keys in made.items():
                 taken = accepted[index]
-                known = taken.stream
-                moved = known.remote not in {None, known.remote_address(offer, taken.offer)}
+                moved = taken.stream.peer_moves(offer, taken.offer)
                 taken.keys = keys
-                taken.change = known.change_of(keys.receive, moved=moved, managed=True)
+                taken.change = taken.stream.change_of(keys.receive, moved=moved, managed=True)
 
         try:
             return self.mikey.accept(incoming, offer, lines, judge)

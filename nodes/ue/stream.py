@@ -227,6 +227,10 @@ class Stream:
             return self.remote
         return None if connection is None else (connection.address, media.port)
 
+    def peer_moves(self, sdp: SessionDescription, media: MediaDescription) -> bool:
+        """Tell whether the far end wants media elsewhere than before."""
+        return self.remote is not None and self.remote != self.remote_address(sdp, media)
+
     def apply_remote(self, sdp: SessionDescription, media: MediaDescription, direction: str) -> None:
         """Send where the far end says, what it understands, in `direction`."""
         address = self.remote_address(sdp, media)
