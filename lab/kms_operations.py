@@ -234,7 +234,7 @@ def ticket_document(info: ue_control_pb2.TicketInfo) -> dict[str, Json]:
 
 def _altered(info: ue_control_pb2.TicketInfo) -> list[str]:
     try:
-        return alterations(info.request_init, decode_ticket(info.ticket).policy)
+        return alterations(info.request_init, info.request_resp, decode_ticket(info.ticket).policy)
     except MikeyError:
         return []
 

@@ -40,6 +40,8 @@ def meaning(reason: str) -> str:
 
 _IN_VAIN = "KMS_UNREACHABLE"
 """Cause of a UE that did answer: it asked its KMS, or the BSF for a key to ask with, and had no answer."""
+_NAMED_TWICE = re.compile(r"^(\S+): (?:[a-z]+: )?(\1\b.*)$")
+"""What a UE says of an HTTPS server: its name, the kind of fault, and a sentence that begins with the name again."""
 _WAITS = re.compile(r"^the KMS answered 50[234]$")
 
 
@@ -67,8 +69,7 @@ def _in_vain(detail: str) -> str:
         return f"{detail}: it waits for its BSF, or for the KMS of another domain, which does not answer"
     if detail == "no answer in time":
         return "KMS and BSF together gave no answer in time"
-    first, _, rest = detail.partition(": ")
-    return rest if rest.startswith(first) else detail
+    return _NAMED_TWICE.sub(r"\2", detail)
 
 
 def silent_node(instance: str, problem: RemoteProblem) -> str:

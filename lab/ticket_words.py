@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 from keying.mikey.codec import decode
 from keying.mikey.errors import MikeyError
 from keying.mikey.ntp import to_unix
-from keying.mikey.payloads import TicketPolicy, TicketPolicyPayload, Timestamp
+from keying.mikey.payloads import Payload, TicketPolicy, TicketPolicyPayload, Timestamp
 from keying.mikey.policy import has, rekey_interval, responders_of, validity
 from keying.mikey.registry import TicketFlag
 
@@ -54,27 +55,34 @@ def error_meaning(cause: str) -> str:
     return ERRORS.get(cause.removeprefix("MIKEY_"), "")
 
 
-def alterations(request: bytes, granted: TicketPolicy) -> list[str]:
+def alterations(request: bytes, response: bytes, granted: TicketPolicy) -> list[str]:
     """Say what a KMS altered: the policy asked for in the REQUEST_INIT ``request`` against the one ``granted``.
 
-    Empty where nothing was altered (flag K is not set) or the request cannot be read.
+    ``response`` is the REQUEST_RESP, which tells when it was granted. Empty where nothing was altered (flag K is not
+    set) or a message cannot be read.
     """
     if not has(granted, TicketFlag.K):
         return []
     try:
         payloads = decode(request).payloads
         asked = next(each.policy for each in payloads if isinstance(each, TicketPolicyPayload))
-        at = next(to_unix(each) for each in payloads if isinstance(each, Timestamp))
-        return list(_changes(asked, granted, at)) or ["the keys in the ticket: number, length or SPI"]
+        return list(_changes(asked, granted, _moment(payloads), _moment(decode(response).payloads))) or [
+            "the keys in the ticket: number, length or SPI"
+        ]
     except (MikeyError, StopIteration):
         return []
 
 
-def _changes(asked: TicketPolicy, granted: TicketPolicy, at: float) -> Iterator[str]:
-    """Yield one text a change; ``at`` is when the request was made, Unix seconds."""
+def _moment(payloads: Iterable[Payload]) -> float:
+    return next(to_unix(each) for each in payloads if isinstance(each, Timestamp))
+
+
+def _changes(asked: TicketPolicy, granted: TicketPolicy, asked_at: float, granted_at: float) -> Iterator[str]:
+    """Yield one text a change; the ticket was asked for and granted at these moments, Unix seconds."""
     wanted, had = validity(asked), validity(granted)
     if wanted.end != had.end:
-        yield f"validity: asked {_life(wanted.end, wanted.start or at)}, granted {_life(had.end, had.start or at)}"
+        lives = _life(wanted.end, wanted.start or asked_at), _life(had.end, had.start or granted_at)
+        yield f"validity: asked {lives[0]}, granted {lives[1]}"
     if wanted.start != had.start:
         yield "begin of validity: another than asked for"
     if rekey_interval(asked) != rekey_interval(granted):
@@ -90,4 +98,5 @@ def _changes(asked: TicketPolicy, granted: TicketPolicy, at: float) -> Iterator[
 
 
 def _life(end: float | None, begin: float) -> str:
-    return "no end" if end is None else f"{end - begin:.0f} s"
+    # an end is written in whole seconds, cut off
+    return "no end" if end is None else f"{math.ceil(end - begin)} s"

@@ -126,7 +126,8 @@ def test_every_word_of_a_ue_has_a_meaning() -> None:
 @pytest.mark.parametrize(
     ("detail", "said"),
     [
-        ("kms.ims.test: kms.ims.test did not answer in 5 s", "kms.ims.test did not answer in 5 s"),
+        ("kms.ims.test: timeout: kms.ims.test did not answer in 5 s", "kms.ims.test did not answer in 5 s"),
+        ("kms.ims.test: kms.ims.test: ConnectionRefusedError", "kms.ims.test: ConnectionRefusedError"),
         (
             "no key shared with the KMS, no answer of the BSF: bsf.ims.test did not answer in 5 s",
             "no key shared with the KMS, no answer of the BSF: bsf.ims.test did not answer in 5 s",

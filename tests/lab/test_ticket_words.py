@@ -25,7 +25,7 @@ def altered(wish: Wish, limits: Limits) -> list[str]:
     pending = Authority(DEFAULT_PROFILE, KMS).read_request(request.message, NOW)
     tpk = TicketProtectionKey(b"tpk-id-1", Secret(b"t" * 16))
     granted = pending.authenticate(PSK.key, NOW, initiator=ALICE).grant(tpk, NOW, limits=limits)
-    return alterations(request.message, granted.ticket.policy)
+    return alterations(request.message, granted.response, granted.ticket.policy)
 
 
 WISH = Wish(responders=(BOB,), validity_s=7200.0, reusable=True)
@@ -58,4 +58,4 @@ def test_a_request_that_nobody_has_tells_nothing() -> None:
     pending = Authority(DEFAULT_PROFILE, KMS).read_request(request.message, NOW)
     tpk = TicketProtectionKey(b"tpk-id-1", Secret(b"t" * 16))
     granted = pending.authenticate(PSK.key, NOW, initiator=ALICE).grant(tpk, NOW, limits=Limits(max_validity_s=600.0))
-    assert alterations(b"", granted.ticket.policy) == []
+    assert alterations(b"", granted.response, granted.ticket.policy) == []
