@@ -328,8 +328,11 @@ def _no_call(reason: str) -> Json:
 @click.option("--format", "form", type=click.Choice(FLOW_FORMATS), default="text")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File instead of the screen.")
 @click.option("--messages", is_flag=True, help="With text: print every SIP message (keys are never in it).")
+@click.option("--without", multiple=True, metavar="NAMES", help="Leave out nodes or interfaces, e.g. nrf,hss,Zn.")
 @state_option
-def flow(call_id: str | None, form: str, output: Path | None, messages: bool, state: Path | None) -> None:
+def flow(
+    call_id: str | None, form: str, output: Path | None, messages: bool, without: tuple[str, ...], state: Path | None
+) -> None:
     """Draw the flow of CALL_ID: a call or registration, the beginning of its Call-ID or its trace id; else the last."""
     from lab.flow import FlowError, draw
 
@@ -338,7 +341,8 @@ def flow(call_id: str | None, form: str, output: Path | None, messages: bool, st
         with contextlib.suppress(ControlError):  # a lab that is down still has its trace store
             ask(folder.socket, "settle")
     try:
-        text = draw(folder, call_id, form, messages=messages, width=_width(output))
+        left_out = ",".join(without).replace(",", " ").split()
+        text = draw(folder, call_id, form, messages=messages, width=_width(output), without=left_out)
     except FlowError as error:
         fail(str(error), 1 if error.no_lab else 2)
     if output is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from collections.abc import Collection, Iterable
 
 from lab import ladder
 from lab.labfile import LabFile, LabFileError
@@ -26,15 +27,16 @@ def build(folder: StateFolder, call_id: str | None) -> ladder.Ladder:
     A trace without a call, of a ticket that was asked for by hand, is drawn by its trace id. Raises ``FlowError``.
     """
     try:
-        names = LabFile.read(folder.lab_json).names
+        lab = LabFile.read(folder.lab_json)
+        names, homes = lab.names, lab.homes
         store = TraceStore(folder.traces, read_only=True)
     except (LabFileError, sqlite3.Error) as error:
         raise FlowError(f"there are no traces in {folder.root}: {error}", no_lab=True) from None
     try:
         if call_id is not None and not store.find_call(call_id) and (spans := store.spans_of_trace(call_id)):
-            return dataclasses.replace(ladder.of_call(spans, "", names), call_id=call_id)
+            return dataclasses.replace(ladder.of_call(spans, "", names, homes), call_id=call_id)
         chosen = _choose(store, call_id)
-        return ladder.of_call(store.spans_of_call(chosen), chosen, names)
+        return ladder.of_call(store.spans_of_call(chosen), chosen, names, homes)
     except sqlite3.Error as error:
         raise FlowError(f"the trace store cannot be read: {error}") from None
     finally:
@@ -55,9 +57,48 @@ def _choose(store: TraceStore, call_id: str | None) -> str:
     return found[0]
 
 
-def draw(folder: StateFolder, call_id: str | None, form: str, *, messages: bool = False, width: int = 120) -> str:
-    """Return the call flow as ``form``: text, json, mermaid or html. Raises ``FlowError``."""
+def less(call: ladder.Ladder, names: Collection[str], nodes: Iterable[str] = ()) -> ladder.Ladder:
+    """Return the ladder without the steps of these nodes and interfaces, and without lanes that have none left.
+
+    ``nodes`` are those of the lab, which may be named whether they are in this flow or not. Raises ``KeyError`` with
+    the first name that is neither a node nor an interface.
+    """
+    left_out = {name.lower() for name in names}
+    known = {name.lower() for name in (*names_in(call), *nodes, *ladder.INTERFACES)}
+    for name in names:
+        if name.lower() not in known:
+            raise KeyError(name)
+    kept = tuple(
+        step for step in call.steps if left_out.isdisjoint(map(str.lower, (step.source, step.target, step.interface)))
+    )
+    used = {name for step in kept for name in (step.source, step.target)}
+    return dataclasses.replace(call, steps=kept, participants=tuple(name for name in call.participants if name in used))
+
+
+def names_in(call: ladder.Ladder) -> list[str]:
+    """Return the nodes and interfaces of a ladder."""
+    return [*call.participants, *sorted({step.interface for step in call.steps if step.interface})]
+
+
+def draw(
+    folder: StateFolder,
+    call_id: str | None,
+    form: str,
+    *,
+    messages: bool = False,
+    width: int = 120,
+    without: Collection[str] = (),
+) -> str:
+    """Return the call flow as ``form``: text, json, mermaid or html, without some nodes and interfaces.
+
+    Raises ``FlowError``.
+    """
     call = build(folder, call_id)
+    try:
+        call = less(call, without, LabFile.read(folder.lab_json).nodes)
+    except KeyError as error:
+        there_are = ", ".join(names_in(call))
+        raise FlowError(f"{error.args[0]} is no node or interface of this flow; there are {there_are}") from None
     if form == "json":
         from lab.render_json import render as render_json
 

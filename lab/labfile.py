@@ -10,6 +10,7 @@ from typing import Any
 
 _ROLE_NAMES = {"kms": "identity", "bsf": "fqdn"}
 """The setting that holds the name of a node in its home domain, by kind."""
+_HOME_KINDS = frozenset({"hss", "cscf", "kms", "bsf"})
 _HTTPS = {"kms": "http", "bsf": "ub"}
 """The setting that holds the address for UEs, by kind."""
 
@@ -33,6 +34,8 @@ class NodeRow:
     """The name it goes by in its home domain: the identity of a KMS, the name of a BSF; empty for others."""
     https: str = ""
     """Where UEs reach a KMS or BSF, ``host:port``; empty for others."""
+    home: str = ""
+    """The home domain it serves, the first of several; empty for nodes of no home network."""
     user_made_tickets: bool = False
     """Whether a KMS resolves tickets that users made (mode 3)."""
 
@@ -85,6 +88,11 @@ class LabFile:
         """Instances of the key management services."""
         return tuple(row.instance for row in self.nodes.values() if row.kind == "kms")
 
+    @property
+    def homes(self) -> dict[str, str]:
+        """The home domain of each node of a home network, by instance."""
+        return {row.instance: row.home for row in self.nodes.values() if row.home}
+
     @classmethod
     def read(cls, path: Path) -> LabFile:
         """Read ``lab.json``; raises ``LabFileError`` when it is missing or not what ``imslab up`` wrote."""
@@ -123,6 +131,7 @@ def _node(entry: dict[str, Any]) -> NodeRow:
         access_network=str(settings.get("access_network", "")),
         role_name=str(settings.get(_ROLE_NAMES.get(kind, ""), "")),
         https=f"{https['host']}:{int(https['port'])}" if https else "",
+        home=next(iter(settings.get("home_domains") or ()), "") if kind in _HOME_KINDS else "",
         user_made_tickets=settings.get("user_made_tickets") is True,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lab.ladder_http import http_steps, is_beside_sip, is_http, mikey_steps
+from lab.ladder_http import HTTP_POINTS, http_steps, is_beside_sip, is_http, mikey_steps
 from lab.ladder_steps import MediaEnd, Step, at_ms
 from lab.spans import Span, SpanEvent, as_text
 
@@ -29,6 +29,8 @@ _REFERENCE_POINTS = {
     "ims.nrf_disc": "Nnrf",
     "ims.nrf_oauth2": "Nnrf",
 }
+INTERFACES = ("Gm", "Mw", "SBI", *HTTP_POINTS.values(), *dict.fromkeys(_REFERENCE_POINTS.values()))
+"""Names of interfaces that an arrow can have."""
 _PLACE = {
     "UE": 0,
     "PCSCF": 1,
@@ -41,6 +43,8 @@ _PLACE = {
     "HSS": 5,
     "NRF": 6,
 }
+_HOME_PLACES = range(3, 6)
+"""Places of the nodes of a home network: those of the caller's stand before those of others."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,15 @@ def _fits(sent: Message, arrived: Message, nodes: frozenset[str]) -> bool:
     return arrived.peer == sent.node or arrived.peer not in nodes
 
 
-def of_call(spans: Sequence[Span], call_id: str, names: Mapping[str, str] | None = None) -> Ladder:
+def of_call(
+    spans: Sequence[Span],
+    call_id: str,
+    names: Mapping[str, str] | None = None,
+    homes: Mapping[str, str] | None = None,
+) -> Ladder:
     """Build the ladder of ``call_id`` from ``spans``; ``names`` gives the node behind an IP address.
+
+    ``homes`` gives the home domain of a node: those of one domain stand side by side.
 
     Spans of other calls in the same trace (a registration before the call) are left out; what a UE asked its KMS before
     the first INVITE is in. An unknown call gives a ladder without steps.
@@ -166,7 +177,7 @@ def of_call(spans: Sequence[Span], call_id: str, names: Mapping[str, str] | None
         call_id=call_id,
         trace_id=traces[0] if traces else "",
         start_ns=start_ns,
-        participants=_participants(steps, spans, messages),
+        participants=_participants(steps, spans, messages, homes or {}),
         steps=tuple(steps),
         traces=traces,
     )
@@ -358,19 +369,24 @@ def _media_steps(own: Sequence[Span], names: Mapping[str, str], start_ns: int, a
         )
 
 
-def _participants(steps: Sequence[Step], spans: Sequence[Span], messages: Sequence[Message]) -> tuple[str, ...]:
+def _participants(
+    steps: Sequence[Step], spans: Sequence[Span], messages: Sequence[Message], homes: Mapping[str, str]
+) -> tuple[str, ...]:
     types = {span.node: span.nf_type.partition(",")[0] for span in spans if span.nf_type}
     seen = list(dict.fromkeys(name for step in steps for name in (step.source, step.target) if name))
     invites = [message for message in messages if message.start_line.startswith(("INVITE ", "REGISTER "))]
     caller = invites[0] if invites else None
     left = (caller.node if caller.sent else caller.peer) if caller else (seen[0] if seen else "")
     near = _near(left, steps)
+    domains = list(dict.fromkeys(home for name in seen if (home := homes.get(name, ""))))
 
-    def place(name: str) -> tuple[int, int]:
-        rank = _PLACE.get(types.get(name, "UE"), 4)
+    def place(name: str) -> tuple[int, int, int, int]:
+        rank, at, home = _PLACE.get(types.get(name, "UE"), 4), seen.index(name), homes.get(name, "")
         if rank <= 2 and name not in near:
-            return 10 - rank, seen.index(name)
-        return rank, seen.index(name)
+            return 10 - rank, 0, 0, at
+        if rank in _HOME_PLACES:
+            return _HOME_PLACES[0], domains.index(home) if home else 0, rank, at
+        return rank, 0, 0, at
 
     return tuple(sorted(seen, key=place))
 

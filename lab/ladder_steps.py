@@ -50,10 +50,14 @@ class Step:
 
 
 def arrow_label(step: Step) -> str:
-    """Return what stands on the arrow: for a service call with its reference point, once."""
-    if step.kind == "rpc" and not step.label.startswith(f"{step.interface}."):
-        return f"{step.interface} {step.label}"
-    return step.label
+    """Return what stands on the arrow: for a service call with its reference point, once.
+
+    A service that is named after its reference point (``NnrfNfDiscovery``) is left out.
+    """
+    if step.kind != "rpc" or step.label.startswith(f"{step.interface}."):
+        return step.label
+    service, _, method = step.label.partition(".")
+    return f"{step.interface} {method if method and service.startswith(step.interface) else step.label}"
 
 
 def at_ms(time_ns: int, start_ns: int) -> float:

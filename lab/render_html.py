@@ -75,7 +75,7 @@ LEGEND = (
 def render_svg(call: Ladder) -> str:
     """Return the ladder as one ``<svg>`` element."""
     places = {name: _LEFT + LANE // 2 + index * LANE for index, name in enumerate(call.participants)}
-    width = _LEFT + LANE * len(places) + 10
+    width = _width(places)
     height = _TOP + ROW * len(call.steps) + 20
     label = escape(f"Call flow of {call.call_id}", quote=True)
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
@@ -88,6 +88,10 @@ def render_svg(call: Ladder) -> str:
         parts.append(_step(step, places, _TOP + index * ROW, width))
     parts.append("</svg>")
     return "\n".join(parts)
+
+
+def _width(places: dict[str, int]) -> int:
+    return _LEFT + LANE * len(places) + 10
 
 
 def _step(step: Step, places: dict[str, int], top: int, width: int) -> str:
@@ -131,7 +135,7 @@ def _arrow(step: Step, places: dict[str, int], top: int) -> str:
 def _note(step: Step, places: dict[str, int], top: int) -> str:
     label = step.label + (f": {step.detail}" if step.detail else "")
     half = min(len(label) * 3.3 + 12, 420)
-    x = max(places[step.source], half + 10)
+    x = max(min(places[step.source], _width(places) - half - 10), half + 10)
     return (
         f'<rect class="box" x="{x - half:.0f}" y="{top + 3}" width="{2 * half:.0f}" height="{ROW - 6}" rx="5"/>'
         f'<text class="label" x="{x:.0f}" y="{top + 20}" text-anchor="middle">{escape(label)}</text>'

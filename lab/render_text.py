@@ -51,7 +51,7 @@ def _rows(step: Step, places: dict[str, int]) -> list[str]:
     label = one_line(_label(step))
     if left == right:
         row[left] = "*" if step.kind in ("decision", "mikey") else "o"
-        return ["".join(row).rstrip() + "  " + label if left == max(places.values()) else _beside(row, left, label)]
+        return [_before(row, left, label) if left == max(places.values()) else _beside(row, left, label)]
     first, last = min(left, right), max(left, right)
     stroke = {"sip": "-", "rpc": "~", "http": ".", "media": "="}[step.kind]
     for place in range(first + 1, last):
@@ -78,6 +78,15 @@ def _beside(row: list[str], at: int, label: str) -> str:
     start = at + 2
     row = [*row, *(" " * max(0, start + len(label) + 1 - len(row)))]
     row[start : start + len(label)] = label
+    return "".join(row).rstrip()
+
+
+def _before(row: list[str], at: int, label: str) -> str:
+    """Write a note of the last lane on its left, where the row has room; behind it where the note is longer."""
+    start = at - 2 - len(label)
+    if start < _TIME_WIDTH:
+        return "".join(row).rstrip() + "  " + label
+    row[start - 1 : at - 1] = f" {label} "
     return "".join(row).rstrip()
 
 

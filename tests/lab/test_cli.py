@@ -214,6 +214,11 @@ def test_a_flow_is_drawn_from_the_store_of_a_lab_that_is_down(tmp_path: Path) ->
     assert invoke("flow", CALL[:6], "--format", "html", "-o", str(page), "--state", str(folder.root)).exit_code == 0
     assert "<svg" in page.read_text()
     assert invoke("flow", "unknown", "--state", str(folder.root)).exit_code == 2
+    less = invoke("flow", "--without", "iq,imsagw-a", "--without", "hss", "--state", str(folder.root))
+    assert (less.exit_code, "Iq" in less.output, "imsagw-a" in less.output) == (0, False, False)
+    wrong = invoke("flow", "--without", "nobody", "--state", str(folder.root))
+    assert wrong.exit_code == 2
+    assert "there are alice, pcscf-a" in wrong.output
 
 
 def test_a_ticket_asked_for_by_hand_is_drawn_by_its_trace(tmp_path: Path) -> None:

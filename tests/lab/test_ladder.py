@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.flow import less
 from lab.ladder import Ladder, Step, media_ends, messages_of, of_call, pair_messages
+from lab.ladder_steps import arrow_label
 from tests.lab.traced import CALL, NAMES, REQUEST, RESOLVE, TRACE, call_spans, http, kms_spans, span, transaction
 
 
@@ -211,3 +213,37 @@ def test_a_key_management_line_in_a_message_is_told() -> None:
         for one in call_spans()[:2]
     ]
     assert steps(of_call(spans, CALL, NAMES), "sip")[0].label == "INVITE +SDP +MIKEY"
+
+
+def test_the_nodes_of_one_home_network_stand_side_by_side_the_caller_s_first() -> None:
+    homes = {"cscf": "ims.test", "hss": "ims.test", "kms": "ims.test", "kms-p": "partner.test", "bsf-p": "partner.test"}
+    lanes = of_call([*call_spans(), *kms_spans()], CALL, NAMES, homes).participants
+    own = [lanes.index(name) for name in lanes if homes.get(name) == "ims.test"]
+    others = [lanes.index(name) for name in lanes if homes.get(name) == "partner.test"]
+    assert len(own) >= 2
+    assert own == list(range(own[0], own[0] + len(own)))
+    assert others == list(range(own[-1] + 1, own[-1] + 1 + len(others))) != []
+
+
+def test_nodes_and_interfaces_can_be_left_out(keyed: Ladder) -> None:
+    left = less(keyed, ["KMS-p", "Iq"])
+    assert "kms-p" not in left.participants
+    assert set(left.participants) == {name for step in left.steps for name in (step.source, step.target) if name}
+    assert not any("kms-p" in (step.source, step.target) or step.interface == "Iq" for step in left.steps)
+    assert len(left.steps) < len(keyed.steps)
+    assert less(keyed, []) == keyed
+    with pytest.raises(KeyError, match="nobody"):
+        less(keyed, ["nobody"])
+
+
+@pytest.mark.parametrize(
+    ("interface", "label", "arrow"),
+    [
+        ("Nnrf", "NnrfNfDiscovery.Discover", "Nnrf Discover"),
+        ("Nnrf", "NnrfAccessToken.GetToken", "Nnrf GetToken"),
+        ("Iq", "Iq.Reserve", "Iq.Reserve"),
+        ("Zk", "NkmsResolve.ResolveTicket", "Zk NkmsResolve.ResolveTicket"),
+    ],
+)
+def test_a_reference_point_is_named_once_on_an_arrow(interface: str, label: str, arrow: str) -> None:
+    assert arrow_label(Step("rpc", 0, 0, "a", "nrf", label, interface=interface)) == arrow

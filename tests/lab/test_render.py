@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -120,3 +121,15 @@ def test_every_format_shows_the_exchanges_with_the_kms_and_their_payloads() -> N
             assert expected in text, (form, expected)
     assert 'class="step http final"' in drawn["html"]
     assert "...>" in drawn["text"]
+
+
+@pytest.mark.parametrize("note", ["request granted", "refused: " + "a long reason " * 12])
+def test_notes_of_the_last_lane_stay_in_the_drawing(call: Ladder, note: str) -> None:
+    last = call.participants[-1]
+    noted = replace(call, steps=(*call.steps, Step("decision", 9, 9, last, "", note)))
+    row = render_text.render(noted, width=160).splitlines()[-3]
+    assert note.strip() in row
+    assert row.endswith("*") is (note == "request granted")
+    tree = ET.fromstring(render_html.render_svg(noted))
+    boxes = [element for element in tree.iter() if element.get("class") == "box"]
+    assert max(float(box.get("x", 0)) + float(box.get("width", 0)) for box in boxes) <= float(tree.get("width", 0))
