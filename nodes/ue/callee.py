@@ -253,6 +253,7 @@ class Callee:
                 body = media.answer(txn.request.body, incoming)
                 offers.sent_answer(Carrier.PRACK_SUCCESS)
                 txn.respond(self.agent.response(txn.request, 200, body))
+                self.call.later.answer_sent(Carrier.PRACK_SUCCESS)
             else:
                 offers.received_answer(Carrier.PRACK)
                 media.take_answer(txn.request.body)

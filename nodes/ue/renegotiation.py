@@ -10,6 +10,7 @@ from nodes.ue.call_keys import MARK, CallKeys
 from nodes.ue.media_security import MediaSecurityRefused
 from nodes.ue.mikey_media import Incoming
 from nodes.ue.session_media import OfferRefused
+from sba import runtime
 from signalling.sip.dialog import DialogState
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.offer_answer import Carrier, OfferAnswerError
@@ -22,6 +23,10 @@ GLARE_ATTEMPTS = 4
 """Times a re-offer is tried when both sides speak at once (RFC 3261 14.1)."""
 
 
+NEW_KEYS_S = 0.5
+"""Time in which the answer in a 2xx to UPDATE or PRACK arrives, which nobody acknowledges, s (T1; testbed choice)."""
+
+
 class Renegotiation:
     """The later offers of one call."""
 
@@ -29,6 +34,7 @@ class Renegotiation:
         self._call = call
         self._pending_ack: SipRequest | None = None
         """The INVITE whose 2xx made the offer; the answer comes in its ACK."""
+        self._new_keys: asyncio.TimerHandle | None = None
 
     # own offers
 
@@ -193,8 +199,17 @@ class Renegotiation:
             return
         call.offers.sent_answer(carrier)
         txn.respond(call.agent.response(txn.request, 200, body))
+        self.answer_sent(carrier)
         call.go_live()
         call.decide("accepted")
+
+    def answer_sent(self, carrier: Carrier) -> None:
+        """Send under new keys when the far end has the answer: at the ACK of an INVITE, else a short time later."""
+        if self._new_keys is not None:
+            self._new_keys.cancel()
+            self._new_keys = None
+        if carrier is not Carrier.SUCCESS:
+            self._new_keys = runtime.loop().call_later(NEW_KEYS_S, self._call.media.send_new_keys)
 
     def _refuse_step(self, txn: ServerTxn, error: OfferAnswerError) -> None:
         retry = [("Retry-After", str(error.retry_after))] if error.retry_after is not None else []
@@ -204,6 +219,7 @@ class Renegotiation:
         """Take the ACK of a 2xx; it holds the answer when the 2xx made the offer."""
         call = self._call
         call.offers.end_peer_invite()
+        call.media.send_new_keys()
         if self._pending_ack is None:
             return
         self._pending_ack = None

@@ -419,7 +419,7 @@ class SessionMedia:
             media.crypto = [taken.keys.send.encode()]
             spoil_answer(media, self.tamper_answer, taken.judgement)
         stream.mode = taken.keys.security
-        stream.apply_keys(taken.keys, taken.change)
+        stream.apply_keys(taken.keys, taken.change, answered=True)
         stream.apply_remote(offer, taken.offer, direction)
         stream.end_move()
         return media
@@ -440,6 +440,11 @@ class SessionMedia:
         for stream in self.streams:
             if stream.agreed and not stream.started:
                 stream.start()
+
+    def send_new_keys(self) -> None:
+        """Send under the keys of the last answer: the far end has it."""
+        for stream in self.streams:
+            stream.send_new_key()
 
     def close(self) -> None:
         """Give every port back."""

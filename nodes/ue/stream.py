@@ -93,6 +93,8 @@ class Stream:
     direction: str = "sendrecv"
     """What this side wants."""
     remote: Address | None = None
+    next_send: CryptoAttribute | None = None
+    """The key to send with once the far end has the answer that brings it."""
     moved: bool = False
     """The own port changed since the last exchange."""
     ended: bool = False
@@ -187,8 +189,12 @@ class Stream:
             return (generate(self.keys.send.suite, self.keys.send.tag),)
         return (self.keys.send,)
 
-    def apply_keys(self, new: StreamKeys, change: KeyChange) -> None:
-        """Hand agreed keys to the media end; `change` is what the far end did to its key."""
+    def apply_keys(self, new: StreamKeys, change: KeyChange, *, answered: bool = False) -> None:
+        """Hand agreed keys to the media end; `change` is what the far end did to its key.
+
+        `answered`: an own answer brings them. Until the far end has it, packets under a new key of MIKEY would be lost
+        there, so this side goes on with the former one until `send_new_key`.
+        """
         old, endpoint = self.keys, self.endpoint
         self.keys = new
         if old.receive is not None:
@@ -196,16 +202,26 @@ class Stream:
         if endpoint is None:
             return
         if new.send is None or new.receive is None:
+            self.next_send = None
             endpoint.unsecure()
             return
         if old.send is None or self.moved:
+            self.next_send = None
             endpoint.secure_sending(new.send)
         elif old.send != new.send:
-            endpoint.rekey_sending(new.send)
+            self.next_send = new.send
+            if not (answered and new.from_kms):
+                self.send_new_key()
         if old.receive is None or change is KeyChange.NEW_CONTEXT:
             endpoint.secure_receiving(new.receive)
         elif change is KeyChange.REKEYED:
             endpoint.rekey_receiving(new.receive)
+
+    def send_new_key(self) -> None:
+        """Send under the key of the last exchange from now on."""
+        key, self.next_send = self.next_send, None
+        if key is not None and self.endpoint is not None and not self.ended:
+            self.endpoint.rekey_sending(key)
 
     def change_of(self, new: CryptoAttribute | None, *, moved: bool, managed: bool = False) -> KeyChange:
         """Judge the far end's key in a later offer or answer. Raises MediaSecurityRefused.

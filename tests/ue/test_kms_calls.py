@@ -665,6 +665,37 @@ async def test_an_offer_in_a_prack_and_one_in_an_update_change_the_keys(tmp_path
         assert (await final(seen)).status == 200
 
 
+def sent_under(call):
+    """The MKI that the UE's packets carry now."""
+    return call.media.streams[0].endpoint.session.protection.sending._keys.sending.mki
+
+
+def mki_of(line):
+    return line.keys[0].mki_octets
+
+
+@pytest.mark.clause("RFC 4567", "4.1.2")
+@pytest.mark.clause("TS 33.328", "7.2.3-7")
+@async_test
+async def test_the_former_key_serves_until_the_ack_of_a_re_invite_and_a_moment_after_an_update(tmp_path):
+    async with Kms(tmp_path) as site:
+        bob = caller(site)
+        request, seen = await called(site, await bob.offer(peer=ALICE), media="on")
+        response = await final(seen)
+        bob.media.take_answer(response.body)
+        dialog, call = site.pcscf.acknowledge(request, response), await established(site)
+        for method in ("INVITE", "UPDATE"):
+            former = mki_of(bob.stream().receive)
+            assert sent_under(call) == former
+            answer = await offered(site, dialog, method, bob.media.next_offer(rekey=0))
+            assert sent_under(call) == former
+            bob.media.take_answer(answer.body)
+            if method == "INVITE":
+                site.pcscf.stack.send_ack(dialog.ack_for(answer), hop(site), "gm")
+            await until(lambda: sent_under(call) == mki_of(bob.stream().receive))
+            assert sent_under(call) != former
+
+
 @pytest.mark.clause("TS 33.328", "7.2.3")
 @async_test
 async def test_a_callee_without_offer_makes_one_with_a_ticket_of_its_own(tmp_path):

@@ -186,6 +186,38 @@ async def test_either_end_re_keys_in_an_update_with_a_new_spi(starter):
     assert "rekey_receiving" in one.media.streams[0].endpoint.names()
 
 
+@pytest.mark.clause("RFC 4567", "4.1.2")
+@pytest.mark.clause("TS 33.328", "7.2.3-7")
+@async_test
+async def test_whoever_answers_a_re_keying_sends_under_the_new_key_only_when_the_other_has_the_answer():
+    _, alice, bob = await agreed()
+    told(bob.media)
+    answer = await bob.answer(alice.media.next_offer(rekey=0))
+    assert [name for name in told(bob.media) if "ing" in name] == ["rekey_receiving"]
+    alice.media.take_answer(answer)
+    assert alice.media.streams[0].next_send is None
+    bob.media.send_new_keys()
+    assert bob.media.streams[0].endpoint.told == [("rekey_sending", bob.stream().send)]
+    bob.media.send_new_keys()
+    assert told(bob.media) == ["rekey_sending"]
+
+
+@pytest.mark.clause("RFC 4567", "4.1.2")
+@async_test
+async def test_of_two_re_keyings_in_a_row_the_later_key_is_sent_under_and_a_stream_that_ended_stays_silent():
+    _, alice, bob = await agreed()
+    for _ in range(2):
+        alice.media.take_answer(await bob.answer(alice.media.next_offer(rekey=0)))
+    told(bob.media)
+    bob.media.send_new_keys()
+    assert bob.media.streams[0].endpoint.told == [("rekey_sending", bob.stream().send)]
+    alice.media.take_answer(await bob.answer(alice.media.next_offer(rekey=0)))
+    bob.media.close()
+    told(bob.media)
+    bob.media.send_new_keys()
+    assert told(bob.media) == []
+
+
 @pytest.mark.clause("RFC 6043", "5.2", "6.10")
 @async_test
 async def test_where_the_ticket_lets_nobody_bring_keys_another_ticket_re_keys():
