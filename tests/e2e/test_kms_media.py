@@ -21,6 +21,7 @@ from media.quality import compare
 from media.tone import speech_like
 from tests.e2e.capture import Capture
 from tests.e2e.lab import ROOT, Lab
+from tests.e2e.live import LiveCall
 from tests.keying.mikey.independent.rfc6043 import verify_exchange
 from tests.media.libsrtp import Libsrtp, LibsrtpError
 
@@ -122,6 +123,21 @@ def test_what_a_gateway_sees_of_the_call_does_not_open_it(call: dict[str, Any]) 
         with pytest.raises(LibsrtpError):
             opener.unprotect_rtp(packet)
         opener.close()
+
+
+@pytest.mark.clause("TS 33.328", "7.2.3-7")
+@pytest.mark.clause("RFC 4567", "4.1.2")
+def test_no_packet_is_lost_for_its_key_while_keys_change(lab: Lab) -> None:
+    with LiveCall(lab, "alice", "erin", "--security", "e2e-kms") as call:
+        call.talk(0.4)
+        for user in ("alice", "erin"):
+            for method in ("INVITE", "UPDATE"):
+                assert call.modify(user, "rekey", f"method={method}") == 200, (user, method)
+                call.talk(0.7)
+    assert {leg["auth_failures"] for leg in call.result()["legs"]} == {0}
+    lines = [line for path in lab.files() if path.suffix == ".log" for line in path.read_text().splitlines()]
+    refused = [line for line in lines if "ue.packet-refused" in line and call.call_id in line]
+    assert not [line for line in refused if "mki" in line or "auth" in line]
 
 
 def as_the_page_says(name: str, pcap: Path) -> list[str]:
