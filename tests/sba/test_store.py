@@ -5,6 +5,7 @@ import stat
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, select
+from sqlalchemy.exc import IntegrityError
 
 from sba.errors import ConfigurationError, StoreError
 from sba.store import Store
@@ -62,6 +63,20 @@ async def test_own_tables(tmp_path):
 
 
 @pytest.mark.attack("T8")
+@async_test
+async def test_an_error_does_not_tell_what_a_statement_wrote(tmp_path):
+    store = await Store.open(environment(tmp_path))
+    numbers = Table("numbers", MetaData(), Column("number", Integer, primary_key=True))
+    await store.tables(numbers.metadata)
+    async with store.engine.begin() as connection:
+        await connection.execute(numbers.insert().values(number=271828))
+        with pytest.raises(IntegrityError) as failed:
+            await connection.execute(numbers.insert().values(number=271828))
+    assert "numbers" in str(failed.value)
+    assert "271828" not in str(failed.value)
+    await store.close()
+
+
 @async_test
 async def test_a_sealed_secret_is_not_in_the_file_and_opens_again(tmp_path):
     env = environment(tmp_path)
