@@ -224,11 +224,6 @@ def session_salt(func: PrfFunc, tgk: Secret, cs_id: int, rand_i: bytes, rand_r: 
     return _session(func, tgk, Constant.TGK_SALT, cs_id, rand_i, rand_r, bits)
 
 
-def label_3830(constant: Constant, cs_id: int, csb_id: int, rand: bytes) -> bytes:
-    """Return a label of data types 0 to 10: no phase, no length (RFC 3830 4.1.3; 4.1.4 with CS ID 0xFF)."""
-    return constant.to_bytes(4) + bytes([cs_id]) + csb_id.to_bytes(4) + rand
-
-
 def _session(
     func: PrfFunc, tgk: Secret, constant: Constant, cs_id: int, rand_i: bytes, rand_r: bytes, bits: int
 ) -> Secret:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from signalling.sdp.errors import SdpAttributeError, SdpError
-from signalling.sdp.model import MediaDescription, Section, SessionDescription
+from signalling.sdp.model import Section, SessionDescription
 from signalling.sdp.values import is_token
 
 ATTRIBUTE = "key-mgmt"
@@ -53,11 +53,6 @@ def identifiers(sdp: SessionDescription) -> tuple[str, ...]:
 def identifiers_at(section: Section) -> tuple[str, ...]:
     """Return the protocols that stand at one level, in order; the message itself need not be readable."""
     return tuple(value.removeprefix(" ").partition(" ")[0] for value in section.key_mgmt)
-
-
-def level_of(sdp: SessionDescription, media: MediaDescription) -> int | None:
-    """Return whose message serves an m-line: its own (its index), else the session's (RFC 4567 3.1)."""
-    return next((index for index, one in enumerate(sdp.media) if one is media), SESSION) if media.key_mgmt else SESSION
 
 
 def messages(sdp: SessionDescription, protocol: str = MIKEY) -> Mapping[int | None, bytes]:
