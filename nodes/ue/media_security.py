@@ -54,7 +54,11 @@ class MediaSecurityRefused(Exception):  # noqa: N818 - a decision, not a malfunc
         self.token = token
         self.reason = reason
         self.attribute = attribute or token in KEY_MANAGEMENT_TOKENS
-        """``a=key-mgmt`` was not understood or failed: ``Warning: 306`` as well (RFC 4567 4.1.2)."""
+        """``a=key-mgmt`` was not understood or failed: ``Warning: 306`` as well (RFC 4567 4.1.2).
+
+        The whole offer fails with it, as 4.1.2 has it; RFC 4567 4.1.1 would rather negotiate again, which is left to
+        the side that offered.
+        """
 
     @property
     def warning(self) -> str:
