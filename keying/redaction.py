@@ -109,7 +109,11 @@ def redact(text: AnyStr) -> AnyStr:
     return _redact(text)
 
 
-_MIKEY_TYPE = re.compile(r"^(?:content-type|c)[ \t]*:[ \t]*application/mikey\b", re.IGNORECASE | re.MULTILINE)
+_SPACE = r"(?:(?:\r?\n)?[ \t])*"
+"""White space of a header field, folded or not (SWS of RFC 3261 25.1)."""
+_MIKEY_TYPE = re.compile(
+    rf"^(?:content-type|c)[ \t]*:{_SPACE}application{_SPACE}/{_SPACE}mikey\b", re.IGNORECASE | re.MULTILINE
+)
 _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
 

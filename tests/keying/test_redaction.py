@@ -91,6 +91,7 @@ def test_the_password_of_a_uri_is_masked_and_nothing_beside_it(text, shown):
     [
         "sip:a", "sip:a:", "sips:", "sip::", "inline", "inline:", "inline:|2^1", "inline ", "crypto:1 ", "crypto:1 x ",
         "crypto:", "key-mgmt:", "key-mgmt:mikey ", "response=", "ik ", 'ck="', "k=base64:", "\nk=clear:", " ", "|1", "1",
+        "\nc:", "\nc: ", "\nc:\r\n application \r\n /",
     ],
 )  # fmt: skip
 def test_a_megabyte_of_half_a_secret_is_read_in_one_go(part, end):
@@ -216,6 +217,24 @@ def test_a_damaged_message_is_whole_or_masked(tail, place, value):
     octets[place % len(octets)] = value
     for message in (bytes(octets), bytes([1, DataType.TRANSFER_INIT]) + tail):
         assert redact(line(message)) in {line(message), "a=key-mgmt:mikey <redacted>"}
+
+
+@pytest.mark.attack("T8")
+@pytest.mark.parametrize(
+    "field",
+    [
+        "Content-Type:\r\n application/mikey",
+        "c : \t\r\n\tapplication / mikey",
+        "Content-Type: application/\r\n mikey ;x=y",
+        "Content-Type: multipart/mixed;boundary=b\r\n\r\n--b\r\nContent-Type: application /mikey",
+    ],
+)
+def test_a_folded_content_type_hides_no_body_with_a_key(field):
+    """RFC 3261 25.1 lets white space stand about the slash and a field go on in the next line."""
+    key = base64.b64encode(vectors.REQUEST_RESP).decode()
+    text = f"MESSAGE sip:bob@ims.test SIP/2.0\r\n{field}\r\nContent-Length: 1\r\n\r\n"
+    assert redact(text + key) == f"{text}<redacted>"
+    assert redact(text + line(vectors.REQUEST_RESP)[17:] + "\r\n--b--") == f"{text}<redacted>"
 
 
 @pytest.mark.parametrize("field", ["Content-Type: application/mikey", "c:application/MIKEY;x=y"])
