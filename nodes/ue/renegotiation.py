@@ -35,6 +35,8 @@ class Renegotiation:
         self._pending_ack: SipRequest | None = None
         """The INVITE whose 2xx made the offer; the answer comes in its ACK."""
         self._new_keys: asyncio.TimerHandle | None = None
+        self._last_invite = 0
+        """CSeq of the far end's last re-INVITE."""
 
     # own offers
 
@@ -145,6 +147,7 @@ class Renegotiation:
             self._refuse_step(txn, error)
             return
         txn.on_ack_timeout = call.ack_missing
+        self._last_invite = request.cseq[0]
         if request.body:
             self._take_offer(txn, Carrier.SUCCESS)
             return
@@ -216,8 +219,13 @@ class Renegotiation:
         txn.respond(make_response(txn.request, error.status, headers=retry))
 
     def ack_received(self, ack: SipRequest) -> None:
-        """Take the ACK of a 2xx; it holds the answer when the 2xx made the offer."""
+        """Take the ACK of a 2xx; it holds the answer when the 2xx made the offer.
+
+        That of an earlier INVITE, late or sent again, says nothing of the last one (RFC 3261 13.2.2.4).
+        """
         call = self._call
+        if ack.cseq[0] < self._last_invite:
+            return
         call.offers.end_peer_invite()
         call.media.send_new_keys()
         if self._pending_ack is None:

@@ -277,6 +277,7 @@ class SessionMedia:
         for stream in self.streams:
             if not stream.ended:
                 stream.offered, stream.keys, stream.remote = stream.first_offered, StreamKeys(), None
+                stream.next_send = None
                 stream.await_answer()
 
     # offers of the far end

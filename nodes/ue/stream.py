@@ -201,12 +201,11 @@ class Stream:
             self.left |= _digests(old.receive) - (set() if new.receive is None else _digests(new.receive))
         if endpoint is None:
             return
+        self.send_new_key()  # nobody makes another exchange before the last answer is there (RFC 3264 4)
         if new.send is None or new.receive is None:
-            self.next_send = None
             endpoint.unsecure()
             return
         if old.send is None or self.moved:
-            self.next_send = None
             endpoint.secure_sending(new.send)
         elif old.send != new.send:
             self.next_send = new.send

@@ -696,6 +696,25 @@ async def test_the_former_key_serves_until_the_ack_of_a_re_invite_and_a_moment_a
             assert sent_under(call) != former
 
 
+@pytest.mark.attack("T5")
+@async_test
+async def test_an_ack_of_an_earlier_invite_sent_again_does_not_change_the_key(tmp_path):
+    """The far end has no answer yet, and would lose what comes under the new key."""
+    async with Kms(tmp_path) as site:
+        bob = caller(site)
+        request, seen = await called(site, await bob.offer(peer=ALICE), media="on")
+        response = await final(seen)
+        bob.media.take_answer(response.body)
+        dialog, call = site.pcscf.acknowledge(request, response), await established(site)
+        former = mki_of(bob.stream().receive)
+        answer = await offered(site, dialog, "INVITE", bob.media.next_offer(rekey=0))
+        call.later.ack_received(dialog.ack_for(response))
+        assert sent_under(call) == former
+        bob.media.take_answer(answer.body)
+        site.pcscf.stack.send_ack(dialog.ack_for(answer), hop(site), "gm")
+        await until(lambda: sent_under(call) == mki_of(bob.stream().receive))
+
+
 @pytest.mark.clause("TS 33.328", "7.2.3")
 @async_test
 async def test_a_callee_without_offer_makes_one_with_a_ticket_of_its_own(tmp_path):

@@ -218,6 +218,19 @@ async def test_of_two_re_keyings_in_a_row_the_later_key_is_sent_under_and_a_stre
     assert told(bob.media) == []
 
 
+@pytest.mark.attack("T5")
+@pytest.mark.parametrize("later", [{"rekey": 0}, {"direction": "sendonly"}])
+@async_test
+async def test_offers_that_follow_one_another_fast_keep_no_former_key_in_use(later):
+    """Each of them puts off the moment after an UPDATE; its sender has the answer before, so the key goes with it."""
+    _, alice, bob = await agreed()
+    alice.media.take_answer(await bob.answer(alice.media.next_offer(rekey=0)))
+    agreed_on = bob.stream().send
+    bob.media.streams[0].endpoint.told.clear()
+    alice.media.take_answer(await bob.answer(alice.media.next_offer(**later)))
+    assert ("rekey_sending", agreed_on) in bob.media.streams[0].endpoint.told
+
+
 @pytest.mark.clause("RFC 6043", "5.2", "6.10")
 @async_test
 async def test_where_the_ticket_lets_nobody_bring_keys_another_ticket_re_keys():
