@@ -104,15 +104,15 @@ def _read(name: str, value: object, sample: object) -> object:
         return _number_or_name(value, type(sample))
     if isinstance(sample, tuple):
         return _kind(value)
-    if isinstance(sample, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(sample):
+    if type(value) is not type(sample) and not (isinstance(sample, float) and type(value) is int):
         return None
-    if isinstance(value, str):
-        return value if value and value in _WORDS.get(name, (value,)) else None
+    if isinstance(value, str):  # a line break would begin another field of an HTTP header
+        return value if value and value.isprintable() and value in _WORDS.get(name, (value,)) else None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         least, most = _RANGES[name]
-        return value if least <= value <= most else None
+        if not least <= value <= most:
+            return None
+        return float(value) if isinstance(sample, float) else value
     return value
 
 

@@ -70,6 +70,9 @@ def test_sets_enums_and_kinds_become_what_the_profile_holds() -> None:
         ({"ticket_kind_issued": [2, 1, 999]}, "[type, subtype, version]"),
         ({"ticket_kind_issued": [3, 1, 1]}, "ticket_kinds_accepted"),
         ({"http_path": ""}, "text"),
+        ({"http_path": "/keys\r\nX-Other: 1"}, "text"),
+        ({"clock_skew_s": 10**400}, "a number from 0 to 86400"),
+        ({"clock_skew_s": float("nan")}, "a number from 0 to 86400"),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_would(values: dict[str, object], right: str) -> None:
