@@ -88,6 +88,15 @@ def octets_of(source: str, most: int) -> bytes:
     return octets
 
 
+def json_of(text: bytes | str) -> object:
+    """Return what JSON says. Raises ValueError, for one that is nested too deep as well."""
+    try:
+        content: object = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return content
+
+
 def ask_supervisor(
     state: Path | None, op: str, params: Params | None = None, progress: Callable[[Params], None] | None = None
 ) -> Json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from lab.cli_base import echo_json, fail, json_option, octets_of
+from lab.cli_base import echo_json, fail, json_of, json_option, octets_of
 from lab.control import Json
 from lab.exchange import MESSAGES
 from lab.printable import printable
@@ -116,7 +115,7 @@ def mikey_follow(file: Path, show_keys: bool, as_json: bool) -> None:
 
     text = octets_of(str(file), MAX_INPUT)
     try:
-        steps = list(follow(read_exchange(json.loads(text)), show_keys=show_keys))
+        steps = list(follow(read_exchange(json_of(text)), show_keys=show_keys))
     except ExchangeError as error:
         _wrong(f"{file}: {error}")
     except ValueError:
@@ -147,9 +146,10 @@ def _sources(source: str, name: str | None) -> list[tuple[bytes, bytes]]:
 
 def _of_json(data: bytes, where: str, name: str | None) -> list[tuple[bytes, bytes]]:
     try:
-        content = json.loads(data)
+        content = json_of(data)
     except ValueError:
         _wrong(f"{where} begins like JSON and is none")
+    assert isinstance(content, dict)  # it begins with a brace
     held = content.get("tickets", [content])
     several = [each for each in held if isinstance(each, dict)] if isinstance(held, list) else []
     if name is None:

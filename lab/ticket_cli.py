@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from pathlib import Path
 
 import click
 
-from lab.cli_base import ask_supervisor, echo_json, fail, json_option, octets_of, pairs_of, state_option
+from lab.cli_base import ask_supervisor, echo_json, fail, json_of, json_option, octets_of, pairs_of, state_option
 from lab.control import ControlError, Json, Params, ask
 from lab.printable import one_line
 from lab.show_tickets import dicts, show_audit, show_resolution, show_ticket
@@ -186,10 +185,13 @@ def read_ticket(source: str) -> str:
     text = octets.decode("ascii", "replace").strip()
     if text.startswith("{"):
         try:
-            content = json.loads(text)
-            text = str(content["TRANSFER_INIT"] if "TRANSFER_INIT" in content else content["ticket"])
-        except (ValueError, KeyError):
+            content = json_of(text)
+        except ValueError:
+            content = None
+        held = content.get("TRANSFER_INIT", content.get("ticket")) if isinstance(content, dict) else None
+        if not isinstance(held, str):
             fail(f"{source} is JSON without a ticket", 2)
+        text = held
     text = "".join(text.split())
     try:
         whole = bool(base64.b64decode(text, validate=True))

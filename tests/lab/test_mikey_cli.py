@@ -165,5 +165,15 @@ def test_json_without_a_message_is_wrong_usage(tmp_path: Path, content: object) 
     assert run(BASE64, "--message", "TRANSFER_INIT").exit_code == 2
 
 
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize("command", ["decode", "follow"])
+def test_json_nested_without_end_is_wrong_usage(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text('{"TRANSFER_INIT":' + "[" * 50_000 + "]" * 50_000 + "}")
+    result = CliRunner().invoke(mikey, [command, str(file)])
+    assert result.exit_code == 2, result.output
+    assert "JSON" in result.stderr
+
+
 def test_the_names_of_messages_are_those_of_an_exchange_file() -> None:
     assert MESSAGES == exchange.MESSAGES

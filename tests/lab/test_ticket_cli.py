@@ -69,7 +69,17 @@ def test_a_ticket_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [("ticket-resolve", {"user": "bob", "ticket": TEXT, "options": {}})]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"no": 1}', b"{broken", b"A" * (ticket_cli.MAX_TICKET_FILE + 4)])
+DEEP = b'{"ticket":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b'{"no": 1}', b"{broken", b"A" * (ticket_cli.MAX_TICKET_FILE + 4), b'{"ticket": null}',
+        b'{"TRANSFER_INIT": {"a": 1}}', DEEP,
+    ],
+)  # fmt: skip
 def test_a_file_without_a_ticket_is_wrong_usage(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ticket"
     file.write_bytes(content)
