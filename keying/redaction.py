@@ -31,7 +31,7 @@ def _is_sealed(text: str) -> bool:
 
 def _mask_unsealed(match: re.Match[str]) -> str:
     """Keep a MIKEY message that has no key to show: a trace without it says little of the call."""
-    return match[0] if _is_sealed(match[2]) else match[1] + MASK
+    return match[0] if _is_sealed(match[2].strip(" \t")) else match[1] + MASK
 
 
 def _mask_password(match: re.Match[str]) -> str:
@@ -77,8 +77,8 @@ _RULES: tuple[tuple[Callable[[str], object], re.Pattern[str], Callable[[re.Match
     ),
     # MIKEY (RFC 4567), but for the messages of a Ticket Transfer.
     (
-        re.compile(r"key-mgmt:").search,
-        re.compile(r"(key-mgmt:\s*mikey\s+)([^\s\\]+)", re.IGNORECASE),
+        re.compile(r"key-mgmt[ \t]*:").search,
+        re.compile(r"(key-mgmt[ \t]*:\s*mikey\s+)([^\r\n\\]+)", re.IGNORECASE),
         _mask_unsealed,
     ),
     # Digest and AKA: what proves or carries a key (RFC 7616, RFC 3310, TS 33.203).

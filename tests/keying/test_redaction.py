@@ -36,6 +36,8 @@ KEY = base64.b64encode(bytes(range(30))).decode()
         f'{{"sdp": "a=crypto:1 X inline:{KEY}\\r\\na=x"}}',
         f"a=key-mgmt:mikey {KEY}",
         f"a=key-mgmt: mikey {KEY}",
+        f"a=key-mgmt : mikey {KEY}",
+        f"a=key-mgmt:mikey {base64.b64encode(vectors.TRANSFER_INIT).decode()} {KEY}",
         f"k=base64:{KEY}",
         f"v=0\r\nk=clear:{KEY}\r\n",
         f'Authorization: Digest username="a", response="{KEY}"',
