@@ -58,7 +58,7 @@ def assert_end_to_end(result: dict[str, Any], caller: str, callee: str) -> None:
 
 
 @pytest.mark.parametrize(("caller", "callee"), [("alice", "bob"), ("bob", "alice"), ("alice", "erin"), ("erin", "bob")])
-@pytest.mark.clause("TS 33.328", "6.2.3.1-1")
+@pytest.mark.clause("TS 33.328", "6.2.3.1-1", "4.1.2.2-1", "4.2.4-1")
 def test_two_users_talk_under_keys_of_the_kms_that_no_gateway_has(lab: Lab, caller: str, callee: str) -> None:
     assert_end_to_end(kms_call(lab, caller, callee), caller, callee)
 
