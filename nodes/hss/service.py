@@ -32,27 +32,17 @@ CSCF_LABEL = "scscf."
 _CSCFS = frozenset({"SCSCF", "ICSCF"})
 
 
-def check_home(context: CallContext, impi: str, impu: str) -> None:
-    """Refuse a CSCF of another home domain, before anybody is looked up: vectors and assignments are the home's alone.
+def check_served(context: CallContext, subscriber: Subscriber) -> Subscriber:
+    """Return a subscriber whom the asking consumer may serve: vectors and assignments are the home network's alone.
 
-    Other consumers are admitted by their NF type as the contract says. Raises ``ProblemError`` 403
-    CSCF_NOT_AUTHORIZED.
+    A CSCF's certificate names the home domains it serves; what counts is the subscriber's, which no realm of an
+    identity has to repeat. Other consumers are admitted by their NF type as the contract says.
+    Raises ``ProblemError`` 403 CSCF_NOT_AUTHORIZED.
     """
     peer = context.peer
-    if not _CSCFS.intersection(peer.nf_types):
-        return
-    names = {name.lower() for name in peer.dns_names}
-    for identity in filter(None, (impi, impu)):
-        if identity.lower().startswith("tel:"):
-            continue  # no domain to see; the private identity, or the subscriber that is found, has one
-        domain = identity.rpartition("@")[2].partition(";")[0].partition(":")[0].lower()
-        if CSCF_LABEL + domain not in names:
-            raise ProblemError(status=403, cause="CSCF_NOT_AUTHORIZED", detail="not a CSCF of this user's domain")
-
-
-def check_served(context: CallContext, subscriber: Subscriber) -> Subscriber:
-    """Return a subscriber whom the asking CSCF may serve. Raises ``ProblemError`` 403 CSCF_NOT_AUTHORIZED."""
-    check_home(context, f"@{subscriber.domain}", "")
+    served = CSCF_LABEL + subscriber.domain.lower() in {name.lower() for name in peer.dns_names}
+    if _CSCFS.intersection(peer.nf_types) and not served:
+        raise ProblemError(status=403, cause="CSCF_NOT_AUTHORIZED", detail="not a CSCF of this user's domain")
     return subscriber
 
 
@@ -85,7 +75,6 @@ class UeAuthentication:
         self, request: hss_ueau_pb2.GenerateVectorsRequest, context: CallContext
     ) -> hss_ueau_pb2.GenerateVectorsResponse:
         """AKA vectors in SQN order, or HA1 for a digest user; resynchronises first when asked (RS-2)."""
-        check_home(context, request.impi, request.impu)
         subscriber = check_served(context, find_owner(self._directory, request.impi, request.impu))
         if not isinstance(subscriber.credentials, AkaCredentials):
             digest = digest_data(subscriber, subscriber.credentials)
@@ -164,10 +153,9 @@ class UeContextManagement:
         self, request: hss_uecm_pb2.AuthorizeRequest, context: CallContext
     ) -> hss_uecm_pb2.AuthorizeResponse:
         """UAR: both identities must be given and belong together."""
-        check_home(context, request.impi, request.impu)
         if not request.impi or not request.impu:
             raise ProblemError(status=400, cause="MANDATORY_IE_MISSING", detail="impi and impu are needed")
-        subscriber = find_owner(self._directory, request.impi, request.impu)
+        subscriber = check_served(context, find_owner(self._directory, request.impi, request.impu))
         found = self._assignments.of(subscriber.impi)
         return hss_uecm_pb2.AuthorizeResponse(server_name=found.server_name, state=_STATES[found.flag])
 
@@ -175,7 +163,6 @@ class UeContextManagement:
         self, request: hss_uecm_pb2.ServerAssignmentRequest, context: CallContext
     ) -> Empty:
         """SAR: set or clear the registration flag of the implicit registration set."""
-        check_home(context, request.impi, request.impu)
         subscriber = check_served(context, find_owner(self._directory, request.impi, request.impu))
         flag = _FLAGS.get(request.state)
         if flag is None or not request.server_name:
@@ -190,7 +177,6 @@ class UeContextManagement:
         self, request: hss_uecm_pb2.LocationRequest, context: CallContext
     ) -> hss_uecm_pb2.LocationResponse:
         """LIR: which S-CSCF serves a public identity."""
-        check_home(context, "", request.impu)
         subscriber = check_served(context, find_owner(self._directory, "", request.impu))
         found = self._assignments.of(subscriber.impi)
         return hss_uecm_pb2.LocationResponse(server_name=found.server_name, state=_STATES[found.flag])
@@ -211,7 +197,6 @@ class SubscriberDataManagement:
 
         By a telephone number any CSCF may ask: that stands in for ENUM (testbed).
         """
-        check_home(context, request.impi, request.impu)
         subscriber = find_owner(self._directory, request.impi, request.impu)
         if request.impi or not request.impu.lower().startswith("tel:"):
             check_served(context, subscriber)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -201,3 +202,13 @@ async def test_a_cscf_of_another_home_network_gets_no_vector_and_moves_no_regist
         answer = await own.call(UECM["Locate"], hss_uecm_pb2.LocationRequest(impu=impu))
         assert answer.state == hss_uecm_pb2.NOT_REGISTERED
         assert len((await own.call(VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi=ALICE.impi))).aka) == 1
+
+
+@async_test
+async def test_a_private_identity_of_another_realm_is_served_by_the_cscf_of_its_home_domain(tmp_path):
+    subscriber = replace(ALICE, impi="001010000000001@ims.mnc001.mcc001.test")
+    async with LabFixture(tmp_path) as lab:
+        await lab.start("hss", "hss", provision(lab, "hss", [subscriber]), cls=Hss)
+        own = await lab.client("SCSCF")
+        answer = await own.call(VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi=subscriber.impi))
+        assert len(answer.aka) == 1
