@@ -23,6 +23,7 @@ from lab.config_problems import (
     problems_of,
 )
 from lab.config_types import Domain, Entry, Impi, Key, MediaSecurityPolicy, Name, Tel
+from lab.instances import MOST, instance_names, scalable
 
 MAX_CONFIG_OCTETS = 1 << 20
 """Largest lab description read, octets."""
@@ -139,6 +140,8 @@ class LabConfig(Entry):
     access_networks: Annotated[list[AccessNetwork], Field(min_length=1)]
     users: Annotated[list[User], Field(max_length=MAX_USERS)] = Field(default_factory=list)
     kms: KmsSection = KmsSection()
+    instances: dict[Name, Annotated[int, Field(ge=1, le=MOST)]] = Field(default_factory=dict)
+    """Instances of a P-CSCF, IMS access gateway or KMS at the start, by its name; 1 of those not named."""
     extra_nodes: list[ExtraNode] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -185,6 +188,7 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
         networks.add(access.name)
         yield from claim(access.pcscf, "pcscf", ("access_networks", index, "pcscf"))
         yield from claim(access.gateway, "imsagw", ("access_networks", index, "gateway"))
+    yield from _instance_faults(config, roles)
     owners: dict[str, str] = {}
     for index, user in enumerate(config.users):
         yield from claim(user.name, "user", ("users", index, "name"))
@@ -199,6 +203,20 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     for index, extra in enumerate(config.extra_nodes):
         yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
     yield from _extra_faults(config.extra_nodes)
+
+
+def _instance_faults(config: LabConfig, roles: dict[str, tuple[str, Location]]) -> Iterator[Fault]:
+    """Keep the names of all instances there may be, and look at what is said of their number."""
+    several = scalable(config)
+    for nf, kind in several.items():
+        for instance in instance_names(nf, MOST)[1:]:
+            if instance in roles:
+                found = f"{instance} is what further instances of the {kind} {nf} are called"
+                yield roles[instance][1], found, "a name of its own for every node"
+            roles[instance] = (f"{kind} {nf}", ("instances", nf))
+    for nf in config.instances:
+        if nf not in several:
+            yield ("instances", nf), f"{nf} is no P-CSCF, gateway or KMS of this lab", f"one of {listed(several)}"
 
 
 def _extra_faults(nodes: Sequence[ExtraNode]) -> Iterator[Fault]:
@@ -285,8 +303,13 @@ def _salvage(content: object) -> LabConfig:
         access_networks=entries("access_networks", AccessNetwork),
         users=entries("users", User),
         kms=kms or KmsSection(),
+        instances=_counted(content.get("instances") if isinstance(content, dict) else None),
         extra_nodes=entries("extra_nodes", ExtraNode),
     )
+
+
+def _counted(given: object) -> dict[str, int]:
+    return {str(nf): 1 for nf in given} if isinstance(given, dict) else {}
 
 
 def _sound(kind: type[_EntryT], given: object) -> _EntryT | None:

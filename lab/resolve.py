@@ -3,6 +3,7 @@
 Each lab lives in a loopback subnet of its own (127.x.y.0/24) and takes its ports from the kernel; a lab that comes up
 again in the same state folder keeps subnet, ports, ids, certificates and keys. The ``settings`` of each node are those
 of ``nodes/<kind>/config.py``. Subscriber keys are made at random for each lab; they leave this module sealed only.
+A network function with several instances has an entry for each; what its users and peers need of it they discover.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lab.config import LabConfig, User
+from lab.config import AccessNetwork, LabConfig, User
 from lab.control import Json
+from lab.instances import MOST, counts, instance_names, kept
 from lab.layout import Layout, ResolveError, choose_subnet
-from lab.resolve_kms import bsf_settings, kms_settings, names_of, ue_settings
+from lab.resolve_kms import bsf_settings, kms_name, kms_settings, names_of, ue_settings
 from lab.state import StateFolder
 from lab.subscribers import provision
 from sba.errors import ConfigurationError
@@ -66,6 +68,10 @@ class ResolvedNode:
     addresses: tuple[str, ...]
     settings: dict[str, Json]
     sbi_port: int
+    nf: str = ""
+    """Its name in the description; empty: the instance's own."""
+    nf_set: str = ""
+    """The set whose members share its store; empty: none."""
 
     def entry(self, instance_id: str, domain: str) -> dict[str, Json]:
         """Return the node's part of ``lab.json``."""
@@ -74,44 +80,37 @@ class ResolvedNode:
             "instance": self.instance,
             "nf_instance_id": instance_id,
             "fqdn": f"{self.instance}.{domain}",
+            "nf": self.nf or self.instance,
+            "nf_set": self.nf_set,
             "sbi": {"host": self.addresses[0], "port": self.sbi_port},
             "settings": self.settings,
         }
 
 
-def _nodes(config: LabConfig, layout: Layout, folder: StateFolder) -> Iterable[ResolvedNode]:
-    domains: list[Json] = [home.name for home in config.home_domains]
+def _nodes(
+    config: LabConfig, layout: Layout, folder: StateFolder, instances: Mapping[str, int]
+) -> Iterable[ResolvedNode]:
     yield _node("nrf", config.nrf, layout, {})
     for hss in dict.fromkeys(home.hss for home in config.home_domains):
         served: list[Json] = [home.name for home in config.home_domains if home.hss == hss]
         sealed = str(folder.secrets / f"{hss}.sealed")
         yield _node("hss", hss, layout, {"home_domains": served, "provisioning_file": sealed})
     for cscf in dict.fromkeys(home.cscf for home in config.home_domains):
-        served = [home.name for home in config.home_domains if home.cscf == cscf]
-        mw: dict[str, Json] = {"host": layout.address(cscf), "port": layout.port(cscf, "mw", "tcp+udp")}
-        trusted: list[Json] = [layout.address(f"{access.pcscf}/core") for access in config.access_networks]
-        trusted += [layout.address(home.cscf) for home in config.home_domains]
-        yield _node(
-            "cscf",
-            cscf,
-            layout,
-            {
-                "home_domains": served,
-                "mw": mw,
-                "mw_transport": config.mw_transport,
-                "digest_algorithms": list(config.digest_algorithms),
-                "trusted_peers": trusted if config.mw_transport == "tcp" else [],
-            },
-        )
+        yield _cscf(cscf, config, layout)
     for home in config.home_domains:
         if home.bsf is not None:
             yield _node("bsf", home.bsf, layout, bsf_settings(home, layout))
         if home.kms is not None:
             psk_file = str(folder.secrets / f"{home.kms}.sealed")
-            yield _node("kms", home.kms, layout, kms_settings(home, config, layout, psk_file))
+            for instance in instance_names(home.kms, instances[home.kms]):
+                settings = kms_settings(home, instance, config, layout, psk_file)
+                node = _node("kms", instance, layout, settings)
+                yield replace(node, nf=home.kms, nf_set=kms_name(home.name))
     for access in config.access_networks:
-        yield _gateway(access.gateway, access.name, layout, config)
-        yield _pcscf(access.pcscf, access.name, layout, config, domains)
+        for instance in instance_names(access.gateway, instances[access.gateway]):
+            yield _gateway(instance, access, layout, config)
+        for instance in instance_names(access.pcscf, instances[access.pcscf]):
+            yield _pcscf(instance, access, layout, config)
     for user in config.users:
         if user.software_ue:
             yield _ue(user, layout, config, folder)
@@ -126,19 +125,35 @@ def _node(
     return ResolvedNode(kind, instance, addresses, settings, layout.port(instance, "sbi"))
 
 
-def _gateway(instance: str, access: str, layout: Layout, config: LabConfig) -> ResolvedNode:
+def _cscf(instance: str, config: LabConfig, layout: Layout) -> ResolvedNode:
+    served: list[Json] = [home.name for home in config.home_domains if home.cscf == instance]
+    trusted: list[Json] = []
+    if config.mw_transport == "tcp":  # believed by address, so every instance that may come has its address now
+        edges = [name for access in config.access_networks for name in instance_names(access.pcscf, MOST)]
+        trusted = [layout.address(f"{name}/core") for name in edges]
+        trusted += [layout.address(home.cscf) for home in config.home_domains]
+    settings: dict[str, Json] = {
+        "home_domains": served,
+        "mw": {"host": layout.address(instance), "port": layout.port(instance, "mw", "tcp+udp")},
+        "mw_transport": config.mw_transport,
+        "digest_algorithms": list(config.digest_algorithms),
+        "trusted_peers": trusted,
+    }
+    return _node("cscf", instance, layout, settings)
+
+
+def _gateway(instance: str, access: AccessNetwork, layout: Layout, config: LabConfig) -> ResolvedNode:
     core = layout.address(f"{instance}/core")
     settings: dict[str, Json] = {
         "access_ip": layout.address(instance),
         "core_ip": core,
-        "access_network": access,
+        "access_network": access.name,
         "key_export": config.key_export == "per-call",
     }
-    return _node("imsagw", instance, layout, settings, [core])
+    return replace(_node("imsagw", instance, layout, settings, [core]), nf=access.gateway)
 
 
-def _pcscf(instance: str, access_name: str, layout: Layout, config: LabConfig, domains: list[Json]) -> ResolvedNode:
-    access = next(item for item in config.access_networks if item.name == access_name)
+def _pcscf(instance: str, access: AccessNetwork, layout: Layout, config: LabConfig) -> ResolvedNode:
     host, core = layout.address(instance), layout.address(f"{instance}/core")
     clear = layout.port(instance, "gm", "tcp+udp")
     gm: list[Json] = [
@@ -158,7 +173,7 @@ def _pcscf(instance: str, access_name: str, layout: Layout, config: LabConfig, d
         "gm": gm,
         "mw": mw,
         "access_network": access.name,
-        "home_domains": domains,
+        "home_domains": [home.name for home in config.home_domains],
         "e2ae": access.media_security,
         "max_sessions": access.max_sessions,
         "max_streams": access.max_streams,
@@ -168,7 +183,7 @@ def _pcscf(instance: str, access_name: str, layout: Layout, config: LabConfig, d
         settings["suites"] = list(access.suites)
     if access.announce_on_clear_gm:
         settings["announce_on_clear_gm"] = True
-    return _node("pcscf", instance, layout, settings, [core])
+    return replace(_node("pcscf", instance, layout, settings, [core]), nf=access.pcscf)
 
 
 def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> ResolvedNode:
@@ -196,8 +211,18 @@ def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> R
     return _node("ue", user.name, layout, settings)
 
 
-def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
+def resolve(
+    config: LabConfig,
+    folder: StateFolder,
+    *,
+    layout: Layout | None = None,
+    instances: Mapping[str, int] | None = None,
+) -> dict[str, Json]:
     """Lay the lab out in ``folder``: write certificates, sealed keys and ``lab.json``, and return its content.
+
+    ``layout`` gives addresses and ports; without one the lab is on loopback, where it was before. ``instances`` says
+    how many there are of each network function that may have several; without it as ``imslab scale`` left it, else as
+    the description has it. What an instance was called and held is its own again when it comes back.
 
     Raises ``ResolveError`` when the machine gives no addresses or the kind of an extra node is not installed,
     ``OSError`` when the folder cannot be written and ``sba.errors.ConfigurationError`` when the folder holds a damaged
@@ -205,16 +230,19 @@ def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
     """
     folder.create()
     before = _read(folder.lab_json)
-    layout = _layout(before)
-    ids = {name: entry["nf_instance_id"] for name, entry in before.get("nodes", {}).items()}
+    layout = layout or _layout(before)
+    ids = _ids(before)
     domain = config.home_domains[0].name
-    nodes = list(_nodes(config, layout, folder))
+    count = counts(config, kept(folder.instances) if instances is None else instances)
+    nodes = list(_nodes(config, layout, folder, count))
     operator = ResolvedNode("lab", OPERATOR, (layout.address(OPERATOR),), {}, layout.port(OPERATOR, "sbi"))
     entries: dict[str, Json] = {}
     for node in (*nodes, operator):
         instance_id = ids.setdefault(node.instance, str(uuid.uuid4()))
         entries[node.instance] = node.entry(instance_id, domain)
-    names = {node.instance: [f"{node.instance}.{domain}", *names_of(config, node.instance)] for node in nodes}
+    names = {
+        node.instance: [f"{node.instance}.{domain}", *names_of(config, node.nf or node.instance)] for node in nodes
+    }
     names[OPERATOR] = [f"{OPERATOR}.{domain}"]
     _issue_certificates(folder, (*nodes, operator), ids, names)
     provision(config, folder, ids)
@@ -239,6 +267,7 @@ def resolve(config: LabConfig, folder: StateFolder) -> dict[str, Json]:
             "sampling": config.trace_sampling,
         },
         "nodes": entries,
+        "instance_ids": dict(ids),
         "network": f"{layout.prefix}.0/24",
         "layout": {"prefix": layout.prefix, "addresses": dict(layout.addresses), "ports": dict(layout.ports)},
         "users": {user.name: _user_entry(user, layout, config) for user in config.users},
@@ -277,6 +306,12 @@ def _layout(before: dict[str, dict[str, dict[str, str]]]) -> Layout:
         return Layout(choose_subnet())
     ports = {name: int(port) for name, port in kept["ports"].items()}
     return Layout(str(kept["prefix"]), dict(kept["addresses"]), ports)
+
+
+def _ids(before: dict[str, dict[str, dict[str, str]]]) -> dict[str, str]:
+    """The NF instance ids given so far, also to instances that are not there at present."""
+    ids = {name: str(instance_id) for name, instance_id in before.get("instance_ids", {}).items()}
+    return ids | {name: entry["nf_instance_id"] for name, entry in before.get("nodes", {}).items()}
 
 
 def _read(path: Path) -> dict[str, dict[str, dict[str, str]]]:

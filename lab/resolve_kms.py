@@ -30,15 +30,15 @@ def cscf_name(domain: str) -> str:
     return f"scscf.{domain}"
 
 
-def names_of(config: LabConfig, instance: str) -> list[str]:
-    """Return the DNS names a node has beside its own, from what it is in its home domain."""
-    names = [kms_name(home.name) for home in config.home_domains if home.kms == instance]
-    names += [cscf_name(home.name) for home in config.home_domains if home.cscf == instance]
-    return names + [bsf_name(home.name) for home in config.home_domains if home.bsf == instance]
+def names_of(config: LabConfig, nf: str) -> list[str]:
+    """Return the DNS names a network function has beside its own, from what it is in its home domain."""
+    names = [kms_name(home.name) for home in config.home_domains if home.kms == nf]
+    names += [cscf_name(home.name) for home in config.home_domains if home.cscf == nf]
+    return names + [bsf_name(home.name) for home in config.home_domains if home.bsf == nf]
 
 
-def kms_settings(home: HomeDomain, config: LabConfig, layout: Layout, psk_file: str) -> Settings:
-    """Return the settings of the KMS of ``home``; ``psk_file`` counts where the lab has static keys."""
+def kms_settings(home: HomeDomain, instance: str, config: LabConfig, layout: Layout, psk_file: str) -> Settings:
+    """Return the settings of one instance of the KMS of ``home``; ``psk_file`` counts where the lab has static keys."""
     assert home.kms is not None
     users: Settings = {
         user.impu: _rights(user.kms_rights, config)
@@ -51,7 +51,7 @@ def kms_settings(home: HomeDomain, config: LabConfig, layout: Layout, psk_file: 
     settings: Settings = {
         "home_domains": [home.name],
         "identity": kms_name(home.name),
-        "http": {"host": layout.address(home.kms), "port": layout.port(home.kms, "http")},
+        "http": {"host": layout.address(instance), "port": layout.port(instance, "http")},
         "lab_domains": [other.name for other in config.home_domains],
         "users": users,
         "groups": groups,

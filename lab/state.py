@@ -44,6 +44,11 @@ class StateFolder:
         return self.root / "description.sha256"
 
     @property
+    def instances(self) -> Path:
+        """How many instances ``imslab scale`` chose of each network function."""
+        return self.root / "instances.json"
+
+    @property
     def socket(self) -> Path:
         """The supervisor's control socket."""
         return self.root / "control.sock"

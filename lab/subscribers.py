@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 
 from keying.secret import Secret
 from lab.config import LabConfig, User, Usim
+from lab.resolve_kms import kms_name
 from lab.state import StateFolder
 from nodes.hss.provision import AkaCredentials, PublicIdentity, Subscriber, build_provisioning
+from sba.config import set_seal
 from sba.pki import write_private
 from sba.store import Sealer, create_sealing_key
 from signalling.aka.milenage import opc_from_op
@@ -148,7 +150,7 @@ def provision(config: LabConfig, folder: StateFolder, instance_ids: Mapping[str,
     for home in config.home_domains:
         if home.kms is not None and config.kms.static_psk:
             users = [user for user in config.users if user.domain == home.name]
-            sealer = Sealer(folder.sealing_key, instance_ids[home.kms])
+            sealer = Sealer(folder.sealing_key, set_seal(kms_name(home.name)))
             write_private(folder.secrets / f"{home.kms}.sealed", _kms_keys(users, kept, sealer))
     for user in config.users:
         own = kept[user.name]

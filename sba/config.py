@@ -86,8 +86,27 @@ class NodeEntry(_Strict):
     instance: str
     nf_instance_id: str
     fqdn: str
+    nf: str = ""
+    """Name in the lab description, which several instances share; empty: the instance's own."""
+    nf_set: str = ""
+    """NF set whose members share one store (TS 23.501 5.21.3): a name that all their certificates show; empty: none."""
     sbi: Address = Address()
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def store_name(self) -> str:
+        """Name of the store: that of the set, else of the instance."""
+        return self.nf_set or self.instance
+
+    @property
+    def sealed_for(self) -> str:
+        """Whose key seals what is stored (:class:`sba.store.Sealer`): the set, else the NF instance id."""
+        return set_seal(self.nf_set) if self.nf_set else self.nf_instance_id
+
+
+def set_seal(nf_set: str) -> str:
+    """Return the name under which the stores of an NF set are sealed; no NF instance id looks like it."""
+    return f"set {nf_set}"
 
 
 class LabDescription(BaseModel):
@@ -138,8 +157,8 @@ class NodeEnvironment(BaseModel):
 
     @property
     def node_dir(self) -> Path:
-        """Folder for this node's own files; made on first use by the store."""
-        return self.lab.state_dir / self.node.instance
+        """Folder for the files of this node or of its set; made on first use by the store."""
+        return self.lab.state_dir / self.node.store_name
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -90,8 +90,8 @@ class Store:
 
         Raises :class:`ConfigurationError` when the sealing key is missing.
         """
-        sealer = Sealer(environment.lab.sealing_key_file, environment.node.nf_instance_id)
-        url = environment.lab.database_url.format(instance=environment.instance)
+        sealer = Sealer(environment.lab.sealing_key_file, environment.node.sealed_for)
+        url = environment.lab.database_url.format(instance=environment.node.store_name)
         if not url:
             environment.node_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             url = f"sqlite+aiosqlite:///{environment.node_dir / 'store.sqlite'}"

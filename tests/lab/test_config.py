@@ -251,3 +251,31 @@ def test_up_counts_the_faults(tmp_path: Path, kms: dict[str, Any], said: str) ->
     ended = CliRunner().invoke(cli.imslab, command)
     assert ended.exit_code == 2
     assert f"the lab description has {said}" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("instances", "where", "right"),
+    [
+        ({"pcscf-c": 2}, "instances.pcscf-c", "one of imsagw-a, imsagw-b, kms, kms-p, pcscf-a, pcscf-b"),
+        ({"cscf": 2}, "instances.cscf", "one of imsagw-a, imsagw-b, kms, kms-p, pcscf-a, pcscf-b"),
+        ({"kms": 0}, "instances.kms", "at least 1"),
+        ({"kms": 9}, "instances.kms", "at most 8"),
+        ({"kms": "2"}, "instances.kms", "a whole number"),
+        ({"kms": True}, "instances.kms", "a whole number"),
+        ([], "instances", "a table of entries, each 'name: value'"),
+    ],
+)
+def test_instances_are_counted_of_what_can_have_several(instances: Any, where: str, right: str) -> None:
+    ((_, found, said),) = faults(yaml.safe_dump({**yaml.safe_load(LAB.read_text()), "instances": instances}))
+    assert found == where
+    assert said.startswith(right)
+
+
+def test_no_user_has_the_name_of_a_further_instance() -> None:
+    content = yaml.safe_load(LAB.read_text())
+    content["users"][0]["name"] = "kms-2"
+    assert [(where, right) for _, where, right in faults(yaml.safe_dump(content))] == [
+        ("users[0].name", "a name of its own for every node")
+    ]
+    content["home_domains"][1]["bsf"] = content["users"][0]["name"] = "imsagw-b-8"
+    assert {where for _, where, _ in faults(yaml.safe_dump(content))} == {"users[0].name", "home_domains[1].bsf"}

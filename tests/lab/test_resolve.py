@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from lab.config import LabConfig, load, parse
+from lab.instances import keep
 from lab.labfile import LabFile, LabFileError
+from lab.layout import Layout
 from lab.resolve import OPERATOR, resolve
 from lab.state import StateFolder
 from lab.subscribers import load as load_secrets
@@ -244,7 +246,8 @@ def test_static_keys_reach_the_ue_and_its_kms_sealed_and_only_where_the_lab_want
         )
         settings = lab["nodes"][kms]["settings"]
         path = Path(settings["static_psk_file"])
-        sealer = Sealer(folder.sealing_key, lab["nodes"][kms]["nf_instance_id"])
+        environment = NodeEnvironment.load(folder.lab_json, kms)
+        sealer = Sealer(folder.sealing_key, environment.node.sealed_for)
         impi = lab["users"][name]["impi"]
         entry = read_static(path, sealer.unseal)[impi.encode()]
         psk = kept[name]
@@ -295,3 +298,60 @@ def test_the_mikey_profile_and_tickets_made_by_users_reach_every_kms_and_ue(fold
     nodes = resolve(changed(), folder)["nodes"]
     assert not nodes["kms"]["settings"]["user_made_tickets"]
     assert "mikey_profile" not in nodes["alice"]["settings"]
+
+
+def test_each_instance_of_a_network_function_is_a_node_of_its_own(folder: StateFolder) -> None:
+    lab: Any = resolve(changed(instances={"pcscf-a": 2, "imsagw-b": 3}), folder)
+    nodes = lab["nodes"]
+    assert {name for name in nodes if nodes[name]["nf"] == "pcscf-a"} == {"pcscf-a", "pcscf-a-2"}
+    assert {name for name in nodes if nodes[name]["nf"] == "imsagw-b"} == {"imsagw-b", "imsagw-b-2", "imsagw-b-3"}
+    assert {name for name in nodes if nodes[name]["kind"] == "kms"} == {"kms", "kms-p"}
+    first, second = nodes["pcscf-a"], nodes["pcscf-a-2"]
+    assert first["nf_instance_id"] != second["nf_instance_id"]
+    assert first["settings"]["access_network"] == second["settings"]["access_network"] == "access-a"
+    assert first["settings"]["gm"] != second["settings"]["gm"]
+    assert (first["nf_set"], NodeEnvironment.load(folder.lab_json, "pcscf-a-2").node.store_name) == ("", "pcscf-a-2")
+
+
+def test_the_instances_of_a_kms_share_name_and_store(folder: StateFolder) -> None:
+    lab: Any = resolve(changed(instances={"kms": 3}), folder)
+    authority = LabCa.open(folder.pki)
+    told = [NodeEnvironment.load(folder.lab_json, name).node for name in ("kms", "kms-2", "kms-3")]
+    assert {(node.store_name, node.sealed_for) for node in told} == {("kms.ims.test", "set kms.ims.test")}
+    assert len({node.settings["http"]["host"] for node in told}) == 3
+    for node in told:
+        names = set(read_identity(authority.present(node.instance)).dns_names)
+        assert names == {f"{node.instance}.ims.test", "kms.ims.test"}
+    other = NodeEnvironment.load(folder.lab_json, "kms-p").node
+    assert other.sealed_for != told[0].sealed_for
+    assert lab["nodes"]["kms-p"]["nf_set"] == "kms.partner.test"
+
+
+def test_an_instance_that_comes_back_is_who_it_was(folder: StateFolder) -> None:
+    config = load(LAB)
+    before: Any = resolve(config, folder, instances={"pcscf-a": 2})
+    less: Any = resolve(config, folder, instances={"pcscf-a": 1})
+    assert "pcscf-a-2" not in less["nodes"]
+    assert resolve(config, folder, instances={"pcscf-a": 2})["nodes"] == before["nodes"]
+
+
+def test_what_scale_chose_outlives_the_lab_and_wins_over_the_description(folder: StateFolder) -> None:
+    config = changed(instances={"kms": 2})
+    resolve(config, folder)
+    keep(folder.instances, {"kms": 1, "pcscf-b": 2})
+    names = set(resolve(config, folder)["nodes"])
+    assert "kms-2" not in names
+    assert "pcscf-b-2" in names
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"kms": 9}', '{"kms": "2"}', '{"other": 2}', '{"kms": 0}'])
+def test_an_unusable_file_of_instances_changes_nothing(folder: StateFolder, content: str) -> None:
+    folder.create()
+    folder.instances.write_text(content)
+    assert {"kms", "kms-2"} & set(resolve(load(LAB), folder)["nodes"]) == {"kms"}
+
+
+def test_a_layout_may_come_from_outside(folder: StateFolder) -> None:
+    lab: Any = resolve(load(LAB), folder, layout=Layout("127.9.9"))
+    assert lab["network"] == "127.9.9.0/24"
+    assert lab["nodes"]["kms"]["sbi"]["host"].startswith("127.9.9.")
