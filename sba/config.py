@@ -126,6 +126,8 @@ class LabDescription(BaseModel):
     """SQLAlchemy URL with ``{instance}`` in it; empty = one SQLite file per node under ``state_dir``."""
     key_export: bool = False
     """Lab switch: captures may carry media keys."""
+    package_path: tuple[str, ...] = ()
+    """Folders at the end of ``sys.path`` of every node: packages that are not installed (:mod:`sba.packages`)."""
     nodes: dict[str, NodeEntry]
 
     @field_validator("plmn", mode="before")

@@ -13,6 +13,7 @@ from sba import runtime
 from sba.config import NodeEnvironment
 from sba.errors import ConfigurationError
 from sba.nf import NetworkFunction, run_node
+from sba.packages import extend_path
 
 GROUP = "imslab.nodes"
 """Entry-point group through which network functions are found."""
@@ -34,6 +35,7 @@ def run(kind: str, instance: str, config: str | Path) -> int:
     os.umask(0o077)
     runtime.install()
     environment = NodeEnvironment.load(config, instance)
+    extend_path(environment.lab.package_path)
     return run_node(node_class(kind), environment)
 
 

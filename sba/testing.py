@@ -41,7 +41,9 @@ from protos import nrf_nfm_pb2
 from sba import runtime
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
+from sba.contract_build import compile_contracts
 from sba.nf import NetworkFunction
+from sba.packages import extend_path, module_path, read_package, write_metadata
 from sba.pki import LabCa
 from sba.run import node_class
 from sba.store import create_sealing_key
@@ -65,6 +67,17 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def use_packages(folders: Sequence[str | Path], metadata: Path) -> tuple[str, ...]:
+    """Compile and check packages, and put them on the path of this process; return what nodes need on theirs."""
+    packages = [read_package(folder) for folder in folders]
+    for package in packages:
+        compile_contracts(package.modules, package.top_modules)
+    write_metadata(packages, metadata)
+    path = module_path(packages, metadata)
+    extend_path(path)
+    return path
 
 
 class NodeProcess:
@@ -117,8 +130,12 @@ class LabFixture:
         policy: dict[str, Any] | None = None,
         nrf_settings: dict[str, Any] | None = None,
         otlp: dict[str, Any] | None = None,
+        packages: Sequence[str | Path] = (),
     ) -> None:
-        """Prepare a lab in ``folder``; ``nrf`` is True (in process), "process" or False (none started)."""
+        """Prepare a lab in ``folder``; ``nrf`` is True (in process), "process" or False (none started).
+
+        ``packages`` are folders of distributions to use without installing them, as ``imslab up --with`` does.
+        """
         self.folder = folder
         self.domain = domain
         self.nrf_mode = nrf
@@ -139,6 +156,7 @@ class LabFixture:
             "nrf": {"host": "127.0.0.1", "port": port, "fqdn": f"nrf.{domain}", "instance_id": nrf_id},
             "otlp": otlp or {},
             "sbi_policy": policy or {},
+            "package_path": use_packages(packages, folder / "packages"),
             "nodes": {},
         }
         self.add("nrf", "nrf", nrf_settings, nf_types=("NRF",), port=port)
