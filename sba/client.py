@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -22,7 +22,9 @@ from sba.contracts import MethodContract, method_contract, service_contract
 from sba.discovery import Discovery, NfProfile, Query
 from sba.errors import ProblemError, RemoteProblem
 from sba.identity import NodeIdentity
+from sba.rpctap import SBA, RpcWatch
 from sba.spans import RpcSpans
+from sba.tap import Tap
 from sba.telemetry import Telemetry, format_traceparent
 from sba.tokens import TokenCache, TokenKey
 
@@ -69,8 +71,10 @@ class SbiClient:
         telemetry: Telemetry,
         *,
         nf_types: tuple[str, ...] | None = None,
+        tap: Tap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tap = tap or Tap()
         self._environment = environment
         self._identity = identity
         self._telemetry = telemetry
@@ -166,13 +170,18 @@ class SbiClient:
         instance: str | None = None,
         home_domain: str | None = None,
         access_network: str | None = None,
+        nf_type: str = "",
     ) -> AsyncIterator[Any]:
         """Call a server-streaming method and yield its responses; closing the iterator cancels the call.
+
+        ``nf_type`` is that of the producer where the contract names none because every NF offers the service.
 
         Not repeated: the caller decides what a broken stream means. Raises :class:`RemoteProblem`.
         """
         self._follow_certificates()
         contract = method_contract(method)
+        if nf_type:
+            contract = replace(contract, nf_type=nf_type)
         query = Query(contract.nf_type, contract.service_name, home_domain or "", access_network or "", instance or "")
         targets = await self._targets(contract, query, timeout or _STREAM_SETUP_S)
         if not targets:
@@ -182,11 +191,17 @@ class SbiClient:
         try:
             metadata = await self._metadata(contract, span, timeout or _STREAM_SETUP_S)
             stub = self._stub(contract, target)
+            watch = self._watch(contract, target, metadata)
+            watch.request(request.SerializeToString() if self._tap.wants(SBA) else b"")
             call = stub(request, timeout=timeout, metadata=metadata)
             try:
                 async for response in call:
+                    if self._tap.wants(SBA):
+                        watch.response(response.SerializeToString())
                     yield response
+                watch.end()
             except grpc.aio.AioRpcError as error:
+                watch.end(error.code(), error.details() or "")
                 problem = RemoteProblem.from_rpc_error(error, instance=target.instance_id, method=contract.path)
                 if problem.code is grpc.StatusCode.UNAUTHENTICATED:
                     self.tokens.forget(self._token_key(contract))
@@ -228,7 +243,10 @@ class SbiClient:
         span = self._start_span(contract, target)
         try:
             metadata = await self._metadata(contract, span, remaining)
-            return await self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
+            call = self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
+            if self._tap.wants(SBA):
+                call = self._watched(self._watch(contract, target, metadata), request, call)
+            return await call
         except grpc.aio.AioRpcError as error:
             problem = RemoteProblem.from_rpc_error(error, instance=target.instance_id, method=contract.path)
             span.set_status(Status(StatusCode.ERROR, problem.code.name))
@@ -246,6 +264,23 @@ class SbiClient:
             ) from error
         finally:
             span.end()
+
+    def _watch(self, contract: MethodContract, target: Target, metadata: tuple[tuple[str, str], ...]) -> RpcWatch:
+        own = (self._environment.node.sbi.host, 0)  # gRPC does not tell which port it took
+        there = (target.host, target.port)
+        return RpcWatch(self._tap, contract, metadata, own, there, authority=target.fqdn, outgoing=True)
+
+    @staticmethod
+    async def _watched(watch: RpcWatch, request: Message, call: Awaitable[Message]) -> Message:
+        watch.request(request.SerializeToString())
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            watch.end(error.code(), error.details() or "")
+            raise
+        watch.response(response.SerializeToString())
+        watch.end()
+        return response
 
     def _start_span(self, contract: MethodContract, target: Target) -> trace.Span:
         spans = self._spans.get((target, contract.path))

@@ -22,6 +22,8 @@ from sba.errors import ContractError
 GROUP = "imslab.contracts"
 """Entry-point group through which the contracts of other distributions are found: one generated module each."""
 ANY_CONSUMER = "*"
+ANY_PRODUCER = "*"
+"""NF type of a service that every network function offers."""
 TOKEN_REQUIRED = options_pb2.TOKEN_REQUIRED
 TOKEN_EXEMPT_BOOTSTRAP = options_pb2.TOKEN_EXEMPT_BOOTSTRAP
 TOKEN_EXEMPT_NOTIFICATION = options_pb2.TOKEN_EXEMPT_NOTIFICATION

@@ -17,6 +17,7 @@ from protos import common_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
 from sba import runtime
 from sba.access import AccessControl
 from sba.assertions import AssertionVerifier
+from sba.capture import NodeCapture
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
 from sba.contracts import service_contract
@@ -25,6 +26,7 @@ from sba.health import Health
 from sba.identity import NodeIdentity
 from sba.server import SbiServer
 from sba.store import Store
+from sba.tap import Tap
 from sba.telemetry import Telemetry
 from sba.tokens import KeyRing, TokenVerifier
 
@@ -86,6 +88,8 @@ class NetworkFunction(MultiService):
         self.telemetry = Telemetry.for_node(environment, self.identity)
         self.clock = runtime.reactor()
         self.health = Health()
+        self.tap = Tap()
+        self._capture = NodeCapture(self.tap, key_export=environment.lab.key_export)
         self.registered = asyncio.Event()
         self._profile_changed = asyncio.Event()
         self._heartbeat: asyncio.Future[None] | None = None
@@ -158,7 +162,7 @@ class NetworkFunction(MultiService):
     async def _start(self) -> None:
         self.telemetry.log("node-starting", nf_types=self.nf_types, nf_instance_id=self.identity.instance_id)
         self.store = await Store.open(self.environment)
-        self.sbi = SbiClient(self.environment, self.identity, self.telemetry, nf_types=self.nf_types)
+        self.sbi = SbiClient(self.environment, self.identity, self.telemetry, nf_types=self.nf_types, tap=self.tap)
         policy = self.environment.lab.sbi_policy
         verifier = TokenVerifier(
             nf_types=self.nf_types,
@@ -170,9 +174,9 @@ class NetworkFunction(MultiService):
         )
         assertions = AssertionVerifier(self.identity, nf_types=self.nf_types, leeway_s=policy.leeway_s)
         access = AccessControl(self.identity, self.telemetry, verifier, policy, assertions=assertions)
-        self.server = SbiServer(self.identity, self.telemetry, access, policy, self.health)
+        self.server = SbiServer(self.identity, self.telemetry, access, policy, self.health, tap=self.tap)
         await self.open_node()
-        self.server.add(self.servicers())
+        self.server.add((*self.servicers(), self._capture))
         sbi = self.environment.node.sbi
         await self.server.start(sbi.host, sbi.port)
         self._heartbeat = runtime.spawn(self.keep_registered())
@@ -245,7 +249,7 @@ class NetworkFunction(MultiService):
             attributes=self.attributes(),
             nf_set_id=settings.nf_set_id,
         )
-        for servicer in self.servicers():
+        for servicer in (*self.servicers(), self._capture):
             contract = service_contract(servicer.service)  # type: ignore[attr-defined]
             profile.services.add(service_name=contract.service_name, grpc_service=contract.full_name, versions=["v1"])
         return profile

@@ -17,7 +17,9 @@ from sba.config import SbiPolicy
 from sba.contracts import MethodContract, service_contract
 from sba.errors import ContractError, ProblemError, RemoteProblem
 from sba.health import HEALTH_SERVICE, Health
-from sba.identity import NodeIdentity, is_ip_literal
+from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal
+from sba.rpctap import SBA, RpcWatch, peer_address
+from sba.tap import Tap
 from sba.telemetry import Telemetry, activate, parse_traceparent
 
 UnaryHandler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
@@ -34,8 +36,16 @@ class SbiServer:
     """Serves the services of one node over mutual TLS."""
 
     def __init__(
-        self, identity: NodeIdentity, telemetry: Telemetry, access: AccessControl, policy: SbiPolicy, health: Health
+        self,
+        identity: NodeIdentity,
+        telemetry: Telemetry,
+        access: AccessControl,
+        policy: SbiPolicy,
+        health: Health,
+        *,
+        tap: Tap | None = None,
     ) -> None:
+        self._tap = tap or Tap()
         self._identity = identity
         self._telemetry = telemetry
         self._access = access
@@ -48,6 +58,7 @@ class SbiServer:
         self._in_flight = 0
         self.services: tuple[str, ...] = ()
         self.port = 0
+        self._address = ("", 0)
 
     def add(self, servicers: Iterable[Any]) -> None:
         """Take over servicers.
@@ -89,6 +100,7 @@ class SbiServer:
         address = f"[{host}]:{port}" if ":" in host and is_ip_literal(host) else f"{host}:{port}"
         try:
             self.port = server.add_secure_port(address, self._identity.server_credentials())
+            self._address = (host, self.port)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}") from error
         await server.start()
@@ -162,10 +174,11 @@ class SbiServer:
             metadata = dict(context.invocation_metadata() or ())
             span = spans.start(parse_traceparent(metadata.get("traceparent")))
             activate(span)  # each RPC runs in a task of its own, so the activation ends with it
+            watch = self._watch(method, context) if self._tap.wants(SBA) else None
             self._in_flight += 1
             code = "OK"
             try:
-                call, request = await self._admit(method, raw, context, metadata, span, always=always)
+                call, request = await self._admit(method, raw, context, metadata, span, watch, always=always)
                 if call.deadline is None:
                     async with asyncio.timeout(longest):
                         response = await implementation(request, call)
@@ -175,8 +188,13 @@ class SbiServer:
             except Exception as error:  # noqa: BLE001 - the border of the process: nothing raw may reach the peer
                 problem = self._problem(method, error)
                 code = problem.code.name
+                if watch is not None:
+                    watch.end(problem.code, problem.status_message())
                 await refuse(context, problem, span)
             else:
+                if watch is not None:
+                    watch.response(body)
+                    watch.end()
                 return body
             finally:
                 self._done()
@@ -194,14 +212,19 @@ class SbiServer:
             metadata = dict(context.invocation_metadata() or ())
             span = spans.start(parse_traceparent(metadata.get("traceparent")))
             activate(span)
+            watch = self._watch(method, context)  # a capture may begin while the stream goes on
             code = "OK"
             try:
-                call, request = await self._admit(method, raw, context, metadata, span, always=always)
+                call, request = await self._admit(method, raw, context, metadata, span, watch, always=always)
                 async for response in implementation(request, call):
-                    yield response.SerializeToString()
+                    body = response.SerializeToString()
+                    watch.response(body)
+                    yield body
+                watch.end()
             except Exception as error:  # noqa: BLE001 - the border of the process: nothing raw may reach the peer
                 problem = self._problem(method, error)
                 code = problem.code.name
+                watch.end(problem.code, problem.status_message())
                 await refuse(context, problem, span)
             finally:
                 self._telemetry.count_rpc(name, code, time.perf_counter() - started)
@@ -216,16 +239,36 @@ class SbiServer:
         context: grpc.aio.ServicerContext,
         metadata: Mapping[str, str | bytes],
         span: Span,
+        watch: RpcWatch | None,
         *,
         always: bool,
     ) -> tuple[CallContext, Message]:
-        call = await self._access.admit(method, context, metadata, span)
+        came = time.time_ns() if watch is not None else 0
+        try:
+            call = await self._access.admit(method, context, metadata, span)
+            if watch is not None:
+                watch.peer = _name_of(call.peer)
+        finally:
+            if watch is not None:
+                watch.request(raw, came)
         if self._draining and not always:
             raise ProblemError(503, "NF_CONGESTION", "the node is stopping")
         try:
             return call, method.parse_request(raw)
         except DecodeError as error:
             raise ProblemError(400, "INVALID_MSG_FORMAT") from error
+
+    def _watch(self, method: MethodContract, context: grpc.aio.ServicerContext) -> RpcWatch:
+        metadata = tuple(context.invocation_metadata() or ())
+        return RpcWatch(
+            self._tap,
+            method,
+            metadata,
+            peer_address(context.peer()),
+            self._address,
+            authority=self._identity.fqdn,
+            outgoing=False,
+        )
 
     def _done(self) -> None:
         self._in_flight -= 1
@@ -249,6 +292,10 @@ class SbiServer:
             "handler-failed", level="error", method=method.path, error=type(error).__name__, text=str(error), at=where
         )
         return ProblemError(500, "SYSTEM_FAILURE")
+
+
+def _name_of(peer: PeerIdentity) -> str:
+    return next(iter(peer.dns_names), "")
 
 
 async def refuse(context: grpc.aio.ServicerContext, problem: ProblemError, span: Span | None = None) -> NoReturn:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from protos import nrf_nfm_pb2, nrf_oauth2_pb2
-from sba.contracts import all_contracts
+from sba.contracts import ANY_PRODUCER, all_contracts
 from sba.errors import ConfigurationError, ProblemError
 from sba.identity import PeerIdentity
 from sba.store import KeyValueTable, Store
@@ -163,7 +163,7 @@ def grant_scope(
     offered: set[str] = set()
     allowed: set[str] = set()
     for contract in all_contracts():
-        if contract.nf_type == request.target_nf_type:
+        if contract.nf_type in (request.target_nf_type, ANY_PRODUCER):
             allowed.update(contract.scopes_for(request.nf_type))
             for method in contract.methods.values():
                 offered.update(scope for scope in (method.scope, method.operation_scope) if scope)
