@@ -45,21 +45,39 @@ def imslab() -> None:
 
 @imslab.command()
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@click.option(
+    "--with",
+    "packages",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of a package that brings nodes or media security; repeat for more. Kept until another --with.",
+)
+@click.option("--without-packages", is_flag=True, help="Leave out the packages of an earlier --with.")
 @state_option
 @json_option
-def up(config: Path | None, state: Path | None, as_json: bool) -> None:
+def up(
+    config: Path | None, packages: tuple[Path, ...], without_packages: bool, state: Path | None, as_json: bool
+) -> None:
     """Start the lab: every node a process of its own. Returns when all serve."""
     from lab.config_problems import ConfigError
-    from lab.launch import LaunchError, StateFolderError, default_config, runs_another
+    from lab.launch import LaunchError, StateFolderError, default_config, runs_another, runs_other_packages
     from lab.launch import up as start
     from lab.show import StartProgress, node_table
+    from sba.packages import PackageError
 
+    if packages and without_packages:
+        raise click.UsageError("--with names packages, --without-packages leaves all out; give one of them")
+    named = packages if packages or without_packages else None
     folder = StateFolder.at(state)
     progress = StartProgress(quiet=as_json)
     try:
         with progress:
-            started = start(config or default_config(), folder, progress.note)
+            started = start(config or default_config(), folder, progress.note, named)
+        others = started.already and named is not None and runs_other_packages(named, folder)
         other = started.already and config is not None and runs_another(config, folder)
+    except PackageError as error:
+        fail(str(error), 2)
     except ConfigError as error:
         count = len(error.problems)
         fail(f"the lab description has {count} fault{'' if count == 1 else 's'}\n{error}", 2)
@@ -69,6 +87,8 @@ def up(config: Path | None, state: Path | None, as_json: bool) -> None:
         if as_json and isinstance(error, LaunchError):
             echo_json({"error": error.reason, "node": error.node, "log_line": error.log_line})
         fail(f"the lab did not come up\n{error}")
+    if others:
+        fail(f"a lab with other packages runs in {folder.root}; end it first with: imslab down", 2)
     if other:
         fail(f"a lab of another description than {config} runs in {folder.root}; end it first with: imslab down", 2)
     if as_json:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,10 +75,15 @@ def rows_of(answer: Json) -> list[Params]:
     return [row for row in nodes if isinstance(row, dict)] if isinstance(nodes, list) else []
 
 
-def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) -> Started:
+def up(
+    config: Path, folder: StateFolder, progress: Callable[[Params], None], packages: Sequence[Path] | None = None
+) -> Started:
     """Start the lab described by ``config`` in ``folder`` and return when every node serves.
 
-    Raises ``lab.config.ConfigError`` for a faulty description, ``StateFolderError`` for a folder that cannot be
+    ``packages`` are folders of packages that are not installed; None stands for those of the last time.
+
+    Raises ``lab.config.ConfigError`` for a faulty description, ``sba.packages.PackageError`` for a folder that is no
+    safe package, ``StateFolderError`` for a folder that cannot be
     written, ``LaunchError`` when a node cannot serve (the lab is taken down again),
     ``lab.resolve.ResolveError`` when the machine gives no addresses.
     """
@@ -92,6 +97,9 @@ def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) ->
         folder.create()
     except OSError as error:
         raise StateFolderError(f"the state folder {folder.root} cannot be written: {error.strerror}") from None
+    from lab.with_packages import prepare, with_nodes
+
+    description = with_nodes(description, prepare(folder, packages))
     supervisor = _start_supervisor(folder)
     try:
         from lab.resolve import resolve
@@ -118,11 +126,23 @@ def up(config: Path, folder: StateFolder, progress: Callable[[Params], None]) ->
     return Started(rows, time.monotonic() - began)
 
 
-def runs_another(config: Path, folder: StateFolder) -> bool:
-    """Tell whether the lab in ``folder`` came from another description. Raises ``lab.config.ConfigError``."""
-    from lab.config import load
+def runs_other_packages(packages: Sequence[Path], folder: StateFolder) -> bool:
+    """Tell whether the lab in ``folder`` was started with other packages. Raises ``sba.packages.PackageError``."""
+    from lab.with_packages import remembered
 
-    wanted = _digest(load(config))
+    return set(remembered(folder)) != {path.expanduser().resolve() for path in packages}
+
+
+def runs_another(config: Path, folder: StateFolder) -> bool:
+    """Tell whether the lab in ``folder`` came from another description.
+
+    Raises ``lab.config.ConfigError``, and ``sba.packages.PackageError`` when a package of it is gone.
+    """
+    from lab.config import load
+    from lab.with_packages import remembered, with_nodes
+    from sba.packages import read_package
+
+    wanted = _digest(with_nodes(load(config), [read_package(path) for path in remembered(folder)]))
     try:
         return folder.description.read_text() != wanted
     except OSError:

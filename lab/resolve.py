@@ -21,6 +21,7 @@ from lab.layout import Layout, ResolveError, choose_subnet
 from lab.resolve_kms import bsf_settings, kms_name, kms_settings, names_of, ue_settings
 from lab.state import StateFolder
 from lab.subscribers import provision
+from lab.with_packages import package_path
 from sba.errors import ConfigurationError
 from sba.identity import read_identity
 from sba.pki import LabCa, write_private
@@ -266,6 +267,7 @@ def resolve(
             "tls_name": f"{OPERATOR}.{domain}",
             "sampling": config.trace_sampling,
         },
+        "package_path": list(package_path(folder)),
         "nodes": entries,
         "instance_ids": dict(ids),
         "network": f"{layout.prefix}.0/24",

@@ -49,6 +49,16 @@ class StateFolder:
         return self.root / "instances.json"
 
     @property
+    def packages(self) -> Path:
+        """Which packages ``imslab up --with`` named, and where their modules lie."""
+        return self.root / "packages.json"
+
+    @property
+    def metadata(self) -> Path:
+        """Folder of the metadata of those packages."""
+        return self.root / "packages"
+
+    @property
     def socket(self) -> Path:
         """The supervisor's control socket."""
         return self.root / "control.sock"

@@ -51,8 +51,11 @@ class Supervisor:
 
     def __init__(self, folder: StateFolder, channel: socket.socket | None) -> None:
         from lab.operations import Operations
+        from lab.with_packages import package_path
+        from sba.packages import extend_path
 
         self.folder = folder
+        extend_path(package_path(folder))
         self.lab = LabFile.read(folder.lab_json)
         self._channel = channel
         self._stopping = asyncio.Event()
