@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from protos import nrf_disc_pb2, nrf_nfm_pb2
 from sba.errors import RemoteProblem
+from sba.spread import Turns, by_rank
 
 NfProfile = nrf_nfm_pb2.NfProfile
 _STALE_LIMIT_S = 3600.0
@@ -33,6 +33,7 @@ class _Entry:
     profiles: list[NfProfile]
     fresh_until: float
     fetched: float
+    turns: Turns
 
 
 class Discovery:
@@ -43,11 +44,9 @@ class Discovery:
         ask: Callable[[Query], Awaitable[nrf_disc_pb2.DiscoveryResponse]],
         *,
         clock: Callable[[], float] = time.monotonic,
-        chance: random.Random | None = None,
     ) -> None:
         self._ask = ask
         self._clock = clock
-        self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._entries: dict[Query, _Entry] = {}
         self._asking: dict[Query, asyncio.Future[_Entry]] = {}
         self._suspects: dict[str, float] = {}
@@ -57,7 +56,7 @@ class Discovery:
         entry = self._entries.get(query)
         if entry is None or not entry.profiles or entry.fresh_until <= self._clock():
             return None
-        return self.order(entry.profiles)
+        return self._order(entry)
 
     async def find(self, query: Query, *, fresh: bool = False) -> list[NfProfile]:
         """Return the producers that fit, in the order in which to try them.
@@ -73,20 +72,20 @@ class Discovery:
                 if entry is None or not entry.profiles or now - entry.fetched > _STALE_LIMIT_S:
                     raise
                 entry.fresh_until = now + _RETRY_S
-        return self.order(entry.profiles)
+        return self._order(entry)
 
-    def order(self, profiles: Sequence[NfProfile]) -> list[NfProfile]:
-        """Sort by priority; among equals draw by free capacity; instances that just failed come last."""
-        if len(profiles) == 1:
-            return list(profiles)
+    def _order(self, entry: _Entry) -> list[NfProfile]:
+        """Sort by priority; equals take turns by free capacity; instances that just failed come last."""
+        if len(entry.profiles) == 1:
+            return list(entry.profiles)
+        return by_rank(entry.profiles, entry.turns, self._suspected())
+
+    def _suspected(self) -> frozenset[str]:
+        if not self._suspects:
+            return frozenset()
         now = self._clock()
-
-        def key(profile: NfProfile) -> tuple[bool, int, float]:
-            suspect = self._suspects.get(profile.nf_instance_id, 0.0) > now
-            weight = max(profile.capacity, 1) * max(100 - profile.load, 1)
-            return suspect, profile.priority, -(self._chance.random() ** (1.0 / weight))
-
-        return sorted(profiles, key=key)
+        self._suspects = {name: until for name, until in self._suspects.items() if until > now}
+        return frozenset(self._suspects)
 
     def suspect(self, instance_id: str) -> None:
         """Put an instance that did not answer behind the others for a while."""
@@ -118,6 +117,12 @@ class Discovery:
     async def _load(self, query: Query) -> _Entry:
         response = await self._ask(query)
         now = self._clock()
-        entry = _Entry(list(response.profiles), now + response.validity_s, now)
+        before = self._entries.get(query)
+        entry = _Entry(list(response.profiles), now + response.validity_s, now, before.turns if before else Turns())
+        if before is not None:
+            kept = {profile.nf_instance_id for profile in entry.profiles}
+            entry.turns.forget(
+                profile.nf_instance_id for profile in before.profiles if profile.nf_instance_id not in kept
+            )
         self._entries[query] = entry
         return entry

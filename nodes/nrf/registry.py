@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from protos import nrf_disc_pb2, nrf_nfm_pb2
+from sba.spread import Turns, by_rank
 from sba.store import KeyValueTable
 
 NfProfile = nrf_nfm_pb2.NfProfile
@@ -57,7 +57,6 @@ class Registry:
         clock: Callable[[], float],
         silence: float = 3.0,
         forget_s: float = 3600.0,
-        chance: random.Random | None = None,
         is_revoked: Callable[[int], bool] = lambda _serial_number: False,
     ) -> None:
         self._table = table
@@ -67,7 +66,7 @@ class Registry:
         self._forget_s = forget_s
         self._entries: dict[str, Entry] = {}
         self._watchers: set[Watcher] = set()
-        self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._turns = Turns()
 
     async def load(self) -> None:
         """Read what an earlier process stored; every profile gets a full silence period from now."""
@@ -123,6 +122,7 @@ class Registry:
     async def remove(self, instance_id: str) -> bool:
         """Deregister; False when it was not registered."""
         entry = self._entries.pop(instance_id, None)
+        self._turns.forget((instance_id,))
         await self._table.delete(instance_id)
         if entry is not None:
             self._tell(Kind.NF_DEREGISTERED, entry.profile)
@@ -145,19 +145,15 @@ class Registry:
     def discover(self, request: nrf_disc_pb2.DiscoveryRequest) -> list[NfProfile]:
         """Return the producers that fit a request, best first (TS 29.510 NFDiscovery).
 
-        Order: priority, then free capacity with some chance in it, so that consumers spread.
+        Order: priority, then by turns in proportion to free capacity, over all who ask, so that consumers that ask once
+        spread too.
         """
         fitting = [
             entry.profile
             for entry in self._entries.values()
             if not entry.silent and _fits(entry.profile, request) and not self._is_revoked(entry.serial_number)
         ]
-
-        def rank(profile: NfProfile) -> tuple[int, float]:
-            free = max(profile.capacity, 1) * max(100 - profile.load, 1)
-            return profile.priority, -(self._chance.random() ** (1.0 / free))
-
-        return sorted(fitting, key=rank)
+        return by_rank(fitting, self._turns)
 
     async def watch(self, nf_type: str, instance_id: str) -> AsyncIterator[nrf_nfm_pb2.NfStatusEvent]:
         """Yield events about matching profiles until the subscriber goes away."""
@@ -184,7 +180,15 @@ class Registry:
 
 
 def _fits(profile: NfProfile, request: nrf_disc_pb2.DiscoveryRequest) -> bool:
-    if profile.status != nrf_nfm_pb2.REGISTERED or request.target_nf_type not in profile.nf_types:
+    """Tell whether a profile answers a request.
+
+    One that is undiscoverable takes no new work but finishes what it has (TS 29.510 6.1.6.3.7): who knows it may ask.
+    """
+    known = request.target_nf_instance_id == profile.nf_instance_id
+    at_work = profile.status == nrf_nfm_pb2.REGISTERED or (known and profile.status == nrf_nfm_pb2.UNDISCOVERABLE)
+    if not at_work:
+        return False
+    if request.target_nf_type not in profile.nf_types:
         return False
     if profile.allowed_nf_types and request.requester_nf_type not in profile.allowed_nf_types:
         return False

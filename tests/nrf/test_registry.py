@@ -1,7 +1,6 @@
 """The registry: what it knows survives, who falls silent disappears, the best producer comes first."""
 
 import asyncio
-import random
 
 import pytest
 
@@ -39,9 +38,7 @@ class Scene:
 
     async def open(self):
         self.store = await Store.open(self.environment)
-        self.registry = Registry(
-            await self.store.key_value("profiles"), clock=lambda: self.now, forget_s=100.0, chance=random.Random(1)
-        )
+        self.registry = Registry(await self.store.key_value("profiles"), clock=lambda: self.now, forget_s=100.0)
         await self.registry.load()
         return self.registry
 
@@ -92,6 +89,36 @@ async def test_best_producer_first(tmp_path):
     assert set(firsts) <= {"busy", "free"}
     assert firsts.count("free") > 180
     assert all(registry.discover(ask())[-1].instance_name == "late" for _ in range(20))
+    await scene.store.close()
+
+
+@async_test
+async def test_consumers_that_ask_once_are_spread_over_the_producers(tmp_path):
+    scene = Scene(tmp_path)
+    registry = await scene.open()
+    for name in ("a", "b", "c"):
+        await registry.put(profile(name))
+    firsts = [registry.discover(ask())[0].instance_name for _ in range(12)]
+    assert {name: firsts.count(name) for name in "abc"} == {"a": 4, "b": 4, "c": 4}
+    await registry.beat(profile("c").nf_instance_id, nrf_nfm_pb2.REGISTERED, 50)
+    firsts = [registry.discover(ask())[0].instance_name for _ in range(50)]
+    assert {name: firsts.count(name) for name in "abc"} == {"a": 20, "b": 20, "c": 10}
+    await scene.store.close()
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize("status", [nrf_nfm_pb2.SUSPENDED, nrf_nfm_pb2.UNDISCOVERABLE])
+@async_test
+async def test_who_takes_no_new_work_is_not_discovered(tmp_path, status):
+    scene = Scene(tmp_path)
+    registry = await scene.open()
+    await registry.put(profile("stays"))
+    await registry.put(profile("leaves"))
+    leaves = profile("leaves").nf_instance_id
+    await registry.beat(leaves, status, 0)
+    assert {p.instance_name for p in registry.discover(ask())} == {"stays"}
+    known = [p.instance_name for p in registry.discover(ask(target_nf_instance_id=leaves))]
+    assert known == (["leaves"] if status == nrf_nfm_pb2.UNDISCOVERABLE else []), "what it has to finish, it finishes"
     await scene.store.close()
 
 
