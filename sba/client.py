@@ -54,6 +54,16 @@ def serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
+def _conclude(span: trace.Span, code: str) -> None:
+    """End the span of an RPC with its gRPC status."""
+    if span.is_recording():
+        span.set_attribute("rpc.response.status_code", code)
+        if code != "OK":
+            span.set_attribute("error.type", code)
+            span.set_status(Status(StatusCode.ERROR, code))
+    span.end()
+
+
 @cache
 def _nrf_method(service: str, method: str) -> MethodDescriptor:
     module = nrf_oauth2_pb2 if service == "NnrfAccessToken" else nrf_disc_pb2
@@ -188,6 +198,7 @@ class SbiClient:
             raise RemoteProblem(grpc.StatusCode.UNAVAILABLE, message="no instance", method=contract.path)
         target = targets[0]
         span = self._start_span(contract, target)
+        code = "OK"
         try:
             metadata = await self._metadata(contract, span, timeout or _STREAM_SETUP_S)
             stub = self._stub(contract, target)
@@ -207,12 +218,12 @@ class SbiClient:
                     self.tokens.forget(self._token_key(contract))
                 if problem.code is grpc.StatusCode.UNAVAILABLE:
                     self.discovery.suspect(target.instance_id)
-                span.set_status(Status(StatusCode.ERROR, problem.code.name))
+                code = problem.code.name
                 raise problem from error
             finally:
                 call.cancel()
         finally:
-            span.end()
+            _conclude(span, code)
 
     async def discover(
         self,
@@ -241,29 +252,38 @@ class SbiClient:
 
     async def _once(self, contract: MethodContract, request: Message, target: Target, remaining: float) -> Any:
         span = self._start_span(contract, target)
+        started, code = time.perf_counter(), "CANCELLED"
         try:
             metadata = await self._metadata(contract, span, remaining)
+<<<<<<< /tmp/tmpgun8xhmd/a
+            response = await self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
+=======
             call = self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
             if self._tap.wants(SBA):
                 call = self._watched(self._watch(contract, target, metadata), request, call)
             return await call
+>>>>>>> /tmp/tmpgun8xhmd/b
         except grpc.aio.AioRpcError as error:
             problem = RemoteProblem.from_rpc_error(error, instance=target.instance_id, method=contract.path)
-            span.set_status(Status(StatusCode.ERROR, problem.code.name))
-            span.set_attribute("rpc.grpc.status_code", problem.code.value[0])
+            code = problem.code.name
             raise problem from error
         except RemoteProblem as problem:
-            span.set_status(Status(StatusCode.ERROR, problem.code.name))
+            code = problem.code.name
             raise
         except DecodeError as error:
+            code = grpc.StatusCode.INTERNAL.name
             raise RemoteProblem(
                 grpc.StatusCode.INTERNAL,
                 message="malformed response",
                 instance=target.instance_id,
                 method=contract.path,
             ) from error
+        else:
+            code = "OK"
+            return response
         finally:
-            span.end()
+            _conclude(span, code)
+            self._telemetry.count_rpc(contract.path[1:], code, time.perf_counter() - started, server=False)
 
     def _watch(self, contract: MethodContract, target: Target, metadata: tuple[tuple[str, str], ...]) -> RpcWatch:
         own = (self._environment.node.sbi.host, 0)  # gRPC does not tell which port it took

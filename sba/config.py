@@ -46,6 +46,8 @@ class Otlp(_Strict):
     """DNS name expected in the collector's certificate; empty = the host of the endpoint."""
     interval_ms: int = Field(default=400, ge=50, le=60_000)
     """Time between two exports of spans and logs, ms."""
+    metrics_interval_ms: int = Field(default=5000, ge=100, le=600_000)
+    """Time between two exports of metrics, ms."""
     sampling: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of new traces that are recorded; a trace that came in sampled stays sampled."""
 
@@ -114,6 +116,8 @@ class LabDescription(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    name: str = "imslab"
+    """Name of the lab, ``service.namespace`` of its telemetry."""
     domain: str = "ims.test"
     plmn: Plmn = Plmn()
     pki_dir: Path
@@ -123,7 +127,14 @@ class LabDescription(BaseModel):
     otlp: Otlp = Otlp()
     sbi_policy: SbiPolicy = SbiPolicy()
     database_url: str = ""
-    """SQLAlchemy URL with ``{instance}`` in it; empty = one SQLite file per node under ``state_dir``."""
+    """``postgresql+asyncpg://host:port/database``; empty = one SQLite file per store under ``state_dir``."""
+    database_password_file: str = ""
+    """File with the password of a node's database role; ``{instance}`` and ``{nf}`` (its NF set, else its name in the
+    description) stand for its names. Empty: the server asks for none."""
+    database_ca_file: str = ""
+    """Certificates that may have issued the database server's; with it TLS is demanded. Empty: no TLS."""
+    database_wait_s: float = Field(default=20.0, ge=0)
+    """How long a node waits for the database when it starts, s."""
     key_export: bool = False
     """Lab switch: captures may carry media keys."""
     package_path: tuple[str, ...] = ()

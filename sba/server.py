@@ -15,7 +15,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 from sba.access import AccessControl, CallContext
 from sba.config import SbiPolicy
 from sba.contracts import MethodContract, service_contract
-from sba.errors import ContractError, ProblemError, RemoteProblem
+from sba.errors import ContractError, ProblemError, RemoteProblem, StoreUnavailableError
 from sba.health import HEALTH_SERVICE, Health
 from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal
 from sba.rpctap import SBA, RpcWatch, peer_address
@@ -192,9 +192,13 @@ class SbiServer:
                     watch.end(problem.code, problem.status_message())
                 await refuse(context, problem, span)
             else:
+<<<<<<< /tmp/tmporhdytqh/a
+                span.set_attribute("rpc.response.status_code", "OK")
+=======
                 if watch is not None:
                     watch.response(body)
                     watch.end()
+>>>>>>> /tmp/tmporhdytqh/b
                 return body
             finally:
                 self._done()
@@ -217,10 +221,15 @@ class SbiServer:
             try:
                 call, request = await self._admit(method, raw, context, metadata, span, watch, always=always)
                 async for response in implementation(request, call):
+<<<<<<< /tmp/tmporhdytqh/a
+                    yield response.SerializeToString()
+                span.set_attribute("rpc.response.status_code", "OK")
+=======
                     body = response.SerializeToString()
                     watch.response(body)
                     yield body
                 watch.end()
+>>>>>>> /tmp/tmporhdytqh/b
             except Exception as error:  # noqa: BLE001 - the border of the process: nothing raw may reach the peer
                 problem = self._problem(method, error)
                 code = problem.code.name
@@ -280,6 +289,9 @@ class SbiServer:
             return error
         if isinstance(error, TimeoutError):
             return ProblemError(504, "TIMED_OUT_REQUEST")
+        if isinstance(error, StoreUnavailableError):
+            self._telemetry.log("store-away", level="error", method=method.path, fault=str(error))
+            return ProblemError(503, "SYSTEM_FAILURE", "the database of this NF does not answer")
         if isinstance(error, RemoteProblem):
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 return ProblemError(504, "TARGET_NF_NOT_REACHABLE", "a producer further on does not answer")
@@ -302,7 +314,7 @@ async def refuse(context: grpc.aio.ServicerContext, problem: ProblemError, span:
     """End an RPC with the status, ProblemDetails and challenge of a problem."""
     if span is not None:
         span.set_status(Status(StatusCode.ERROR, problem.code.name))
-        span.set_attribute("rpc.grpc.status_code", problem.code.value[0])
+        span.set_attributes({"rpc.response.status_code": problem.code.name, "error.type": problem.code.name})
         if problem.cause:
             span.set_attribute("imslab.cause", problem.cause)
     await context.abort(problem.code, problem.status_message(), problem.trailing_metadata())

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -35,6 +36,8 @@ from opentelemetry.trace import (
 from opentelemetry.util._decorator import _agnosticcontextmanager
 from opentelemetry.util.types import Attributes, AttributeValue
 
+SCHEMA_URL = Schemas.V1_44_0.value
+"""Version of the semantic conventions that names follow."""
 MOST_EVENTS = 128
 """Events kept on a span; past that the oldest go."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -105,7 +108,7 @@ class SpanSource(Tracer):
         """Start a span below the current one of ``context``, or of this task when there is none."""
         del record_exception, set_status_on_exception
         parent = get_current_span(context).get_span_context()
-        found = self.context_below(parent if parent.is_valid else None, name)
+        found = self.context_below(parent if parent.is_valid else None)
         if not found.trace_flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(found)
         span = LightSpan(self, name, kind, found, parent if parent.is_valid else None)
@@ -135,15 +138,54 @@ class SpanSource(Tracer):
         with use_span(span, end_on_exit, record_exception, set_status_on_exception) as current:
             yield current
 
-    def context_below(self, parent: SpanContext | None, name: str) -> SpanContext:
+    def start_root(
+        self,
+        name: str,
+        trace_id: int,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        *,
+        evidence: bool = False,
+    ) -> Span:
+        """Start a span without parent in the trace of this id, which every node that knows the id finds.
+
+        It is recorded when that trace is, by the share of traces; with ``evidence`` always.
+        """
+        flags = _SAMPLED if evidence or self.samples(trace_id) else _UNSAMPLED
+        found = SpanContext(trace_id, self.tracer.id_generator.generate_span_id(), is_remote=False, trace_flags=flags)
+        if not flags & TraceFlags.SAMPLED:
+            return NonRecordingSpan(found)
+        span = LightSpan(self, name, kind, found, None)
+        if attributes:
+            span.extra.update(attributes)
+        if links:
+            span.links = tuple(links)
+        return span
+
+    def evidence(self, name: str, context: Context | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
+        """Start a span that is recorded whether its trace is or not: a refusal must not be lost to sampling.
+
+        In a trace that is not recorded it has no parent, for that one is nowhere; ``imslab.sampling`` says so.
+        """
+        parent = get_current_span(context).get_span_context()
+        if not parent.is_valid or parent.trace_flags & TraceFlags.SAMPLED:
+            return self.start_span(name, context, kind)
+        return self.start_root(name, parent.trace_id, kind, {"imslab.sampling": "evidence"}, evidence=True)
+
+    def samples(self, trace_id: int) -> bool:
+        """Tell whether traces of this id are recorded; all nodes with the same share decide alike."""
+        decision = self.tracer.sampler.should_sample(Context(), trace_id, "").decision
+        return decision is Decision.RECORD_AND_SAMPLE
+
+    def context_below(self, parent: SpanContext | None) -> SpanContext:
         """Return the ids of a new span: sampled as its parent is, or by the share of traces to record."""
         ids = self.tracer.id_generator
         if parent is not None:
             trace_id, sampled = parent.trace_id, bool(parent.trace_flags & TraceFlags.SAMPLED)
         else:
             trace_id = ids.generate_trace_id()
-            decision = self.tracer.sampler.should_sample(Context(), trace_id, name).decision
-            sampled = decision is Decision.RECORD_AND_SAMPLE
+            sampled = self.samples(trace_id)
         flags = _SAMPLED if sampled else _UNSAMPLED
         return SpanContext(trace_id, ids.generate_span_id(), is_remote=False, trace_flags=flags)
 
@@ -166,7 +208,7 @@ class RpcSpans:
             parent = get_current_span().get_span_context()
         if parent is not None and not parent.is_valid:
             parent = None
-        found = self.source.context_below(parent, self.name)
+        found = self.source.context_below(parent)
         if not found.trace_flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(found)
         return LightSpan(self.source, self.name, self.kind, found, parent, self)
@@ -226,6 +268,11 @@ class LightSpan(Span):
         if self.end_time is None:
             self.extra.update(attributes)
 
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        """Point at another span that belongs to this one but is not its parent."""
+        if self.end_time is None:
+            self.links = (*self.links, Link(context, attributes))
+
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Note something that happened, now or at ``timestamp`` (ns since the epoch)."""
         if self.end_time is None:
@@ -282,9 +329,10 @@ class LightSpan(Span):
             noted = span.events.add(name=event.name, time_unix_nano=event.timestamp)
             fill_attributes(noted.attributes, event.attributes or {})
         for link in self.links:
-            span.links.add(
+            linked = span.links.add(
                 trace_id=link.context.trace_id.to_bytes(16, "big"), span_id=link.context.span_id.to_bytes(8, "big")
             )
+            fill_attributes(linked.attributes, link.attributes or {})
         return span
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Token
-from typing import TYPE_CHECKING, TextIO, cast
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TextIO, cast
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
@@ -16,25 +18,26 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from sba.batches import Batches
 from sba.config import NodeEnvironment, Otlp
-from sba.spans import RpcSpans, SpanSource, wire_text
+from sba.metrics import Latencies
+from sba.spans import SCHEMA_URL, RpcSpans, SpanSource, wire_text
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk._logs import LoggerProvider
-
+    from sba.export import Exporters
     from sba.identity import NodeIdentity
 
 _LEVELS: Mapping[str, int] = {"debug": 5, "info": 9, "warning": 13, "error": 17}
 _MASKED = ("token", "authorization", "password", "secret", "key_salt", "private")
-_TRACEPARENT_OCTETS = 55
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_STATUS = "rpc.response.status_code"
 LogValue = object
 
 
@@ -43,17 +46,14 @@ def format_traceparent(span_context: SpanContext) -> str:
     return f"00-{span_context.trace_id:032x}-{span_context.span_id:016x}-{int(span_context.trace_flags):02x}"
 
 
-def parse_traceparent(value: str | None) -> SpanContext | None:
+def parse_traceparent(value: str | bytes | None) -> SpanContext | None:
     """Read a W3C ``traceparent``; None when it is absent or malformed."""
-    if value is None or len(value) != _TRACEPARENT_OCTETS or value[:3] != "00-" or value[35] != "-" or value[52] != "-":
+    match = _TRACEPARENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
         return None
-    try:
-        trace_id, span_id, flags = int(value[3:35], 16), int(value[36:52], 16), int(value[53:], 16)
-    except ValueError:
-        return None
-    if not trace_id or not span_id:
-        return None
-    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & 1))
+    flags = TraceFlags(int(match[3], 16) & TraceFlags.SAMPLED)
+    found = SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)
+    return found if found.is_valid else None
 
 
 def remote_context(value: str | None) -> Context:
@@ -110,35 +110,74 @@ class Telemetry:
         stream: TextIO | None = None,
         debug: bool = False,
         clock: Callable[[], float] = time.time,
+        namespace: str = "imslab",
     ) -> None:
         self.service_name = service_name
         self._stream = stream or sys.stderr
         self._clock = clock
         self._floor = _LEVELS["debug" if debug else "info"]
         otlp = otlp or Otlp()
-        resource = Resource({"service.name": service_name, "imslab.nf_type": nf_type})
+        resource = Resource(
+            {
+                "service.name": service_name,
+                "service.namespace": namespace,
+                "service.instance.id": identity.instance_id if identity is not None else service_name,
+                "service.version": version("imslab"),
+                "imslab.nf_type": nf_type,
+            },
+            SCHEMA_URL,
+        )
         sampler = ParentBased(TraceIdRatioBased(otlp.sampling))
         self.tracer_provider = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
-        self._logs: LoggerProvider | None = None
-        readers: list[MetricReader] = []
+        labels = ("rpc.method", _STATUS, "error.type")
+        system = {"rpc.system.name": "grpc"}
+        self._served = Latencies("rpc.server.call.duration", "Duration of RPCs answered", labels, system)
+        self._called = Latencies("rpc.client.call.duration", "Duration of RPCs asked", labels, system)
+        self._exporters: Exporters | None = None
         if otlp.endpoint and identity is not None:
-            from sba.export import attach_exporters
+            from sba.export import Exporters as OtlpExporters
 
-            self._logs, readers = attach_exporters(self.tracer_provider, resource, otlp, identity)
-        self.meter_provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+            self._exporters = OtlpExporters(
+                self.tracer_provider, resource, otlp, identity, (self._served, self._called)
+            )
+        self.meter_provider = MeterProvider(
+            metric_readers=self._exporters.readers if self._exporters is not None else (),
+            resource=resource,
+            shutdown_on_exit=False,
+        )
         self._spans = SpanSource(cast("SdkTracer", self.tracer_provider.get_tracer("imslab")))
-        self.tracer: Tracer = self._spans
-        self.meter: Meter = self.meter_provider.get_meter("imslab")
-        self._logger = self._logs.get_logger("imslab") if self._logs is not None else None
-        self._rpcs: dict[tuple[str, str], list[float]] = {}
-        self.meter.create_observable_counter("rpc.server.calls", [self._observe(0)], "1", "RPCs answered")
-        self.meter.create_observable_counter("rpc.server.time", [self._observe(1)], "s", "time spent in RPCs")
+        self.tracer: SpanSource = self._spans
+        self.meter: Meter = self.meter_provider.get_meter("imslab", schema_url=SCHEMA_URL)
+        self._logger = self._exporters.logs.get_logger("imslab") if self._exporters is not None else None
+        self._watch_queues()
 
     @classmethod
     def for_node(cls, environment: NodeEnvironment, identity: NodeIdentity) -> Telemetry:
         """Return the telemetry of a node as its lab description wants it."""
         nf_type = identity.nf_types[0] if identity.nf_types else ""
-        return cls(environment.instance, nf_type, otlp=environment.lab.otlp, identity=identity)
+        lab = environment.lab
+        return cls(environment.instance, nf_type, otlp=lab.otlp, identity=identity, namespace=lab.name)
+
+    def _watch_queues(self) -> None:
+        """Tell how full the queues towards the collector are and what they lost (semantic conventions for SDKs)."""
+        queues = self._exporters.queues if self._exporters is not None else {}
+        for signal, queue in queues.items():
+            unit = "{span}" if signal == "span" else "{log_record}"
+
+            def depth(_options: CallbackOptions, queue: Batches[Any] = queue) -> list[Observation]:
+                return [Observation(queue.depth)]
+
+            def done(_options: CallbackOptions, queue: Batches[Any] = queue) -> list[Observation]:
+                lost = [Observation(count, {"error.type": cause}) for cause, count in queue.lost.items()]
+                return [Observation(queue.sent), *lost]
+
+            name = f"otel.sdk.processor.{signal}"
+            self.meter.create_observable_up_down_counter(
+                f"{name}.queue.size", [depth], unit, f"{signal} items that wait to be sent"
+            )
+            self.meter.create_observable_counter(
+                f"{name}.processed", [done], unit, f"{signal} items sent, and those lost with error.type"
+            )
 
     def log(self, event: str, *, level: str = "info", **fields: LogValue) -> None:
         """Write a structured event to stderr (one JSON object a line) and to OTLP, with the trace ids.
@@ -169,40 +208,29 @@ class Telemetry:
         self, service: str, method: str, kind: SpanKind, attributes: Mapping[str, AttributeValue] | None = None
     ) -> RpcSpans:
         """Return the maker of spans for a method, client or server side (semantic conventions for RPC)."""
-        common: dict[str, AttributeValue] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-        return RpcSpans(self._spans, f"{service}/{method}", kind, common | dict(attributes or {}))
+        name = f"{service}/{method}"
+        common: dict[str, AttributeValue] = {"rpc.system.name": "grpc", "rpc.method": name}
+        return RpcSpans(self._spans, name, kind, common | dict(attributes or {}))
 
-    def count_rpc(self, method: str, code: str, seconds: float) -> None:
-        """Count one RPC that was answered with a status after so many seconds."""
-        total = self._rpcs.get((method, code))
-        if total is None:
-            self._rpcs[(method, code)] = [1.0, seconds]
-        else:
-            total[0] += 1.0
-            total[1] += seconds
-
-    def _observe(self, index: int) -> Callable[[CallbackOptions], list[Observation]]:
-        def read(_options: CallbackOptions) -> list[Observation]:
-            return [
-                Observation(total[index], {"rpc.method": method, "rpc.status": code})
-                for (method, code), total in tuple(self._rpcs.items())
-            ]
-
-        return read
+    def count_rpc(self, method: str, code: str, seconds: float, *, server: bool = True) -> None:
+        """Count one RPC that was answered, or that answered, with a status after so many seconds."""
+        table = self._served if server else self._called
+        table.record((method, code, "" if code == "OK" else code), seconds)
 
     def flush(self, timeout_s: float = 2.0) -> None:
         """Export what is waiting; blocks for at most ``timeout_s`` seconds per signal."""
         milliseconds = int(timeout_s * 1000)
         self.tracer_provider.force_flush(milliseconds)
-        if self._logs is not None:
-            self._logs.force_flush(milliseconds)
+        if self._exporters is not None:
+            self._exporters.logs.force_flush(milliseconds)
+            self.meter_provider.force_flush(milliseconds)
 
     def shutdown(self) -> None:
         """Export what is waiting and stop the export threads; blocks for a few seconds at most."""
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown(timeout_millis=2000)
-        if self._logs is not None:
-            self._logs.shutdown()
+        if self._exporters is not None:
+            self._exporters.logs.shutdown()
 
 
 def _printable(name: str, value: object) -> object:
