@@ -255,14 +255,10 @@ class SbiClient:
         started, code = time.perf_counter(), "CANCELLED"
         try:
             metadata = await self._metadata(contract, span, remaining)
-<<<<<<< /tmp/tmpgun8xhmd/a
-            response = await self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
-=======
             call = self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
             if self._tap.wants(SBA):
                 call = self._watched(self._watch(contract, target, metadata), request, call)
-            return await call
->>>>>>> /tmp/tmpgun8xhmd/b
+            response = await call
         except grpc.aio.AioRpcError as error:
             problem = RemoteProblem.from_rpc_error(error, instance=target.instance_id, method=contract.path)
             code = problem.code.name

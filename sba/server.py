@@ -192,13 +192,10 @@ class SbiServer:
                     watch.end(problem.code, problem.status_message())
                 await refuse(context, problem, span)
             else:
-<<<<<<< /tmp/tmporhdytqh/a
                 span.set_attribute("rpc.response.status_code", "OK")
-=======
                 if watch is not None:
                     watch.response(body)
                     watch.end()
->>>>>>> /tmp/tmporhdytqh/b
                 return body
             finally:
                 self._done()
@@ -221,15 +218,11 @@ class SbiServer:
             try:
                 call, request = await self._admit(method, raw, context, metadata, span, watch, always=always)
                 async for response in implementation(request, call):
-<<<<<<< /tmp/tmporhdytqh/a
-                    yield response.SerializeToString()
-                span.set_attribute("rpc.response.status_code", "OK")
-=======
                     body = response.SerializeToString()
                     watch.response(body)
                     yield body
                 watch.end()
->>>>>>> /tmp/tmporhdytqh/b
+                span.set_attribute("rpc.response.status_code", "OK")
             except Exception as error:  # noqa: BLE001 - the border of the process: nothing raw may reach the peer
                 problem = self._problem(method, error)
                 code = problem.code.name
