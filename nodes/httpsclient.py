@@ -20,8 +20,10 @@ from zope.interface import implementer
 
 from nodes import siptls
 from nodes.httpmessage import Fields, HttpError, HttpFault, HttpResponse, HttpsAddress
+from nodes.httptap import HttpTap
 from sba import runtime
 from sba.identity import NodeIdentity
+from sba.tap import Tap
 from sba.telemetry import Telemetry, format_traceparent
 
 MAX_RESPONSE: Final = 256 * 1024
@@ -37,8 +39,15 @@ class HttpsClient:
     """
 
     def __init__(
-        self, ca_path: Path, telemetry: Telemetry, *, source: str = "", identity: NodeIdentity | None = None
+        self,
+        ca_path: Path,
+        telemetry: Telemetry,
+        *,
+        source: str = "",
+        identity: NodeIdentity | None = None,
+        tap: Tap | None = None,
     ) -> None:
+        self._tap = tap or Tap()
         self._tls = siptls.client(ca_path, identity)
         self._telemetry = telemetry
         self._source = (source, 0) if source else None
@@ -91,6 +100,8 @@ class HttpsClient:
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await runtime.future(attempt.connected)
+                watch = HttpTap(self._tap, connection.address, (address.host, address.port), outgoing=True)
+                watch.request(method, target, (("Host", _host(address)), *fields), body)
                 request = Request(
                     method.encode("ascii"),
                     target.encode("ascii"),
@@ -101,7 +112,9 @@ class HttpsClient:
                 reading = _Body()
                 cast("Any", answer).deliverBody(reading)
                 content = await runtime.future(reading.done)
-                return HttpResponse(answer.code, _fields(cast("Headers", answer.headers)), content)
+                response = HttpResponse(answer.code, _fields(cast("Headers", answer.headers)), content)
+                watch.response(response.status, response.headers, response.body)
+                return response
         except TimeoutError:
             raise HttpError(HttpFault.TIMEOUT, f"{address.name} did not answer in {timeout_s:g} s") from None
         except HttpError:
@@ -112,10 +125,13 @@ class HttpsClient:
             attempt.close()
 
 
+def _host(address: HttpsAddress) -> str:
+    return address.name if address.port == _HTTPS else f"{address.name}:{address.port}"
+
+
 def _headers(address: HttpsAddress, fields: Fields) -> Headers:
     headers = Headers()
-    host = address.name if address.port == _HTTPS else f"{address.name}:{address.port}"
-    headers.setRawHeaders(b"Host", [host.encode("ascii")])
+    headers.setRawHeaders(b"Host", [_host(address).encode("ascii")])
     for name, value in fields:
         headers.addRawHeader(name.encode("ascii"), value.encode("latin-1"))
     return headers
@@ -208,6 +224,12 @@ class _Connection(HTTP11ClientProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
         self._standing = False
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The own address of the connection."""
+        own = cast("Any", self.transport).getHost()
+        return str(getattr(own, "host", "")), int(getattr(own, "port", 0))
 
     def end(self) -> None:
         """Close at once what is still open."""

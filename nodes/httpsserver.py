@@ -15,9 +15,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from nodes import siptls
 from nodes.httpchannel import Channels, HttpServer, Request
 from nodes.httpmessage import Fields, HttpLimits, HttpRequest, HttpResponse
+from nodes.httptap import HttpTap
 from sba import runtime
 from sba.errors import ProblemError
 from sba.identity import NodeIdentity
+from sba.tap import Tap
 from sba.telemetry import Telemetry, activate, deactivate, remote_context
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
@@ -34,9 +36,17 @@ class HttpsServer(HttpServer):
     """Serves one handler. Method and path are the handler's to judge."""
 
     def __init__(
-        self, handler: Handler, identity: NodeIdentity, telemetry: Telemetry, *, limits: HttpLimits | None = None
+        self,
+        handler: Handler,
+        identity: NodeIdentity,
+        telemetry: Telemetry,
+        *,
+        limits: HttpLimits | None = None,
+        tap: Tap | None = None,
     ) -> None:
         super().__init__(limits or HttpLimits())
+        self._tap = tap or Tap()
+        self._address = ("", 0)
         self.port = 0
         self.telemetry = telemetry
         self._handler = handler
@@ -52,6 +62,7 @@ class HttpsServer(HttpServer):
         factory.noisy = False
         self._listening = cast("Any", runtime.reactor()).listenTCP(port, factory, interface=host)
         self.port = int(self._listening.getHost().port)
+        self._address = (host, self.port)
         return self.port
 
     async def stop(self) -> None:
@@ -95,6 +106,8 @@ class HttpsServer(HttpServer):
             },
         )
         token = activate(span)
+        watch = HttpTap(self._tap, request.remote, self._address, outgoing=False)
+        watch.request(method, target, fields, request.body)
         try:
             found = HttpRequest(method, target, fields, request.body, request.remote, span)
             response = await self._answer(found, request.acceptable)
@@ -102,6 +115,7 @@ class HttpsServer(HttpServer):
             if response.status >= _SERVER_FAULT:
                 span.set_status(Status(StatusCode.ERROR))
             self._answered.add(1, {"http.request.method": named, "http.response.status_code": response.status})
+            watch.response(response.status, response.headers, response.body)
             request.respond(response)
         finally:
             span.end()

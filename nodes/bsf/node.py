@@ -74,7 +74,7 @@ class Bsf(NetworkFunction):
             record=self._decided,
             now=time.time,
         )
-        self._server = HttpsServer(ub.answer, self.identity, self.telemetry)
+        self._server = HttpsServer(ub.answer, self.identity, self.telemetry, tap=self.tap)
         self.telemetry.log("bsf.opened", fqdn=self.fqdn, bootstraps=len(self._bootstraps))
 
     async def start_node(self) -> None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nodes.hepexport import HepSettings
 from sba.nf import NodeSettings
 
 
@@ -69,4 +70,5 @@ class CscfSettings(NodeSettings):
         default=10, ge=1, description="Most reg event subscriptions of one watcher to one registration"
     )
     hss_timeout: float = Field(default=2.0, gt=0, description="Patience with the HSS per query, s")
+    hep: HepSettings | None = Field(default=None, description="Homer server that is told every SIP message")
     t1: float = Field(default=0.5, gt=0, description="SIP timer T1 on Mw, s (RFC 3261 17.1.1.1)")

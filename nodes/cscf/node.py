@@ -24,6 +24,8 @@ from nodes.cscf.rejection import RejectionError
 from nodes.cscf.route_tokens import KEY_OCTETS, RouteTokens
 from nodes.cscf.routing import OwnNames
 from nodes.cscf.trust import UNTRUSTED, Peer, peer_of_address, peer_of_certificate
+from nodes.hepexport import HepExport
+from nodes.siptap import observing, trace_finder
 from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
@@ -67,9 +69,11 @@ class Cscf(NetworkFunction):
             interfaces={MW: "Mw"},
             sample_ratio=self.environment.lab.otlp.sampling,
         )
+        self._hep = self._hep_export(self._tracer)
+        observer = observing(self._tracer, self.tap, {MW: "Mw"}, *self._hep)
         timers = TimerConfig.core() if settings.t1 == TimerConfig.core().t1 else TimerConfig.core().scaled(settings.t1)
         self._stack = SipStack(
-            cast("Reactor", self.clock), timers=timers, observer=self._tracer, server_name=self.environment.node.fqdn
+            cast("Reactor", self.clock), timers=timers, observer=observer, server_name=self.environment.node.fqdn
         )
         self._stack.request_hooks.append(lambda request, _hop, _role: self._trace_outgoing(request))
         tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
@@ -98,6 +102,13 @@ class Cscf(NetworkFunction):
         self._peers.start()
         self._stack.handler = self._shell
 
+    def _hep_export(self, tracer: SipTracer) -> tuple[HepExport, ...]:
+        if self.settings.hep is None:
+            return ()
+        export = HepExport(self.settings.hep, self.environment.instance, trace_finder(tracer))
+        export.start()
+        return (export,)
+
     async def drain_node(self) -> None:
         """Let requests in progress come to their answer."""
         if hasattr(self, "_shell"):
@@ -116,6 +127,8 @@ class Cscf(NetworkFunction):
         if hasattr(self, "_stack"):
             await self._stack.stop()
             self._tracer.close()
+            for export in self._hep:
+                export.stop()
 
     def endpoints(self) -> Sequence[Endpoint]:
         """The Mw socket."""

@@ -67,7 +67,6 @@ class Kms(NetworkFunction):
         except ProfileError as error:
             raise ConfigurationError(f"mikey_profile: {error}") from error
         self._kms_store = KmsStore(self.store)
-        await self._kms_store.create()
         self._keys = TicketKeyRing(
             self._kms_store,
             rotation_s=self.settings.ticket_key_rotation_s,
@@ -106,7 +105,7 @@ class Kms(NetworkFunction):
         self._endpoint = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
         handler_s = settings.bsf_timeout_s * 2 + settings.peer_timeout_s + _HANDLER_MARGIN_S
         limits = HttpLimits(body=MAX_BODY, handler_s=handler_s)
-        self._https = HttpsServer(self._endpoint.handle, self.identity, self.telemetry, limits=limits)
+        self._https = HttpsServer(self._endpoint.handle, self.identity, self.telemetry, limits=limits, tap=self.tap)
         peers = buckets(settings.peer_rate, clock)
         self._servicers = (
             ResolveForPeers(exchanges, book, kms, peers, self._watch),
@@ -179,16 +178,14 @@ class Kms(NetworkFunction):
 
 
 async def lasting_secrets(store: Store) -> tuple[Secret, Secret]:
-    """The secrets that make modifiers and names of endpoints, the same in every life of this KMS."""
+    """The secrets that make modifiers and names of endpoints, the same in every life and every instance of this KMS."""
     table = await store.key_value("kms_secret")
     found: list[Secret] = []
     for name in _LASTING_SECRETS:
         place = _SECRET_PLACE + name.encode()
         record = await table.get(name)
-        if record is None:
+        if record is None:  # of several instances that start at once the store believes one
             fresh = Secret.random(_SECRET_OCTETS)
-            await table.put(name, {"sealed": store.seal(fresh.reveal(), place).hex()})
-            found.append(fresh)
-        else:
-            found.append(Secret(store.unseal(bytes.fromhex(str(record["sealed"])), place)))
+            record = await table.put_first(name, {"sealed": store.seal(fresh.reveal(), place).hex()})
+        found.append(Secret(store.unseal(bytes.fromhex(str(record["sealed"])), place)))
     return found[0], found[1]

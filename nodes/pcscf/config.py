@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from keying.suites import SUITES
+from nodes.hepexport import HepSettings
 from sba.nf import NodeSettings
 
 
@@ -178,3 +179,5 @@ class PcscfSettings(NodeSettings):
     # -- tracing
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of calls traced when the request brings no `traceparent`."""
+    hep: HepSettings | None = None
+    """Homer server that is told every SIP message, keys masked; None: none."""

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from keying.secret import Secret
 from nodes import siptls
+from nodes.hepexport import HepExport
 from nodes.pcscf.bindings import Bindings, Registration
 from nodes.pcscf.config import PcscfSettings
 from nodes.pcscf.control_link import ControlLink
@@ -30,6 +31,7 @@ from nodes.pcscf.session import Session, Sessions
 from nodes.pcscf.session_edge import SessionEdge
 from nodes.pcscf.session_media import SessionMedia
 from nodes.pcscf.ue_requests import UeRequests
+from nodes.siptap import observing, trace_finder
 from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
@@ -72,12 +74,13 @@ class Pcscf(NetworkFunction):
             interfaces={GM: "Gm", GM_PROTECTED: "Gm", MW: "Mw"},
             sample_ratio=settings.trace_sample_ratio,
         )
+        self._hep = self._hep_export(tracer)
         core = _timers(TimerConfig.core(), settings.t1_core_s)
         limits = StackLimits(connections=settings.connections, silent_connections=settings.silent_connections)
         stack = SipStack(
             cast("Reactor", self.clock),
             timers=core,
-            observer=tracer,
+            observer=observing(tracer, self.tap, {GM: "Gm", GM_PROTECTED: "Gm", MW: "Mw"}, *self._hep),
             limits=limits,
             server_name=self.environment.node.fqdn,
         )
@@ -149,6 +152,13 @@ class Pcscf(NetworkFunction):
         self.telemetry.log("pcscf.ipsec-backend", level="warning", backend=self.settings.ipsec_backend, flag=NON_SECURE)
         return [server.address]
 
+    def _hep_export(self, tracer: SipTracer) -> tuple[HepExport, ...]:
+        if self.settings.hep is None:
+            return ()
+        export = HepExport(self.settings.hep, self.environment.instance, trace_finder(tracer))
+        export.start()
+        return (export,)
+
     async def drain_node(self) -> None:
         """Let requests in progress come to their answer; sessions go on without this node."""
         if getattr(self, "_tasks", None):
@@ -165,6 +175,8 @@ class Pcscf(NetworkFunction):
             task.cancel()
         await self.edge.stack.stop()
         self.edge.tracer.close()
+        for export in self._hep:
+            export.stop()
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Gm and Mw."""

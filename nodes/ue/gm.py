@@ -10,8 +10,10 @@ from pathlib import Path
 from opentelemetry.context import Context
 
 from nodes import siptls
+from nodes.siptap import observing
 from nodes.siptrace import SipTracer
 from nodes.ue.config import UeSettings
+from sba.tap import Tap
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import ClientTxn, Flow, Hop, SipStack, TransactionFailure
 from signalling.sip.timers import TimerConfig
@@ -55,13 +57,16 @@ def advised_interval(response: SipResponse) -> float | None:
 class Gm:
     """Ports and paths. Without a protected association requests go to the configured P-CSCF address."""
 
-    def __init__(self, reactor: Reactor, settings: UeSettings, tracer: SipTracer, ca_path: Path) -> None:
+    def __init__(
+        self, reactor: Reactor, settings: UeSettings, tracer: SipTracer, ca_path: Path, *, tap: Tap | None = None
+    ) -> None:
         timers = TimerConfig.access()
         if settings.t1_s != timers.t1:
             timers = timers.scaled(settings.t1_s)
         self.settings = settings
         self.tracer = tracer
-        self.stack = SipStack(reactor, timers=timers, observer=tracer, server_name=settings.user_agent)
+        watchers = observing(tracer, tap or Tap(), self.interfaces())
+        self.stack = SipStack(reactor, timers=timers, observer=watchers, server_name=settings.user_agent)
         self.stack.set_client_tls(ROLE, siptls.client(ca_path))
         self.stack.request_hooks.append(_offer_keep_alive)
         self.contact_port = 0

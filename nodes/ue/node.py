@@ -42,14 +42,14 @@ class Ue(NetworkFunction):
         self._card = self._read_card(await self._table.get(_SEQUENCE) or {})
         self._tracer = SipTracer(self.telemetry.tracer, node=self.environment.instance, interfaces=Gm.interfaces())
         reactor = runtime.reactor()
-        self._gm = Gm(cast("Reactor", reactor), settings, self._tracer, self.identity.ca_path)
+        self._gm = Gm(cast("Reactor", reactor), settings, self._tracer, self.identity.ca_path, tap=self.tap)
         urn = uuid.UUID(self.identity.instance_id).urn
         self._registrar = Registrar(self._gm, self._card, settings, self.telemetry, reactor, urn, self._remember)
         name = self.environment.instance
         self._keys = kms_wiring.build(
             settings,
             self._card,
-            HttpsClient(self.identity.ca_path, self.telemetry, source=settings.ip),
+            HttpsClient(self.identity.ca_path, self.telemetry, source=settings.ip, tap=self.tap),
             self.telemetry,
             self._remember,
             kms_wiring.SealedVault(self.store, await self.store.key_value("tickets")),
