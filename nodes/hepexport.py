@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,7 +80,7 @@ class UdpLink:
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
         self._socket: socket.socket | None = None
-        self._address: object = None
+        self._address: tuple[Any, ...] | None = None
         self.lost = 0
         self.sent = 0
 
@@ -90,7 +90,7 @@ class UdpLink:
             self.lost += 1
             return
         try:
-            self._socket.sendto(packet, self._address)  # type: ignore[arg-type]
+            self._socket.sendto(packet, self._address)
         except OSError:  # also what an earlier datagram met: nobody listens
             self.lost += 1
         else:
@@ -106,7 +106,7 @@ class UdpLink:
                 if self._socket is None or self._socket.family != family:
                     self.close()
                     self._socket = socket.socket(family, kind, protocol)
-                    self._socket.setblocking(False)
+                    self._socket.settimeout(0)
                 self._address = address
                 pause = _RESOLVE_AGAIN_S
             except OSError:
@@ -173,7 +173,8 @@ class TcpLink:
                 self.sent += 1
             self._arrived.clear()
             arrived = asyncio.ensure_future(self._arrived.wait())
-            await asyncio.wait({arrived, gone}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {arrived, gone}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             arrived.cancel()
 
     def close(self) -> None:
