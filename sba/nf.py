@@ -24,6 +24,7 @@ from sba.contracts import service_contract
 from sba.errors import ConfigurationError, RemoteProblem
 from sba.health import Health
 from sba.identity import NodeIdentity
+from sba.migrations import History
 from sba.server import SbiServer
 from sba.store import Store
 from sba.tap import Tap
@@ -89,7 +90,7 @@ class NetworkFunction(MultiService):
         self.clock = runtime.reactor()
         self.health = Health()
         self.tap = Tap()
-        self._capture = NodeCapture(self.tap, key_export=environment.lab.key_export)
+        self._own_capture = NodeCapture(self.tap, key_export=environment.lab.key_export)
         self.registered = asyncio.Event()
         self._profile_changed = asyncio.Event()
         self._heartbeat: asyncio.Future[None] | None = None
@@ -161,7 +162,7 @@ class NetworkFunction(MultiService):
 
     async def _start(self) -> None:
         self.telemetry.log("node-starting", nf_types=self.nf_types, nf_instance_id=self.identity.instance_id)
-        self.store = await Store.open(self.environment)
+        self.store = await Store.open(self.environment, History.of(type(self)), self.telemetry.log)
         self.sbi = SbiClient(self.environment, self.identity, self.telemetry, nf_types=self.nf_types, tap=self.tap)
         policy = self.environment.lab.sbi_policy
         verifier = TokenVerifier(
@@ -176,7 +177,7 @@ class NetworkFunction(MultiService):
         access = AccessControl(self.identity, self.telemetry, verifier, policy, assertions=assertions)
         self.server = SbiServer(self.identity, self.telemetry, access, policy, self.health, tap=self.tap)
         await self.open_node()
-        self.server.add((*self.servicers(), self._capture))
+        self.server.add((*self.servicers(), self._own_capture))
         sbi = self.environment.node.sbi
         await self.server.start(sbi.host, sbi.port)
         self._heartbeat = runtime.spawn(self.keep_registered())
@@ -249,7 +250,7 @@ class NetworkFunction(MultiService):
             attributes=self.attributes(),
             nf_set_id=settings.nf_set_id,
         )
-        for servicer in (*self.servicers(), self._capture):
+        for servicer in (*self.servicers(), self._own_capture):
             contract = service_contract(servicer.service)  # type: ignore[attr-defined]
             profile.services.add(service_name=contract.service_name, grpc_service=contract.full_name, versions=["v1"])
         return profile

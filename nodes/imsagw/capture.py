@@ -25,13 +25,24 @@ class _Reader:
         self.with_keys = with_keys
         self.queue: asyncio.Queue[capture_pb2.CaptureItem] = asyncio.Queue(_QUEUE)
         self.told: set[tuple[str, str, str]] = set()
+        self.lost = 0
 
     def wants(self, context: Context) -> bool:
         return self.correlation in ("", context.correlation)
 
     def put(self, item: capture_pb2.CaptureItem) -> None:
-        if not self.queue.full():
+        if self.queue.full():
+            self.lost += 1
+        else:
             self.queue.put_nowait(item)
+
+    async def items(self) -> AsyncIterator[capture_pb2.CaptureItem]:
+        """Yield what was taken, and after a gap how many items are missing; goes on until it is closed."""
+        while True:
+            yield await self.queue.get()
+            if self.lost and self.queue.empty():
+                lost, self.lost = self.lost, 0
+                yield capture_pb2.CaptureItem(lost=capture_pb2.CaptureLoss(items=lost))
 
 
 class MediaCaptureService:
@@ -64,8 +75,8 @@ class MediaCaptureService:
             for each in list(self._gateway.contexts.values()):
                 await self._look_at(each)
             yield capture_pb2.CaptureItem(started=True)
-            while True:
-                yield await reader.queue.get()
+            async for item in reader.items():
+                yield item
         finally:
             del self._readers[number]
             self._later()
@@ -89,6 +100,7 @@ class MediaCaptureService:
             payload=packet.payload,
             comment=self._comment(context, packet),
             dropped=packet.cause is not None,
+            correlation=context.correlation,
         )
         for reader in self._readers.values():
             if reader.wants(context):
@@ -141,6 +153,7 @@ class MediaCaptureService:
                     reader.told.add(mark)
                     key = capture_pb2.CapturedKey(source_ip=source[0], source_port=source[1], crypto=text)
                     key.destination_ip, key.destination_port = destination
+                    key.correlation = context.correlation
                     reader.put(capture_pb2.CaptureItem(key=key))
 
 
