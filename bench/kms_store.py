@@ -18,11 +18,14 @@ from nodes.kms.config import KmsSettings, RateLimit
 from nodes.kms.credentials import UserCredential, WithStatic
 from nodes.kms.exchanges import Decision, Exchanges
 from nodes.kms.limits import buckets
+from nodes.kms.node import Kms
 from nodes.kms.policy import read_book
 from nodes.kms.recent import RecentMessages
 from nodes.kms.store import KmsStore
 from nodes.kms.ticket_keys import TicketKeyRing
 from sba.config import NodeEnvironment
+from sba.database import DatabaseAccess
+from sba.migrations import History
 from sba.store import Store, create_sealing_key
 
 UNLIMITED = RateLimit(per_second=1e9, burst=1_000_000_000)
@@ -45,12 +48,12 @@ class Handler:
 @contextlib.asynccontextmanager
 async def handler(folder: Path, url: str, parties: Parties, tickets: int = 0) -> AsyncIterator[Handler]:
     """A handler whose store, at `url` or in a SQLite file in `folder`, has seen `tickets` tickets."""
-    store = await Store.open(environment(folder, url))
+    described = environment(folder, url)
+    store = await Store.open(described, History.of(Kms))
     try:
         kms = KmsStore(store)
-        await kms.create()
         if tickets:
-            await fill(store, folder, tickets)
+            await fill(store, described, tickets)
         keys = TicketKeyRing(
             kms, rotation_s=1e9, ticket_life_s=1e9, id_octets=PROFILE.tpk_id_octets, entropy=ticket_key_of(parties)
         )
@@ -141,12 +144,12 @@ def statements(database: str, count: int, now: float) -> list[str]:
     return [statement.replace("{series}", series) for statement in made]
 
 
-async def fill(store: Store, folder: Path, tickets: int) -> None:
+async def fill(store: Store, described: NodeEnvironment, tickets: int) -> None:
     """Write the rows of `tickets` tickets straight into the tables."""
     database, now = store.engine.dialect.name, time.time()
     if database == "sqlite":
         await store.engine.dispose()
-        [file] = (folder / "state").rglob("store.sqlite")
+        [file] = described.node_dir.rglob("store.sqlite")
         connection = sqlite3.connect(file)
         connection.execute("PRAGMA cache_size = -1000000")
         with connection:
@@ -156,9 +159,11 @@ async def fill(store: Store, folder: Path, tickets: int) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         return
-    async with store.engine.begin() as transaction:
+    patient = DatabaseAccess.of(described).engine(migrating=True)
+    async with patient.begin() as transaction:
         for statement in statements(database, tickets, now):
             await transaction.execute(text(statement.replace(":", "\\:")))
-    async with store.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as vacuuming:
+    async with patient.execution_options(isolation_level="AUTOCOMMIT").connect() as vacuuming:
         for table in ("kms_seen", "kms_audit", "kms_use"):
             await vacuuming.execute(text(f"VACUUM ANALYZE {table}"))
+    await patient.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from sba.database import DatabaseAddress
+from sba.database_setup import Administrator, Tenant, prepare
 from sba.testing import free_port
 
 INSTALLED = Path("/usr/lib/postgresql")
@@ -32,7 +35,7 @@ class Postgres:
         self._bin, self._as_user = bin_folder, as_user
 
     def url(self, database: str) -> str:
-        return f"postgresql+asyncpg://bench@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+asyncpg://127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         data = self.folder / "data"
@@ -42,13 +45,16 @@ class Postgres:
         self.run("pg_ctl", "-D", data, "-w", "-l", self.folder / "log", "-o", options, "start")
 
     def create(self, database: str, *, await_disk: bool) -> str:
-        """Make a database and return its URL; without `await_disk` a commit returns before it is on the disk."""
-        statements = [f"CREATE DATABASE {database}"]
+        """Make a database for a KMS and return its URL; without `await_disk` a commit returns before it is on disk."""
+        self._sql(f"CREATE DATABASE {database}")
         if not await_disk:
-            statements.append(f"ALTER DATABASE {database} SET synchronous_commit = off")
-        for statement in statements:
-            self.run("psql", "-q", "-h", self.folder, "-p", str(self.port), "-U", "bench", "-c", statement, "postgres")
+            self._sql(f"ALTER DATABASE {database} SET synchronous_commit = off")
+        address = DatabaseAddress.parse(self.url(database))
+        asyncio.run(prepare(address, Administrator("bench"), [Tenant("kms", ("kms",))]))
         return self.url(database)
+
+    def _sql(self, statement: str) -> None:
+        self.run("psql", "-q", "-h", self.folder, "-p", str(self.port), "-U", "bench", "-c", statement, "postgres")
 
     def run(self, program: str, *arguments: str | Path) -> None:
         command = [*self._as_user, str(self._bin / program), *map(str, arguments)]

@@ -73,6 +73,14 @@ class StoreError(SbaError):
     """The store refused an operation, or a sealed value does not open."""
 
 
+class StoreUnavailableError(StoreError):
+    """The database of the store does not answer; what was asked for may be asked again."""
+
+
+class MigrationError(StoreError):
+    """The tables of the store are not, and cannot be made, those this release works with."""
+
+
 class ContractError(SbaError):
     """A service descriptor lacks its authorization options or an implementation."""
 

@@ -121,7 +121,7 @@ class Exchanges:
         party = rules.party_policy(self._book, user.identities)
         rules.check_responders(self._book, party, user.identities, responders_of(message.policy))
         rules.check_times(self._book.settings, validity(message.policy), now)
-        tpk = self._keys.current
+        tpk = await self._keys.sealing(now)
         granted = message.grant(tpk, now, limits=rules.limits_of(self._book.settings, party))
         self._note_ticket(decision, granted.ticket, tpk.key_id)
         decision.responders = _names(responders_of(granted.ticket.policy), self._book.settings.max_responders, 256)
@@ -194,6 +194,8 @@ class Exchanges:
     async def _finder(self, ticket: TicketPayload, now: float) -> Callable[[bytes], TicketProtectionKey | None]:
         """Find ticket protection keys: the KMS's own and, in mode 3, the one of the user who made this ticket."""
         made = None if has(ticket.policy, TicketFlag.D) else await self._user_made(ticket, now)
+        if made is None:
+            await self._keys.know(ticket_key_id(ticket), now)  # another instance of this KMS may have made it
 
         def find(key_id: bytes) -> TicketProtectionKey | None:
             if made is not None and made.key_id == key_id:

@@ -143,7 +143,7 @@ class Control:
             key_id = ticket_key_id(decode_ticket(request.ticket))
         except MikeyError as error:
             raise ProblemError(400, "INVALID_MSG_FORMAT", str(error)) from error
-        key = self._keys.find(key_id)
+        key = await self._keys.know(key_id, self._now())
         if key is None:
             raise ProblemError(404, "TICKET_KEY_NOT_FOUND", "no key of that name is kept")
         self._telemetry.log(

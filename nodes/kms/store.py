@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Table, delete, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Column, ColumnElement, Row, Table, delete, func, insert, select, update
 
 from keying.secret import Secret
-from nodes.kms.tables import AUDIT, METADATA, SEEN, TICKET_KEYS, USES
+from nodes.kms.tables import AUDIT, SEEN, TICKET_KEYS, USES
 from sba.store import Store
 
 PRUNE_BATCH: Final = 2000
@@ -74,56 +72,63 @@ class AuditRecord:
 
 
 class KmsStore:
-    """The tables over a node's store; every write is committed when the call returns."""
+    """The tables over a node's store; every write is committed when the call returns.
+
+    Several instances may have one store: what is known once is known to all, and what one adds no other adds.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._sqlite = store.engine.dialect.name == "sqlite"
         self._writing = asyncio.Lock()
-        self._each_by_itself = store.engine.execution_options(isolation_level="AUTOCOMMIT")
-        insertion = sqlite_insert if self._sqlite else postgresql_insert
-        self._additions = {table.name: insertion(table).on_conflict_do_nothing() for table in (SEEN, USES, AUDIT)}
-
-    async def create(self) -> None:
-        """Make the tables that do not exist yet."""
-        await self._store.tables(METADATA)
+        self._additions = {table.name: store.insertion(table).on_conflict_do_nothing() for table in (SEEN, USES, AUDIT)}
 
     async def ticket_keys(self) -> list[StoredTicketKey]:
         """Every key that is kept, oldest first. Raises ``StoreError`` when one does not open."""
-        async with self._store.engine.connect() as connection:
+        async with self._store.connect() as connection:
             rows = (await connection.execute(select(TICKET_KEYS).order_by(TICKET_KEYS.c.made_at))).all()
-        return [
-            StoredTicketKey(
-                bytes.fromhex(row.key_id),
-                Secret(self._store.unseal(row.sealed, _TICKET_KEY_PLACE + row.key_id.encode())),
-                row.made_at,
-                row.life_s,
-                row.forget_at,
-            )
-            for row in rows
-        ]
+        return [self._opened(row) for row in rows]
 
-    async def replace_ticket_key(self, fresh: StoredTicketKey) -> None:
-        """Keep a new key and, in the same transaction, note for the one before it when its last ticket ends."""
+    async def ticket_key(self, key_id: bytes) -> StoredTicketKey | None:
+        """The key of that identifier. Raises ``StoreError`` when it does not open."""
+        async with self._store.connect() as connection:
+            query = select(TICKET_KEYS).where(TICKET_KEYS.c.key_id == key_id.hex())
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else self._opened(row)
+
+    def _opened(self, row: Row[Any]) -> StoredTicketKey:
+        key = self._store.unseal(row.sealed, _TICKET_KEY_PLACE + row.key_id.encode())
+        return StoredTicketKey(bytes.fromhex(row.key_id), Secret(key), row.made_at, row.life_s, row.forget_at)
+
+    async def replace_ticket_key(self, fresh: StoredTicketKey, after_s: float, *, unless_after: float) -> bool:
+        """Keep a new key and, in the same transaction, note for the one before it when its last ticket ends.
+
+        Instances that do not know of it yet may seal under the one before for `after_s` more. False, and nothing
+        changed, where the key that seals was made after `unless_after` (Unix seconds): another instance was faster.
+        """
         name = fresh.key_id.hex()
         sealed = self._store.seal(fresh.key.reveal(), _TICKET_KEY_PLACE + name.encode())
-        async with self._writing, self._store.engine.begin() as connection:
+        sealing = TICKET_KEYS.c.forget_at.is_(None)
+        async with self._writing, self._store.alone("kms ticket key") as connection:
+            latest = await connection.scalar(select(func.max(TICKET_KEYS.c.made_at)).where(sealing))
+            if latest is not None and latest > unless_after:
+                return False
             await connection.execute(
-                update(TICKET_KEYS)
-                .where(TICKET_KEYS.c.forget_at.is_(None))
-                .values(forget_at=TICKET_KEYS.c.life_s + fresh.made_at)
+                update(TICKET_KEYS).where(sealing).values(forget_at=TICKET_KEYS.c.life_s + (fresh.made_at + after_s))
             )
             await connection.execute(
                 insert(TICKET_KEYS).values(
                     key_id=name, sealed=sealed, made_at=fresh.made_at, life_s=fresh.life_s, forget_at=None
                 )
             )
+        return True
 
     async def lengthen_ticket_life(self, key_id: bytes, life_s: float) -> None:
         """Note that longer tickets will be made under a key."""
-        async with self._writing, self._store.engine.begin() as connection:
+        async with self._writing, self._store.begin() as connection:
             await connection.execute(
-                update(TICKET_KEYS).where(TICKET_KEYS.c.key_id == key_id.hex()).values(life_s=life_s)
+                update(TICKET_KEYS)
+                .where(TICKET_KEYS.c.key_id == key_id.hex(), TICKET_KEYS.c.life_s < life_s)
+                .values(life_s=life_s)
             )
 
     async def first_sight(self, digest: bytes, forget_at: float) -> bool:
@@ -134,7 +139,7 @@ class KmsStore:
         """Remember for which TRANSFER_INIT a single-use ticket was resolved; False when for another one before."""
         if await self._add(USES, {"ticket_id": ticket_id, "digest": digest, "forget_at": forget_at}):
             return True
-        async with self._store.engine.connect() as connection:
+        async with self._store.connect() as connection:
             known = await connection.scalar(select(USES.c.digest).where(USES.c.ticket_id == ticket_id))
         return known is not None and bytes(known) == digest
 
@@ -147,7 +152,7 @@ class KmsStore:
         query = select(AUDIT).order_by(AUDIT.c.row.desc()).limit(max(1, min(limit, AUDIT_MOST)))
         if party:
             query = query.where(AUDIT.c.party == party)
-        async with self._store.engine.connect() as connection:
+        async with self._store.connect() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [AuditRecord.from_row(row) for row in rows]
 
@@ -163,7 +168,7 @@ class KmsStore:
 
     async def _prune_audit(self, most: int) -> int:
         newest = select(func.max(AUDIT.c.row))
-        async with self._store.engine.connect() as connection:
+        async with self._store.connect() as connection:
             last = (await connection.scalar(newest)) or 0
         return await self._prune_rows(AUDIT, AUDIT.c.row, AUDIT.c.row <= last - most)
 
@@ -173,8 +178,8 @@ class KmsStore:
     async def _prune_rows(self, table: Table, key: Column[Any], outdated: ColumnElement[bool]) -> int:
         gone = 0
         while True:
-            expired = select(key).where(outdated).limit(PRUNE_BATCH)
-            async with self._writing, self._store.engine.begin() as connection:
+            expired = select(key).where(outdated).limit(PRUNE_BATCH).with_for_update(skip_locked=True)
+            async with self._writing, self._store.begin() as connection:
                 removed = (await connection.execute(delete(table).where(key.in_(expired)))).rowcount
             gone += removed
             if removed < PRUNE_BATCH:
@@ -193,10 +198,10 @@ class KmsStore:
             if added is not None:
                 return added == 1
         statement = self._additions[table.name]
-        if self._sqlite:
-            async with self._writing, self._store.engine.begin() as connection:
+        if self._store.is_sqlite:
+            async with self._writing, self._store.begin() as connection:
                 return (await connection.execute(statement, row)).rowcount == 1
-        async with self._each_by_itself.connect() as connection:
+        async with self._store.connect() as connection:
             return (await connection.execute(statement, row)).rowcount == 1
 
 

@@ -6,7 +6,11 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+from sba.store import key_value_table
+
 METADATA: Final = MetaData()
+
+key_value_table("kms_secret", METADATA)
 
 _ROW = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only for a column that it calls INTEGER."""

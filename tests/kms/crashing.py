@@ -32,13 +32,13 @@ def arm(point):
     method = getattr(KmsStore, name)
     spared = [1 if name == "replace_ticket_key" else 0]
 
-    async def deadly(self, *arguments):
+    async def deadly(self, *arguments, **named):
         if spared[0] and not await self.ticket_keys():
             spared[0] = 0
-            return await method(self, *arguments)
+            return await method(self, *arguments, **named)
         if not after:
             die()
-        await method(self, *arguments)
+        await method(self, *arguments, **named)
         return die()
 
     setattr(KmsStore, name, deadly)

@@ -10,9 +10,9 @@ from nodes.httpmessage import HttpError
 from protos import kms_control_pb2
 from sba.errors import RemoteProblem
 from sba.testing import LabFixture, NodeProcess, async_test
-from tests.kms.databases import postgres
 from tests.kms.home import Home, sent
 from tests.kms.parties import BOB, ERIN
+from tests.postgresql import shared_server
 
 ROTATE = kms_control_pb2.DESCRIPTOR.services_by_name["NkmsControl"].methods_by_name["RotateTicketKey"]
 
@@ -172,23 +172,21 @@ async def test_asked_to_stop_it_ends_what_it_began_and_says_so(tmp_path):
 @pytest.mark.peer("pg_ctlcluster")
 @async_test
 async def test_a_kms_on_postgresql_returns_with_its_tickets_and_takes_no_replay(tmp_path):
-    with postgres() as server:
-        lab = LabFixture(tmp_path)
-        for instance in ("nrf", "bsf", "kms", "client-lab"):
-            server.create(instance)
-        lab.document["database_url"] = server.url.replace("/postgres", "/{instance}")
-        lab.write()
-        async with lab:
-            home = Home(lab)
-            process = await home.spawn()
-            alice, bob = home.ue("alice"), home.ue("bob")
-            ticket = await alice.ticket(BOB)
-            old = alice.request(BOB)
-            assert (await alice.post("request", old.message)).status == 200
-            answers = await asyncio.gather(*(alice.ticket(BOB) for _ in range(20)))
-            assert len({answer.payload.ticket_data for answer in answers}) == 20
-            await process.kill()
-            await home.spawn()
-            assert (await alice.post("request", old.message)).status == 400
-            assert (await bob.resolve(sent(ticket))).mpki.key == ticket.mpki.key
-            assert (await alice.ticket(BOB)).payload
+    lab = LabFixture(tmp_path)
+    names = ("nrf", "bsf", "kms", "client-lab")
+    lab.document |= await shared_server().database(tmp_path, {name: [name] for name in names})
+    lab.write()
+    async with lab:
+        home = Home(lab)
+        process = await home.spawn()
+        alice, bob = home.ue("alice"), home.ue("bob")
+        ticket = await alice.ticket(BOB)
+        old = alice.request(BOB)
+        assert (await alice.post("request", old.message)).status == 200
+        answers = await asyncio.gather(*(alice.ticket(BOB) for _ in range(20)))
+        assert len({answer.payload.ticket_data for answer in answers}) == 20
+        await process.kill()
+        await home.spawn()
+        assert (await alice.post("request", old.message)).status == 400
+        assert (await bob.resolve(sent(ticket))).mpki.key == ticket.mpki.key
+        assert (await alice.ticket(BOB)).payload
