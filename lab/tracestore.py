@@ -1,20 +1,26 @@
 """Where the supervisor keeps what nodes report: spans, log records and the last value of each metric.
 
-One SQLite file, bounded: past a limit the oldest rows go. Only the supervisor writes; the command line opens the
-file read-only, so a call flow can be drawn after the lab is down.
+One SQLite file, bounded: past a limit the oldest rows go. Calls are kept whole, the newest ``Bounds.calls`` of them;
+spans that belong to no call only while they are among the newest ``Bounds.spans``. Only the supervisor writes; the
+command line opens the file read-only, so a call flow can be drawn after the lab is down.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from lab import callfind, callsamples, callstore
+from lab.callfold import CallRecord, call_of
 from lab.spans import AttributeValue, Span, SpanEvent
+from lab.spantext import pack, unpack
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS span (
@@ -31,6 +37,8 @@ CREATE TABLE IF NOT EXISTS metric (
   node TEXT NOT NULL, name TEXT NOT NULL, attributes TEXT NOT NULL, time_ns INTEGER NOT NULL, value REAL NOT NULL,
   unit TEXT NOT NULL, PRIMARY KEY (node, name, attributes));
 """
+_VERSION = 1
+"""``user_version`` of a file with a table of calls."""
 _SPAN_COLUMNS = (
     "trace_id, span_id, parent_id, node, nf_type, name, kind, start_ns, end_ns, status, message, attributes, events,"
     " links"
@@ -39,9 +47,16 @@ _SPAN_COLUMNS = (
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much the store keeps, in rows; ``attribute_octets`` cuts any longer text value."""
+    """How much the store keeps, in rows; ``attribute_octets`` cuts any longer text value.
 
+    ``spans`` is how far back spans of no call are kept. Past ``octets`` of the file the oldest calls go as well.
+    """
+
+    calls: int = 20_000
+    spans_per_call: int = 5_000
+    octets: int = 3 << 30
     spans: int = 200_000
+    samples_per_call: int = 600
     records: int = 50_000
     metrics: int = 20_000
     attribute_octets: int = 70_000
@@ -96,8 +111,12 @@ class TraceStore:
         if not read_only:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(_SCHEMA + callstore.SCHEMA + callsamples.SCHEMA)
+            self._migrate()
+        self._indexed = int(self._db.execute("PRAGMA user_version").fetchone()[0]) >= _VERSION
         self._written = {"span": 0, "record": 0}
+        self._swept = 0
+        self._listeners: list[Callable[[Sequence[str]], None]] = []
 
     def close(self) -> None:
         """Close the file."""
@@ -111,24 +130,61 @@ class TraceStore:
 
     def add_spans(self, spans: Iterable[Span]) -> int:
         """Keep ``spans``; the same span sent twice is kept once. Returns how many were given."""
-        rows = [
-            (
-                *(span.trace_id, span.span_id, span.parent_id, span.node, span.nf_type, span.name, span.kind),
-                *(span.start_ns, span.end_ns, span.status, span.message, span.text("sip.call_id")),
-                self._json(span.attributes),
-                json.dumps([[event.time_ns, event.name, self._cut(event.attributes)] for event in span.events]),
-                json.dumps(span.links),
-            )
-            for span in spans
-        ]
+        given = list(spans)
         with self._transaction() as db:
+            changed, full = callstore.fold(db, given, self._bounds.spans_per_call)
+            rows = [self._row(span) for span in given if not full or call_of(span) not in full]
             db.executemany(
                 "INSERT OR REPLACE INTO span (trace_id, span_id, parent_id, node, nf_type, name, kind, start_ns,"
                 " end_ns, status, message, call_id, attributes, events, links) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 rows,
             )
-            self._trim(db, "span", self._bounds.spans, len(rows))
-        return len(rows)
+            self._sweep(db, len(rows))
+        self._tell(changed)
+        return len(given)
+
+    def _row(self, span: Span) -> tuple[object, ...]:
+        return (
+            *(span.trace_id, span.span_id, span.parent_id, span.node, span.nf_type, span.name, span.kind),
+            *(span.start_ns, span.end_ns, span.status, span.message, span.text("sip.call_id")),
+            self._json(span.attributes),
+            pack([[event.time_ns, event.name, self._cut(event.attributes)] for event in span.events]),
+            json.dumps(span.links),
+        )
+
+    def on_calls(self, listener: Callable[[Sequence[str]], None]) -> None:
+        """Call ``listener`` with the Call-IDs of calls that changed, from whatever thread wrote, after it was kept."""
+        self._listeners.append(listener)
+
+    def _tell(self, call_ids: Sequence[str]) -> None:
+        for listener in self._listeners if call_ids else ():
+            listener(call_ids)
+
+    def change_call(self, call_id: str, change: Callable[[CallRecord], None]) -> None:
+        """Let ``change`` write what somebody else than a span knows of a call, new or known."""
+        with self._transaction() as db:
+            call = callstore.load(db, call_id) or CallRecord(call_id)
+            before = dataclasses.replace(call)
+            change(call)
+            if call != before:
+                callstore.save(db, call)
+        self._tell([call_id] if call != before else [])
+
+    def add_samples(self, samples: Iterable[callsamples.Sample]) -> None:
+        """Keep what gateways said of calls in progress."""
+        with self._transaction() as db:
+            callsamples.add(db, samples, self._bounds.samples_per_call)
+
+    def samples_of_call(self, call_id: str) -> list[callsamples.Sample]:
+        """Return the samples of a call, oldest first."""
+        with self._lock:
+            return callsamples.of_call(self._db, call_id)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection to a reader of ``lab.callstore`` and ``lab.callfind``; nobody else uses it meanwhile."""
+        with self._lock:
+            yield self._db
 
     def add_records(self, records: Iterable[LogRecord]) -> None:
         """Keep log ``records``."""
@@ -157,6 +213,42 @@ class TraceStore:
                     "INSERT OR REPLACE INTO metric (node, name, attributes, time_ns, value, unit) VALUES (?,?,?,?,?,?)",
                     (*key, point.time_ns, point.value, point.unit),
                 )
+
+    def _migrate(self) -> None:
+        """Make the table of calls of a file that has none from the spans in it."""
+        if int(self._db.execute("PRAGMA user_version").fetchone()[0]) >= _VERSION:
+            return
+        query = f"SELECT {_SPAN_COLUMNS} FROM span WHERE call_id <> '' ORDER BY start_ns"  # noqa: S608 - literals
+        rows = self._db.execute(query)
+        with self._db:
+            while batch := rows.fetchmany(500):
+                callstore.fold(self._db, map(_span, batch), self._bounds.spans_per_call)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _sweep(self, db: sqlite3.Connection, added: int) -> None:
+        """Delete the oldest calls past their bound and old spans of no call, now and then and some at a time."""
+        self._written["span"] += added
+        bound = self._bounds
+        if self._written["span"] < max(1, bound.spans // 20):
+            return
+        self._written["span"] = 0
+        callstore.forget(db, callstore.oldest(db, bound.calls, bound.calls // 50))
+        if self._octets(db) > bound.octets:
+            callstore.forget(db, callstore.oldest(db, callstore.count(db) * 19 // 20, 0))
+        (newest,) = db.execute("SELECT coalesce(max(id), 0) FROM span").fetchone()
+        db.execute(
+            "DELETE FROM span WHERE id > ? AND id <= ? AND NOT EXISTS"
+            " (SELECT 1 FROM call_trace WHERE call_trace.trace_id = span.trace_id)",
+            (self._swept, newest - bound.spans),
+        )
+        self._swept = max(0, newest - bound.spans)
+
+    @staticmethod
+    def _octets(db: sqlite3.Connection) -> int:
+        pages, free, size = (
+            int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
 
     def _trim(self, db: sqlite3.Connection, table: str, limit: int, added: int) -> None:
         self._written[table] += added
@@ -193,6 +285,11 @@ class TraceStore:
         """Return the ``media.association`` spans of a call."""
         return self._spans("call_id = ? AND name = 'media.association'", (call_id,))
 
+    def calls_of_trace(self, trace_id: str) -> list[str]:
+        """Return the Call-IDs of the calls of a trace."""
+        with self._lock:
+            return callstore.call_ids_of(self._db, trace_id)
+
     def last_call(self) -> CallSummary | None:
         """Return the newest call (INVITE), ``None`` when there was none."""
         return next(iter(self.calls(1)), None)
@@ -200,6 +297,9 @@ class TraceStore:
     def calls(self, limit: int = 50) -> list[CallSummary]:
         """Return the newest calls, newest first."""
         with self._lock:
+            if self._indexed:
+                found = callfind.find(self._db, callfind.Wanted(), limit)
+                return [CallSummary(call.call_id, call.trace_id, call.began_ns) for call in found.calls]
             rows = self._db.execute(
                 "SELECT call_id, min(trace_id), min(start_ns) AS begun FROM span WHERE call_id <> '' AND"
                 " name LIKE 'SIP INVITE%' GROUP BY call_id ORDER BY begun DESC LIMIT ?",
@@ -211,8 +311,8 @@ class TraceStore:
         """Return the Call-IDs that are ``prefix`` or begin with it, else those of the trace with that id."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT DISTINCT call_id FROM span WHERE call_id <> '' AND substr(call_id, 1, ?) = ? LIMIT 10",
-                (len(prefix), prefix),
+                "SELECT DISTINCT call_id FROM span WHERE call_id <> '' AND call_id >= ? AND call_id < ? LIMIT 10",
+                (prefix, prefix + callstore.LAST),
             ).fetchall()
             if not rows:
                 rows = self._db.execute(
@@ -241,8 +341,8 @@ class TraceStore:
 
 
 def _span(row: Sequence[object]) -> Span:
-    trace, span, parent, node, nf_type, name, kind, start, end, status, message, attributes, events, links = map(
-        str, row
+    trace, span, parent, node, nf_type, name, kind, start, end, status, message, attributes, links = map(
+        str, (*row[:12], row[13])
     )
     return Span(
         trace_id=trace,
@@ -257,6 +357,11 @@ def _span(row: Sequence[object]) -> Span:
         status=status,
         message=message,
         attributes=json.loads(attributes),
-        events=tuple(SpanEvent(time_ns, event, values) for time_ns, event, values in json.loads(events)),
+        events=tuple(SpanEvent(time_ns, event, values) for time_ns, event, values in _events(row[12])),
         links=tuple((trace_id, span_id) for trace_id, span_id in json.loads(links)),
     )
+
+
+def _events(stored: object) -> Iterable[tuple[int, str, Mapping[str, AttributeValue]]]:
+    events = unpack(stored) if isinstance(stored, (str, bytes)) else []
+    return cast("Iterable[tuple[int, str, Mapping[str, AttributeValue]]]", events)
