@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from lab.config_database import DatabaseSection, database_faults
 from lab.config_kms import KmsPolicy, KmsRights, KmsSection
 from lab.config_kms_checks import kms_faults, listed
 from lab.config_problems import (
@@ -142,6 +143,7 @@ class LabConfig(Entry):
     kms: KmsSection = KmsSection()
     instances: dict[Name, Annotated[int, Field(ge=1, le=MOST)]] = Field(default_factory=dict)
     """Instances of a P-CSCF, IMS access gateway or KMS at the start, by its name; 1 of those not named."""
+    database: DatabaseSection = DatabaseSection()
     extra_nodes: list[ExtraNode] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -200,6 +202,7 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
         if user.access is not None and user.access not in networks:
             yield ("users", index, "access"), f"{user.access} is no access network", f"one of {listed(networks)}"
     yield from kms_faults(config, domains)
+    yield from database_faults(config.database)
     for index, extra in enumerate(config.extra_nodes):
         yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
     yield from _extra_faults(config.extra_nodes)
@@ -297,12 +300,14 @@ def _salvage(content: object) -> LabConfig:
 
     nrf = content.get("nrf", "nrf") if isinstance(content, dict) else "nrf"
     kms = _sound(KmsSection, content.get("kms", {})) if isinstance(content, dict) else None
+    database = _sound(DatabaseSection, content.get("database", {})) if isinstance(content, dict) else None
     return LabConfig.model_construct(
         nrf=str(nrf),
         home_domains=entries("home_domains", HomeDomain),
         access_networks=entries("access_networks", AccessNetwork),
         users=entries("users", User),
         kms=kms or KmsSection(),
+        database=database or DatabaseSection(),
         instances=_counted(content.get("instances") if isinstance(content, dict) else None),
         extra_nodes=entries("extra_nodes", ExtraNode),
     )

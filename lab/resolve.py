@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lab.config import AccessNetwork, LabConfig, User
 from lab.control import Json
+from lab.database import entries as database_entries
 from lab.instances import MOST, counts, instance_names, kept
 from lab.layout import Layout, ResolveError, choose_subnet
 from lab.resolve_kms import bsf_settings, kms_name, kms_settings, names_of, ue_settings
@@ -274,6 +275,7 @@ def resolve(
         "layout": {"prefix": layout.prefix, "addresses": dict(layout.addresses), "ports": dict(layout.ports)},
         "users": {user.name: _user_entry(user, layout, config) for user in config.users},
     }
+    lab |= database_entries(config, folder, entries)
     write_private(folder.lab_json, json.dumps(lab, indent=1).encode())
     return lab
 

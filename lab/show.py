@@ -59,6 +59,16 @@ def node_table(rows: Sequence[Params]) -> None:
     _console().print(table)
 
 
+def plain_table(columns: Sequence[str], rows: Sequence[Params]) -> None:
+    """Print rows under the columns named like their entries."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in map(_shown_params, rows):
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    _console().print(table)
+
+
 class StartProgress:
     """The progress of ``up``: how many nodes serve."""
 

@@ -94,6 +94,11 @@ class StateFolder:
         return self.root / "secrets"
 
     @property
+    def database(self) -> Path:
+        """Folder of the passwords that the network functions have at the database server."""
+        return self.secrets / "database"
+
+    @property
     def sealing_key(self) -> Path:
         """The lab's sealing key (0600)."""
         return self.secrets / "sealing.key"

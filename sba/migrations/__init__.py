@@ -111,7 +111,7 @@ async def revision(engine: AsyncEngine) -> str | None:
     if engine.dialect.name == "sqlite":
         file = engine.url.database
         assert file is not None
-        return _revision_of_file(Path(file))
+        return revision_of_file(Path(file))
     from sqlalchemy import text
 
     async with engine.connect() as connection:
@@ -121,7 +121,7 @@ async def revision(engine: AsyncEngine) -> str | None:
     return None if found is None else str(found)
 
 
-def _revision_of_file(path: Path) -> str | None:
+def revision_of_file(path: Path) -> str | None:
     """Read the revision without SQLAlchemy: every start of every node comes by here."""
     if not path.exists():
         return None
