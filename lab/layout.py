@@ -1,4 +1,7 @@
-"""Addresses and ports of a lab: one loopback subnet of its own, ports from the kernel, kept when the lab comes back."""
+"""Addresses and ports of a lab on one machine: a loopback subnet of its own, ports from the kernel, kept when it returns.
+
+Containers have a layout of their own (:mod:`lab.layout_containers`) that answers the same questions.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,27 @@ class Layout:
             except StopIteration:
                 raise ResolveError("the lab has more nodes and users than its subnet has addresses") from None
         return self.addresses[role]
+
+    def sbi(self, instance: str) -> str:
+        """Return where ``instance`` serves its service-based interface."""
+        return self.address(instance)
+
+    def reach(self, instance: str) -> str:
+        """Return the host under which others reach ``instance`` that do not ask the NRF for it."""
+        return self.address(instance)
+
+    def entrances(self, instance: str) -> list[tuple[str, str]]:
+        """Return where ``instance`` waits for UEs: access networks with its address there; an empty name is any."""
+        return [("", self.address(instance))]
+
+    def networks(self) -> dict[str, str]:
+        """Return the networks by name with their subnets; on loopback there is nothing to tell apart."""
+        return {}
+
+    @property
+    def network(self) -> str:
+        """The subnet that holds every address of the lab."""
+        return f"{self.prefix}.0/24"
 
     def port(self, role: str, name: str, kinds: str = "tcp") -> int:
         """Return the port called ``name`` of ``role``, free for each of ``kinds`` (``tcp``, ``udp``)."""

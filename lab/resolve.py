@@ -123,7 +123,7 @@ def _nodes(
 def _node(
     kind: str, instance: str, layout: Layout, settings: dict[str, Json], more: Sequence[str] = ()
 ) -> ResolvedNode:
-    addresses = (layout.address(instance), *more)
+    addresses = tuple(dict.fromkeys((layout.sbi(instance), layout.address(instance), *more)))
     return ResolvedNode(kind, instance, addresses, settings, layout.port(instance, "sbi"))
 
 
@@ -258,20 +258,21 @@ def resolve(
         "sealing_key_file": str(folder.sealing_key),
         "key_export": config.key_export == "per-call",
         "nrf": {
-            "host": nrf.addresses[0],
+            "host": layout.reach(nrf.instance),
             "port": nrf.sbi_port,
             "fqdn": f"{nrf.instance}.{domain}",
             "instance_id": ids[nrf.instance],
         },
         "otlp": {
-            "endpoint": f"{layout.address(OPERATOR)}:{layout.port(OPERATOR, 'otlp')}",
+            "endpoint": f"{layout.reach(OPERATOR)}:{layout.port(OPERATOR, 'otlp')}",
             "tls_name": f"{OPERATOR}.{domain}",
             "sampling": config.trace_sampling,
         },
         "package_path": list(package_path(folder)),
         "nodes": entries,
         "instance_ids": dict(ids),
-        "network": f"{layout.prefix}.0/24",
+        "network": layout.network,
+        "networks": {**layout.networks()},
         "layout": {"prefix": layout.prefix, "addresses": dict(layout.addresses), "ports": dict(layout.ports)},
         "users": {user.name: _user_entry(user, layout, config) for user in config.users},
     }
@@ -295,9 +296,9 @@ def _user_entry(user: User, layout: Layout, config: LabConfig) -> dict[str, Json
         "kms": home.kms or "",
         "bsf": home.bsf or "",
         "software_ue": user.software_ue,
-        "address": layout.address(user.name),
+        "address": layout.reach(user.name),
         "pcscf": {
-            "host": layout.address(access.pcscf),
+            "host": layout.reach(access.pcscf),
             "port": layout.port(access.pcscf, "gm", "tcp+udp"),
             "tls_port": layout.port(access.pcscf, "gm-tls", "tcp+udp"),
         },
@@ -332,14 +333,15 @@ def _issue_certificates(
     authority = LabCa.open(folder.pki) if (folder.pki / "ca.key").exists() else LabCa.create(folder.pki)
     for node in nodes:
         wanted = names[node.instance]
+        addresses = [address for address in node.addresses if not address.startswith("@")]  # known when it starts
         try:
             present = read_identity(authority.present(node.instance))
             if (
                 present.instance_id == ids[node.instance]
-                and set(node.addresses) <= set(present.addresses)
+                and set(addresses) <= set(present.addresses)
                 and set(wanted) <= set(present.dns_names)
             ):
                 continue
         except ConfigurationError:
             pass
-        authority.issue(node.instance, nf_types(node.kind), ids[node.instance], dns=wanted, ips=node.addresses)
+        authority.issue(node.instance, nf_types(node.kind), ids[node.instance], dns=wanted, ips=addresses)
