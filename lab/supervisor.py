@@ -176,7 +176,8 @@ def main() -> int:
     os.umask(0o077)
     folder = StateFolder.at(sys.argv[1])
     redirect_from = sys.stdin.buffer
-    modules = [*HEAVY_MODULES, *(f"nodes.{kind}.node" for kind in NODE_MODULES), "sba.run", "sba.export"]
+    shared = ("sba.run", "sba.export", "sba.migrations.run")
+    modules = [*HEAVY_MODULES, *(f"nodes.{kind}.node" for kind in NODE_MODULES), *shared]
     faults = preload(modules)
     go = redirect_from.readline()
     if go.strip() != b"go":

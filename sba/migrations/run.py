@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 from pathlib import Path
@@ -30,7 +31,7 @@ _ONE_AT_A_TIME = asyncio.Lock()
 
 def configuration(history: History) -> Config:
     """Return alembic's configuration for one history."""
-    config = Config(stdout=io.StringIO(), output_buffer=io.StringIO())
+    config = Config(stdout=io.StringIO(), cmd_opts=argparse.Namespace(quiet=True))
     for name, value in {
         "script_location": Path(__file__).parent,
         "version_locations": history.folder,
