@@ -1,4 +1,4 @@
-"""Addresses and ports of a lab on one machine: a loopback subnet of its own, ports from the kernel, kept when it returns.
+"""Addresses and ports of a lab on one machine: a loopback subnet of its own, ports from the kernel, kept for later.
 
 Containers have a layout of their own (:mod:`lab.layout_containers`) that answers the same questions.
 """

@@ -51,7 +51,7 @@ def kms_settings(home: HomeDomain, instance: str, config: LabConfig, layout: Lay
     settings: Settings = {
         "home_domains": [home.name],
         "identity": kms_name(home.name),
-        "http": {"host": layout.address(instance), "port": layout.port(instance, "http")},
+        **_entrances("http", instance, layout),
         "lab_domains": [other.name for other in config.home_domains],
         "users": users,
         "groups": groups,
@@ -68,6 +68,16 @@ def kms_settings(home: HomeDomain, instance: str, config: LabConfig, layout: Lay
     if config.kms.static_psk:
         settings["static_psk_file"] = psk_file
     return settings
+
+
+def _entrances(name: str, instance: str, layout: Layout) -> Settings:
+    """Where UEs reach ``instance``: one address, others under ``<name>_other`` where several networks lead to it."""
+    port = layout.port(instance, name)
+    spots: list[Json] = [
+        {"host": host, "port": port, **({"access_network": network} if network else {})}
+        for network, host in layout.entrances(instance)
+    ]
+    return {name: spots[0], **({f"{name}_other": spots[1:]} if len(spots) > 1 else {})}
 
 
 def responders_of(home: HomeDomain, config: LabConfig) -> list[Json]:
@@ -149,7 +159,7 @@ def bsf_settings(home: HomeDomain, layout: Layout) -> Settings:
         "allowed_nafs": nafs,
         "home_domains": [home.name],
         "fqdn": bsf_name(home.name),
-        "ub": {"host": layout.address(home.bsf), "port": layout.port(home.bsf, "ub")},
+        **_entrances("ub", home.bsf, layout),
     }
 
 

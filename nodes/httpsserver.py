@@ -51,27 +51,35 @@ class HttpsServer(HttpServer):
         self.telemetry = telemetry
         self._handler = handler
         self._identity = identity
-        self._listening: Any = None
+        self._listening: list[Any] = []
         self._answered = telemetry.meter.create_counter("http.server.requests", "1", "HTTP requests answered")
         self._turned_away = telemetry.meter.create_counter("http.server.refused", "1", "HTTP refused before a handler")
 
     async def start(self, host: str, port: int) -> int:
-        """Listen and return the port; 0 lets the kernel choose. Raises ``CannotListenError``."""
+        """Listen and return the port; 0 lets the kernel choose. Raises ``CannotListenError``.
+
+        Again with another host the server is reached there as well; the first address is the one it goes by.
+        """
         settings = cast("Any", siptls.server(self._identity, mutual=False))
         factory = _TlsFactory(settings, isClient=False, wrappedFactory=cast("Any", Channels(self)))
         factory.noisy = False
-        self._listening = cast("Any", runtime.reactor()).listenTCP(port, factory, interface=host)
-        self.port = int(self._listening.getHost().port)
-        self._address = (host, self.port)
-        return self.port
+        listening = cast("Any", runtime.reactor()).listenTCP(port, factory, interface=host)
+        taken = int(listening.getHost().port)
+        if not self._listening:
+            self.port = taken
+            self._address = (host, taken)
+        self._listening.append(listening)
+        return taken
 
     async def stop(self) -> None:
         """Take no more connections, let requests in progress end, close the rest."""
-        if self._listening is None:
+        if not self._listening:
             return
-        stopped, self._listening = self._listening.stopListening(), None
-        if stopped is not None:
-            await runtime.future(stopped)
+        listening, self._listening = self._listening, []
+        for one in listening:
+            stopped = one.stopListening()
+            if stopped is not None:
+                await runtime.future(stopped)
         await self.end()
 
     def refused(self, reason: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sba.errors import ConfigurationError
+from sba.networks import placed
 
 
 class _Strict(BaseModel):
@@ -137,6 +138,8 @@ class LabDescription(BaseModel):
     """How long a node waits for the database when it starts, s."""
     key_export: bool = False
     """Lab switch: captures may carry media keys."""
+    networks: dict[str, str] = Field(default_factory=dict)
+    """Subnets by name of network; a node's own hosts may be written ``@NAME`` (:mod:`sba.networks`)."""
     package_path: tuple[str, ...] = ()
     """Folders at the end of ``sys.path`` of every node: packages that are not installed (:mod:`sba.packages`)."""
     nodes: dict[str, NodeEntry]
@@ -194,4 +197,6 @@ class NodeEnvironment(BaseModel):
         node = lab.nodes.get(instance)
         if node is None:
             raise ConfigurationError(f"the lab description {path} has no node named {instance!r}")
+        if lab.networks:
+            node = NodeEntry.model_validate(placed(node.model_dump(), lab.networks))
         return cls(lab=lab, node=node)

@@ -14,12 +14,14 @@ class UbSettings(BaseModel):
 
     host: str = Field(description="Address of the Ub socket")
     port: int = Field(default=0, ge=0, le=65535, description="Port of the Ub socket; 0 takes one from the kernel")
+    access_network: str = Field(default="", description="Access network it is reached from; empty: any")
 
 
 class BsfSettings(NodeSettings):
     """What a BSF instance is told when it starts."""
 
     ub: UbSettings = Field(description="The Ub socket")
+    ub_other: tuple[UbSettings, ...] = Field(default=(), description="Ub sockets in further access networks")
     fqdn: str = Field(
         default="",
         description="Name of the BSF: realm of its challenges, host of its B-TIDs, and a DNS name of its certificate; "

@@ -11,7 +11,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from nodes.bsf.bootstraps import Bootstraps
 from nodes.bsf.challenges import ChallengeBook
-from nodes.bsf.config import BsfSettings
+from nodes.bsf.config import BsfSettings, UbSettings
 from nodes.bsf.service import GbaService
 from nodes.bsf.ub import Outcome, Ub
 from nodes.bsf.zh import Zh
@@ -74,13 +74,15 @@ class Bsf(NetworkFunction):
             record=self._decided,
             now=time.time,
         )
+        self._spots: list[tuple[UbSettings, int]] = []
         self._server = HttpsServer(ub.answer, self.identity, self.telemetry, tap=self.tap)
         self.telemetry.log("bsf.opened", fqdn=self.fqdn, bootstraps=len(self._bootstraps))
 
     async def start_node(self) -> None:
         """Open Ub."""
         assert self._server is not None
-        await self._server.start(self.settings.ub.host, self.settings.ub.port)
+        for spot in (self.settings.ub, *self.settings.ub_other):
+            self._spots.append((spot, await self._server.start(spot.host, spot.port)))
         self._purging = runtime.spawn(self._purge())
 
     async def drain_node(self) -> None:
@@ -98,11 +100,18 @@ class Bsf(NetworkFunction):
         return (self._service,)
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The Ub port of this BSF."""
-        if self._server is None:
-            return ()
-        host = self.settings.ub.host
-        return (Endpoint(role="ub", transport="HTTPS", host=host, port=self._server.port, tls_name=self.fqdn),)
+        """The Ub port of this BSF in each access network."""
+        return [
+            Endpoint(
+                role="ub",
+                transport="HTTPS",
+                host=spot.host,
+                port=port,
+                tls_name=self.fqdn,
+                access_network=spot.access_network,
+            )
+            for spot, port in self._spots
+        ]
 
     async def _purge(self) -> None:
         while True:

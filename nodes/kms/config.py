@@ -20,6 +20,8 @@ class HttpAddress(_Part):
     """IP address."""
     port: int = Field(default=0, ge=0, le=65535)
     """TCP port; 0: the kernel chooses."""
+    access_network: str = ""
+    """Access network it is reached from; empty: any."""
 
 
 class PartyPolicy(_Part):
@@ -75,6 +77,8 @@ class KmsSettings(NodeSettings):
     """IDRkms and NAF name, which its certificate has to show; empty: ``kms.`` and the home domain."""
     http: HttpAddress = HttpAddress()
     """Listener for UEs."""
+    http_other: tuple[HttpAddress, ...] = ()
+    """Listeners for UEs of further access networks."""
     lab_domains: tuple[str, ...] = ()
     """Home domains whose users are users of the lab (``@lab`` in patterns), beside the own ones (``@home``)."""
     default_policy: PartyPolicy = PartyPolicy(request_for=("@lab", "tel:*"), resolve_from=("@lab", "tel:*"))

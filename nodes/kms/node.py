@@ -14,7 +14,7 @@ from keying.mikey.profile import Profile
 from keying.mikey.profile_values import ProfileError, read_profile
 from keying.secret import Secret
 from nodes.https import HttpLimits, HttpsServer
-from nodes.kms.config import KmsSettings
+from nodes.kms.config import HttpAddress, KmsSettings
 from nodes.kms.credentials import BootstrappedCredentials, CredentialSource, WithStatic, read_static
 from nodes.kms.endpoint import KmsEndpoint
 from nodes.kms.exchanges import Exchanges
@@ -105,6 +105,7 @@ class Kms(NetworkFunction):
         self._endpoint = KmsEndpoint(exchanges, profile, self._identity, addresses, self._watch)
         handler_s = settings.bsf_timeout_s * 2 + settings.peer_timeout_s + _HANDLER_MARGIN_S
         limits = HttpLimits(body=MAX_BODY, handler_s=handler_s)
+        self._spots: list[tuple[HttpAddress, int]] = []
         self._https = HttpsServer(self._endpoint.handle, self.identity, self.telemetry, limits=limits, tap=self.tap)
         peers = buckets(settings.peer_rate, clock)
         self._servicers = (
@@ -136,23 +137,25 @@ class Kms(NetworkFunction):
     async def start_node(self) -> None:
         """Open the endpoint for UEs."""
         assert self._https is not None
-        http = self.settings.http
-        port = await self._https.start(http.host, http.port)
+        for spot in (self.settings.http, *self.settings.http_other):
+            port = await self._https.start(spot.host, spot.port)
+            self._spots.append((spot, port))
+        http, port = self._spots[0]
         self._upkeep = runtime.spawn(self._keep_up())
         self.telemetry.log("kms-open", identity=self._identity, https=f"{http.host}:{port}")
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The HTTPS endpoint, under the name of the KMS."""
-        if self._https is None:
-            return ()
+        """The HTTPS endpoint in each access network, under the name of the KMS."""
         return [
             Endpoint(
                 role=ROLE,
                 transport="HTTPS",
-                host=self.settings.http.host,
-                port=self._https.port,
+                host=spot.host,
+                port=port,
                 tls_name=self._identity,
+                access_network=spot.access_network,
             )
+            for spot, port in self._spots
         ]
 
     async def drain_node(self) -> None:
