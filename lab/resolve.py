@@ -189,27 +189,20 @@ def _pcscf(instance: str, access: AccessNetwork, layout: Layout, config: LabConf
 
 
 def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> ResolvedNode:
-    access = next(item for item in config.access_networks if item.name == user.access)
-    tls = user.profile == "aka-tls"
     settings: dict[str, Json] = {
         "impi": user.impi,
         "impu": user.impu,
         "domain": user.domain,
         "profile": user.profile,
         "ip": layout.address(user.name),
-        "pcscf": {
-            "transport": "TLS" if tls else "UDP",
-            "host": layout.address(access.pcscf),
-            "port": layout.port(access.pcscf, "gm-tls" if tls else "gm", "tcp+udp"),
-            "tls_name": f"{access.pcscf}.{config.home_domains[0].name}",
-        },
+        "access_network": user.access,
         "media_security": list(user.announces),
         "security_level": user.level,
         "key_file": str(folder.secrets / f"{user.name}.sealed"),
     }
     if user.suites:
         settings["suites"] = list(user.suites)
-    settings |= ue_settings(user, config, layout)
+    settings |= ue_settings(user, config)
     return _node("ue", user.name, layout, settings)
 
 

@@ -163,17 +163,12 @@ def bsf_settings(home: HomeDomain, layout: Layout) -> Settings:
     }
 
 
-def ue_settings(user: User, config: LabConfig, layout: Layout) -> Settings:
-    """Return what the UE of ``user`` is told of the KMS and the BSF of its home domain."""
+def ue_settings(user: User, config: LabConfig) -> Settings:
+    """Return what the UE of ``user`` is told of the KMS and the BSF of its home domain: names, whose hosts it finds."""
     home = next(item for item in config.home_domains if item.name == user.domain)
     settings: Settings = {}
     if home.kms is not None:
-        settings["kms"] = {
-            "host": layout.address(home.kms),
-            "port": layout.port(home.kms, "http"),
-            "tls_name": kms_name(home.name),
-            "identity": kms_name(home.name),
-        }
+        settings["kms"] = {"tls_name": kms_name(home.name), "identity": kms_name(home.name)}
         wanted, identities = user.kms_policy, _identities(config)
         settings["kms_policy"] = {
             **wanted.model_dump(),
@@ -183,9 +178,5 @@ def ue_settings(user: User, config: LabConfig, layout: Layout) -> Settings:
         }
         settings |= _profile(config)
     if home.bsf is not None:
-        settings["bsf"] = {
-            "host": layout.address(home.bsf),
-            "port": layout.port(home.bsf, "ub"),
-            "tls_name": bsf_name(home.name),
-        }
+        settings["bsf"] = {"tls_name": bsf_name(home.name)}
     return settings

@@ -184,10 +184,12 @@ class Pcscf(NetworkFunction):
             return ()
         fqdn = self.environment.node.fqdn
         mw = self.edge.mw
+        own = self.settings.access_network
         found = [Endpoint(role=MW, transport=mw.transport, host=mw.host, port=mw.port, tls_name=fqdn)]
-        for spot in self.gm:
-            role = f"gm-{spot.transport.lower()}"
-            found.append(Endpoint(role=role, transport=spot.transport, host=spot.host, port=spot.port, tls_name=fqdn))
+        found += [
+            Endpoint(role=GM, transport=at.transport, host=at.host, port=at.port, tls_name=fqdn, access_network=own)
+            for at in self.gm
+        ]
         return found
 
     def attributes(self) -> dict[str, str]:

@@ -61,6 +61,7 @@ class UserAgent:
         self.calls: dict[str, Call] = {}
         self.finished: OrderedDict[str, Call] = OrderedDict()
         self._tasks: set[asyncio.Future[object]] = set()
+        registrar.busy = lambda: bool(self.calls)
 
     # what calls ask of their agent
 

@@ -89,6 +89,12 @@ class Caller:
             return
         if call.state == "ended":  # given up while the KMS was asked
             return
+        try:
+            await self.agent.registrar.flow_again()
+            await self.agent.registrar.locate()
+        except TransactionFailure as failure:
+            call.finish("failed", failure.status, str(failure))
+            return
         self._invite = self._build(body)
         call.figures.began = self.agent.clock.seconds()
         self._txn = self.agent.gm.send(
@@ -147,8 +153,7 @@ class Caller:
 
     def _build(self, body: bytes) -> SipRequest:
         agent, options = self.agent, self.options
-        pcscf = agent.settings.pcscf
-        transport = "" if pcscf.transport == "UDP" else f";transport={pcscf.transport.lower()}"
+        transport = "" if agent.settings.transport == "UDP" else f";transport={agent.settings.transport.lower()}"
         hop = agent.gm.hop(agent.registrar.flow)
         route = (f"<sip:{format_host(hop.host)}:{hop.port}{transport};lr>",)
         headers = initial_headers(

@@ -7,7 +7,7 @@ value that does not fit is refused. Switches that make the UE misbehave are ther
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from keying.suites import SUITES
 from nodes.https import HttpsAddress
@@ -20,7 +20,7 @@ KmsLevel = Literal["off", "allowed", "preferred", "required"]
 
 
 class PcscfAddress(BaseModel):
-    """Where the P-CSCF listens on Gm."""
+    """Where a P-CSCF listens on Gm, written down by the operator."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,36 @@ class PcscfAddress(BaseModel):
     """DNS name the certificate has to show; empty: the host."""
 
 
-class KmsAddress(HttpsAddress):
+class HomeServer(BaseModel):
+    """An HTTPS server of the home domain: its name, and its address where the operator pins one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = ""
+    """IP address; empty: found in the NRF."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of a pinned server."""
+    tls_name: str = ""
+    """DNS name the certificate has to show; empty: the host, or what the NRF says."""
+
+    @property
+    def name(self) -> str:
+        """The name the server goes by; empty where only the NRF knows it."""
+        return self.tls_name or self.host
+
+    @property
+    def address(self) -> HttpsAddress | None:
+        """Where a pinned server is."""
+        return HttpsAddress(host=self.host, port=self.port, tls_name=self.name) if self.host else None
+
+    @model_validator(mode="after")
+    def _whole_address(self) -> Self:
+        if bool(self.host) != bool(self.port):
+            raise ValueError("a pinned server has a host and a port")
+        return self
+
+
+class KmsAddress(HomeServer):
     """The KMS of this user's home domain (TS 33.328 Annex A)."""
 
     identity: str = ""
@@ -43,7 +72,12 @@ class KmsAddress(HttpsAddress):
     @property
     def fqdn(self) -> str:
         """The name under which GBA knows the KMS, e.g. ``kms.ims.test``."""
-        return self.identity or self.name
+        return self.identity or self.tls_name or self.host
+
+    @property
+    def name(self) -> str:
+        """The name its certificate has to show."""
+        return self.tls_name or self.identity or self.host
 
 
 class KmsPolicy(BaseModel):
@@ -107,8 +141,14 @@ class UeSettings(NodeSettings):
     """Authentication: AKAv2-SHA-256 over TLS, AKAv1-MD5 with ipsec-3gpp (no ESP: NON-SECURE), or SIP digest."""
     ip: str
     """Own address for signalling and media."""
-    pcscf: PcscfAddress
-    """The P-CSCF of this access."""
+    pcscf: PcscfAddress | None = None
+    """A P-CSCF that the operator pins; None: one of `access_network` that the NRF names."""
+    gm_transport: Literal["", "UDP", "TCP", "TLS"] = ""
+    """Transport of Gm where the P-CSCF is found; empty: TLS for aka-tls, UDP for others."""
+    next_pcscf_s: float = Field(default=6.0, gt=0)
+    """How long a REGISTER waits for an answer before the next P-CSCF is tried, s; with one alone timer F counts."""
+    anchor_s: float = Field(default=5.0, ge=0)
+    """How long a UE with calls in progress waits for the P-CSCF that holds them, before it registers at another, s."""
     key_file: str
     """Path of the card, sealed for this NF instance: JSON with ``k`` and ``opc`` or with ``password``, each in hex."""
     media_security: tuple[str, ...] = ("sdes-srtp",)
@@ -135,7 +175,7 @@ class UeSettings(NodeSettings):
     """Calls at the same time; one more is answered 486."""
     user_agent: str = "imslab-ue"
     """Value of User-Agent."""
-    bsf: HttpsAddress | None = None
+    bsf: HomeServer | None = None
     """The BSF of the home domain, for keys out of the USIM; None: none."""
     kms: KmsAddress | None = None
     """The KMS of the home domain; None: this UE neither offers nor takes MIKEY."""
@@ -143,6 +183,13 @@ class UeSettings(NodeSettings):
     """What this UE wants of its KMS."""
     mikey_profile: dict[str, JsonValue] = Field(default_factory=dict)
     """Values of :class:`keying.mikey.profile.Profile` that differ from the default, by name; lists for sets."""
+
+    @property
+    def transport(self) -> str:
+        """Transport of Gm: that of a pinned P-CSCF, else what was asked for."""
+        if self.pcscf is not None:
+            return self.pcscf.transport
+        return self.gm_transport or ("TLS" if self.profile == "aka-tls" else "UDP")
 
     @field_validator("suites")
     @classmethod

@@ -12,8 +12,9 @@ from typing import Final
 from opentelemetry.trace import Span, Status, StatusCode
 
 from keying.secret import Secret
-from nodes.https import HttpError, HttpResponse, HttpsAddress, HttpsClient
+from nodes.https import HttpError, HttpResponse, HttpsClient
 from nodes.ue.card import Card
+from nodes.ue.network import Network, NotFound, Server
 from sba.telemetry import Telemetry
 from signalling.aka.digest import (
     AuthenticationInfo,
@@ -66,7 +67,7 @@ class _Bootstrap:
 
 
 class GbaClient:
-    """Bootstraps with the BSF when no valid Ks is at hand and derives the key of each NAF from it.
+    """Bootstraps with the BSF called `bsf` when no valid Ks is at hand and derives the key of each NAF from it.
 
     `remember` stores the card's sequence numbers (``card.sequence()``); it is awaited whenever the card accepted a
     challenge, before anything made of it is used. Ks does not outlive the process: a UE that starts bootstraps anew.
@@ -76,7 +77,8 @@ class GbaClient:
         self,
         client: HttpsClient,
         card: Card,
-        bsf: HttpsAddress,
+        bsf: str,
+        network: Network,
         telemetry: Telemetry,
         remember: Callable[[], Awaitable[None]],
         *,
@@ -86,6 +88,7 @@ class GbaClient:
         self._client = client
         self._card = card
         self._bsf = bsf
+        self._network = network
         self._telemetry = telemetry
         self._remember = remember
         self._now = now
@@ -116,7 +119,7 @@ class GbaClient:
     async def _bootstrap(self) -> _Bootstrap:
         """Run the procedure and keep its result; one span tells how it went."""
         with self._telemetry.tracer.start_as_current_span("gba.bootstrap") as span:
-            span.set_attribute("imslab.gba.bsf", self._bsf.name)
+            span.set_attribute("imslab.gba.bsf", self._bsf)
             span.set_attribute("imslab.gba.impi", self._card.impi)
             try:
                 held = await self._run(span)
@@ -135,25 +138,41 @@ class GbaClient:
         usim = self._card.usim
         if usim is None:
             raise GbaError("card", "bootstrapping needs a USIM")
-        response = await self._ask(DigestCredentials(self._card.impi, self._bsf.name, PATH))
+        server, response = await self._first_answer()
         for _ in range(ROUNDS):
             challenge = self._challenge(response)
             try:
                 rand, result = await self._authenticate(usim, challenge)
             except SyncFailure as failure:
                 span.add_event("resynchronisation")
-                response = await self._ask(self._answer(challenge, Secret(b""), failure.auts))
+                response = await self._ask(server, self._answer(challenge, Secret(b""), failure.auts))
                 continue
             except AkaError:
                 raise GbaError("network", "the challenge does not come from the home network") from None
             password = aka_password(ALGORITHM, result.res, result.ik, result.ck)
             credentials = self._answer(challenge, password)
-            response = await self._ask(credentials)
+            response = await self._ask(server, credentials)
             if response.status == 200:
                 return self._accept(response, credentials, password, rand, result)
         raise GbaError("network", "the BSF does not stop challenging")
 
-    async def _ask(self, credentials: DigestCredentials) -> HttpResponse:
+    async def _first_answer(self) -> tuple[Server, HttpResponse]:
+        """Begin with the first instance that answers; the procedure stays with it, which made the challenge."""
+        try:
+            servers = await self._network.bsf()
+        except NotFound as error:
+            raise GbaError("unreachable", str(error)) from None
+        for server in servers:
+            try:
+                return server, await self._ask(server, DigestCredentials(self._card.impi, self._bsf, PATH))
+            except GbaError as error:
+                if error.reason != "unreachable":
+                    raise
+                self._network.failed(server.instance_id)
+                failure = error
+        raise failure
+
+    async def _ask(self, server: Server, credentials: DigestCredentials) -> HttpResponse:
         """Send a request of the procedure; its answer is a 200 or a challenge."""
         headers = (
             ("Authorization", credentials.format()),
@@ -161,7 +180,9 @@ class GbaClient:
             ("Accept", CONTENT_TYPE),
         )
         try:
-            response = await self._client.request("GET", self._bsf, PATH, headers=headers, timeout_s=self._timeout_s)
+            response = await self._client.request(
+                "GET", server.address, PATH, headers=headers, timeout_s=self._timeout_s
+            )
         except HttpError as error:
             reason = "network" if error.fault.value == "tls" else "unreachable"
             raise GbaError(reason, f"no answer of the BSF: {error}") from None
@@ -185,8 +206,7 @@ class GbaClient:
             except DigestError:
                 continue
             good = (
-                challenge.realm.lower() == self._bsf.name.lower()
-                and canonical_algorithm(challenge.algorithm) == ALGORITHM
+                challenge.realm.lower() == self._bsf.lower() and canonical_algorithm(challenge.algorithm) == ALGORITHM
             )
             if good and QOP in challenge.qop:
                 return replace(challenge, qop=(QOP,))
@@ -230,7 +250,7 @@ class GbaClient:
             told = BootstrappingInfo.parse(response.body)
         except GbaFormatError as error:
             raise GbaError("protocol", str(error)) from None
-        if told.btid.rand != rand or told.btid.bsf != self._bsf.name.lower():
+        if told.btid.rand != rand or told.btid.bsf != self._bsf.lower():
             raise GbaError("protocol", "the B-TID belongs to another bootstrapping")
         now = self._now()
         lasts = told.expires_at - (told.now if told.now is not None else now)

@@ -13,6 +13,7 @@ from nodes import siptls
 from nodes.siptap import observing
 from nodes.siptrace import SipTracer
 from nodes.ue.config import UeSettings
+from nodes.ue.network import Pcscf
 from sba.tap import Tap
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.stack import ClientTxn, Flow, Hop, SipStack, TransactionFailure
@@ -23,6 +24,8 @@ LEAST_KEEP_ALIVE_S = 1.0
 """Interval of keep-alives that the UE does not go below, whatever it is advised."""
 ROLE = "gm"
 SERVER_ROLE = "gm-s"
+HOSTS_KNOWN = 8
+"""P-CSCFs of the past whose requests are still taken: calls stay with the one they began at."""
 MAX_ASSOCIATIONS = 64
 """Protected client ports in the life of a process."""
 
@@ -55,7 +58,7 @@ def advised_interval(response: SipResponse) -> float | None:
 
 
 class Gm:
-    """Ports and paths. Without a protected association requests go to the configured P-CSCF address."""
+    """Ports and paths. Without a protected association requests go to the address of the P-CSCF in use."""
 
     def __init__(
         self, reactor: Reactor, settings: UeSettings, tracer: SipTracer, ca_path: Path, *, tap: Tap | None = None
@@ -70,6 +73,9 @@ class Gm:
         self.stack.set_client_tls(ROLE, siptls.client(ca_path))
         self.stack.request_hooks.append(_offer_keep_alive)
         self.contact_port = 0
+        self.pcscf = Pcscf.pinned(settings.pcscf) if settings.pcscf is not None else None
+        """The P-CSCF in use; None before one was found."""
+        self._hosts = [] if self.pcscf is None else [self.pcscf.host]
         self._role = ROLE
         self._protected: Hop | None = None
         self._associations = 0
@@ -107,7 +113,8 @@ class Gm:
 
     def protect(self, port_c: int, pcscf_port_s: int) -> None:
         """Send from the protected client port to the P-CSCF's protected server port from now on."""
-        host = self.settings.pcscf.host
+        assert self.pcscf is not None, "a P-CSCF answered before"
+        host = self.pcscf.host
         role = f"gm-c{self._associations - 1}"
         flow = Flow("UDP", (self.settings.ip, port_c), (host, pcscf_port_s), f"{role}-{pcscf_port_s}", role)
         self._protected = Hop("UDP", host, pcscf_port_s, flow)
@@ -123,13 +130,25 @@ class Gm:
     @property
     def confidential(self) -> bool:
         """True when Gm is encrypted: TLS; the IPsec backend of this testbed does not encrypt (GE-5)."""
-        return self.settings.pcscf.transport == "TLS"
+        return self.settings.transport == "TLS"
+
+    def use(self, pcscf: Pcscf) -> None:
+        """Turn to a P-CSCF; what is sent from now on goes there."""
+        self.pcscf = pcscf
+        if pcscf.host in self._hosts:
+            self._hosts.remove(pcscf.host)
+        self._hosts = [*self._hosts, pcscf.host][-HOSTS_KNOWN:]
 
     def first_hop(self) -> Hop:
-        """Return the way to the P-CSCF for a REGISTER: a connection that stands, or a new one."""
+        """Return the way to the P-CSCF for a REGISTER: a connection that stands, or a new one.
+
+        Raises TransactionFailure where no P-CSCF is known.
+        """
         if self._protected is not None:
             return self._protected
-        pcscf = self.settings.pcscf
+        pcscf = self.pcscf
+        if pcscf is None:
+            raise TransactionFailure("transport", "no P-CSCF is known yet")
         return Hop(pcscf.transport, pcscf.host, pcscf.port, tls_name=pcscf.tls_name or None)
 
     def hop(self, flow: Flow | None) -> Hop:
@@ -140,10 +159,8 @@ class Gm:
 
     def is_from_pcscf(self, flow: Flow) -> bool:
         """Tell whether a request came from the P-CSCF and over the kind of transport that was registered."""
-        pcscf = self.settings.pcscf
-        if flow.remote[0] != pcscf.host:
-            return False
-        return flow.transport == pcscf.transport or pcscf.transport == "UDP"
+        transport = self.settings.transport
+        return flow.remote[0] in self._hosts and (flow.transport == transport or transport == "UDP")
 
     def send(
         self,

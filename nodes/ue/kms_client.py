@@ -25,10 +25,11 @@ from keying.mikey.request import PskCredential, TicketRequest
 from keying.mikey.resolve import Resolution, TicketResolve
 from keying.mikey.ticket import Ticket
 from keying.secret import Secret
-from nodes.https import HttpError, HttpResponse, HttpsAddress, HttpsClient
+from nodes.https import HttpError, HttpResponse, HttpsClient
 from nodes.ue import mikey_tamper
 from nodes.ue.config import KmsAddress
 from nodes.ue.gba import GbaClient, GbaError
+from nodes.ue.network import Network, NotFound, Server
 
 OK, UNAUTHORIZED = 200, 401
 AWAY = (502, 503, 504)
@@ -120,8 +121,16 @@ class _Exchange(Protocol[_Given_co]):
         """Take the answer."""
 
 
+class _Elsewhere(Exception):  # noqa: N818 - says what to do
+    """This instance did not answer, or cannot at present; another may."""
+
+    def __init__(self, failure: KmsError) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
 class KmsClient:
-    """Asks one KMS. `timeout_s` bounds each answer; `now` gives Unix seconds."""
+    """Asks one KMS, any instance of it. `timeout_s` bounds each answer; `now` gives Unix seconds."""
 
     def __init__(
         self,
@@ -129,6 +138,7 @@ class KmsClient:
         address: KmsAddress,
         credentials: Credentials,
         profile: Profile,
+        network: Network,
         *,
         timeout_s: float = 5.0,
         now: Callable[[], float] = time.time,
@@ -136,9 +146,7 @@ class KmsClient:
         self.identity = Identity(profile.kms_identity_type, address.fqdn.encode())
         self.profile = profile
         self._https = https
-        self._address = HttpsAddress(
-            host=address.host, port=address.port, tls_name=address.tls_name or address.identity
-        )
+        self._network = network
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._now = now
@@ -180,6 +188,22 @@ class KmsClient:
     async def _ask(
         self, word: str, build: Callable[[PskCredential, float], _Exchange[_Result]], tamper: str
     ) -> tuple[_Result, Asked]:
+        try:
+            servers = await self._network.kms()
+        except NotFound as error:
+            raise KmsUnreachable(str(error)) from None
+        for server in servers:
+            try:
+                return await self._ask_one(server, word, build, tamper)
+            except _Elsewhere as away:
+                self._network.failed(server.instance_id)
+                failure = away.failure
+        raise failure
+
+    async def _ask_one(
+        self, server: Server, word: str, build: Callable[[PskCredential, float], _Exchange[_Result]], tamper: str
+    ) -> tuple[_Result, Asked]:
+        """Ask one instance; each gets a message of its own, for all of them know what one has seen (RFC 3830 5.4)."""
         for last in (False, True):
             credential = await self._credentials.credential()
             used = PskCredential(credential.identity, Secret.random(32)) if tamper == "wrong-psk" else credential
@@ -187,7 +211,8 @@ class KmsClient:
             message = self._former.get(word, exchange.message) if tamper == "replay" else exchange.message
             self._former[word] = message
             message = mikey_tamper.spoil(message, tamper)
-            response = await self._post(word, message)
+            response = await self._post(server, word, message)
+            self._network.answered(server.instance_id)
             if response.status == UNAUTHORIZED and not last:
                 self._credentials.invalidate(credential)
                 continue
@@ -197,7 +222,8 @@ class KmsClient:
 
     def _take(self, exchange: _Exchange[_Result], response: HttpResponse, octets: bytes) -> _Result:
         if response.status != OK:
-            raise _refusal(response.status, error_numbers(octets))
+            refused = _refusal(response.status, error_numbers(octets))
+            raise _Elsewhere(refused) if isinstance(refused, KmsUnreachable) else refused
         try:
             return exchange.receive(octets, self._now())
         except PeerError as error:
@@ -205,7 +231,7 @@ class KmsClient:
         except MikeyError as error:
             raise KmsRefused(f"the answer of the KMS is not usable: {error}", status=response.status) from None
 
-    async def _post(self, word: str, message: bytes) -> HttpResponse:
+    async def _post(self, server: Server, word: str, message: bytes) -> HttpResponse:
         profile = self.profile
         target = f"{profile.http_path}?{profile.http_operation_parameter}={word}"
         body = base64.b64encode(message) if profile.http_body_encoding == "base64" else message
@@ -216,10 +242,10 @@ class KmsClient:
         )
         try:
             return await self._https.request(
-                "POST", self._address, target, headers=headers, body=body, timeout_s=self._timeout_s
+                "POST", server.address, target, headers=headers, body=body, timeout_s=self._timeout_s
             )
         except HttpError as error:
-            raise KmsUnreachable(f"{self._address.name}: {error}") from None
+            raise _Elsewhere(KmsUnreachable(f"{server.address.name}: {error}")) from None
 
 
 def _read(response: HttpResponse) -> bytes:

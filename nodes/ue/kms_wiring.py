@@ -15,10 +15,12 @@ from nodes.ue.config import KmsAddress, UeSettings
 from nodes.ue.gba import GbaClient
 from nodes.ue.key_management import KeyManagement
 from nodes.ue.kms_client import Credentials, GbaCredentials, KmsClient, StaticCredentials
+from nodes.ue.network import Network
 from nodes.ue.ticket_store import TicketStore, Vault
 from sba.errors import ConfigurationError, StoreError
 from sba.store import KeyValueTable, Store
 from sba.telemetry import Telemetry
+from signalling.aka.gba import bsf_of
 
 _PLACE = b"ue ticket "
 
@@ -63,6 +65,7 @@ def build(
     settings: UeSettings,
     card: Card,
     https: HttpsClient,
+    network: Network,
     telemetry: Telemetry,
     remember: Callable[[], Awaitable[None]],
     vault: Vault,
@@ -75,7 +78,7 @@ def build(
     """
     if settings.kms is None:
         return None
-    credentials = _credentials(settings, settings.kms, card, https, telemetry, remember)
+    credentials = _credentials(settings, settings.kms, card, https, network, telemetry, remember)
     if credentials is None:
         reason = "there is no BSF, or the card has no AKA, and no static key"
         telemetry.log("ue.no-key-with-kms", level="warning", reason=reason)
@@ -86,6 +89,7 @@ def build(
         settings.kms,
         credentials,
         profile,
+        network,
         timeout_s=settings.kms_policy.timeout_s,
     )
     store = TicketStore(vault, settings.kms_policy.tickets_kept)
@@ -97,6 +101,7 @@ def _credentials(
     kms: KmsAddress,
     card: Card,
     https: HttpsClient,
+    network: Network,
     telemetry: Telemetry,
     remember: Callable[[], Awaitable[None]],
 ) -> Credentials | None:
@@ -105,4 +110,5 @@ def _credentials(
         return StaticCredentials(PskCredential(settings.impi.encode(), card.kms_psk))
     if settings.bsf is None or card.usim is None:
         return None
-    return GbaCredentials(GbaClient(https, card, settings.bsf, telemetry, remember), kms.fqdn)
+    name = settings.bsf.name or bsf_of(settings.domain)
+    return GbaCredentials(GbaClient(https, card, name, network, telemetry, remember), kms.fqdn)

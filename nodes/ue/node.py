@@ -15,6 +15,7 @@ from nodes.ue.agent import UserAgent
 from nodes.ue.card import Card, CardError
 from nodes.ue.config import RegisterOptions, UeSettings
 from nodes.ue.gm import Gm
+from nodes.ue.network import DiscoveredNetwork
 from nodes.ue.registrar import Registrar, Wish
 from nodes.ue.registration import State
 from nodes.ue.service import UeControl
@@ -44,12 +45,16 @@ class Ue(NetworkFunction):
         reactor = runtime.reactor()
         self._gm = Gm(cast("Reactor", reactor), settings, self._tracer, self.identity.ca_path, tap=self.tap)
         urn = uuid.UUID(self.identity.instance_id).urn
-        self._registrar = Registrar(self._gm, self._card, settings, self.telemetry, reactor, urn, self._remember)
+        network = DiscoveredNetwork(self.sbi, settings)
+        self._registrar = Registrar(
+            self._gm, self._card, settings, self.telemetry, reactor, urn, self._remember, network
+        )
         name = self.environment.instance
         self._keys = kms_wiring.build(
             settings,
             self._card,
             HttpsClient(self.identity.ca_path, self.telemetry, source=settings.ip, tap=self.tap),
+            network,
             self.telemetry,
             self._remember,
             kms_wiring.SealedVault(self.store, await self.store.key_value("tickets")),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nodes.ue.card import Card, ChallengeAnswer, ChallengeFault
 from nodes.ue.config import RegisterOptions, UeSettings
 from nodes.ue.gm import Answered, Gm, advised_interval
+from nodes.ue.network import Network, NotFound, Pcscf, PinnedNetwork
 from nodes.ue.registration import INVALID_CHALLENGES, Event, Registration, State, refresh_delay
 from nodes.ue.requests import Identity, RegisterDialog, register_request, told_reason, uris_in
 from sba import runtime
@@ -32,6 +33,8 @@ MAX_EXCHANGES = 8
 """REGISTER requests in one procedure; a network that wants more is refused."""
 LATER = frozenset({305, 408, 430, 480, 500, 503, 504})
 """Answers after which the UE may try again later (E-21, assumed)."""
+ELSEWHERE = frozenset({305, 503})
+"""Of these, those that speak of the P-CSCF alone where they name no time to come back (TS 24.229 5.1.1.2.1)."""
 ENCRYPTIONS = ("aes-cbc", "null")
 """Values of ealg that the UE offers, best first."""
 LEAST_SPI = 1_000_000_000
@@ -47,17 +50,25 @@ class Wish:
 
 
 class RegistrationStopped(Exception):  # noqa: N818 - an outcome
-    """The procedure is over without registration; `event` says how."""
+    """The procedure is over without registration; `event` says how.
 
-    def __init__(self, event: Event, status: int, reason: str) -> None:
+    `elsewhere`: it is this P-CSCF that cannot, another one may (TS 24.229 5.1.1.2.1).
+    """
+
+    def __init__(self, event: Event, status: int, reason: str, *, elsewhere: bool = False) -> None:
         super().__init__(reason)
         self.event = event
         self.status = status
         self.reason = reason
+        self.elsewhere = elsewhere
 
 
 class Registrar:
-    """One registration procedure at a time (REG-1). `remember` stores card and registration after each change."""
+    """One registration procedure at a time (REG-1). `remember` stores card and registration after each change.
+
+    Each registration is with one P-CSCF. When that is gone the UE registers with another that `network` names; with
+    calls in progress it first waits for the one that holds them.
+    """
 
     def __init__(
         self,
@@ -68,8 +79,11 @@ class Registrar:
         clock: Clock,
         instance_urn: str,
         remember: Callable[[], Awaitable[None]],
+        network: Network | None = None,
     ) -> None:
         self.registration = Registration()
+        self.busy: Callable[[], bool] = lambda: False
+        """Tells whether calls are in progress."""
         self.flow: Flow | None = None
         self.wish: Wish | None = None
         self._gm = gm
@@ -79,6 +93,11 @@ class Registrar:
         self._clock = clock
         self._urn = instance_urn
         self._remember = remember
+        self._network = network or PinnedNetwork.of(settings)
+        self._candidates: list[Pcscf] = []
+        """P-CSCFs not tried yet in this procedure."""
+        self._lost_at: float | None = None
+        self._waiting_for_anchor = False
         self._lock = asyncio.Lock()
         self._dialog = RegisterDialog.fresh(settings.ip)
         self._refresh: DelayedCall | None = None
@@ -96,7 +115,7 @@ class Registrar:
         settings = self._settings
         port = self._ports[1] or self._gm.contact_port
         return Identity(
-            settings.impu, settings.domain, settings.ip, port, settings.pcscf.transport, settings.user_agent, self._urn
+            settings.impu, settings.domain, settings.ip, port, settings.transport, settings.user_agent, self._urn
         )
 
     @property
@@ -136,7 +155,7 @@ class Registrar:
         if self._refresh is not None and self._refresh.active():
             self._refresh.cancel()
         try:
-            await self._exchanges(wish, expires, initial=initial)
+            await self._somewhere(wish, event, expires, initial=initial)
         except RegistrationStopped as stopped:
             registration.status, registration.reason = stopped.status, stopped.reason
             registration.apply(stopped.event)
@@ -154,8 +173,75 @@ class Registrar:
             reason=registration.reason,
             agreed=list(registration.agreed),
             expires_s=registration.granted_s,
+            pcscf=self._pcscf_name,
         )
         await self._remember()
+
+    async def _somewhere(self, wish: Wish, event: Event, expires: int, *, initial: bool) -> None:
+        """Go through a procedure with one P-CSCF after the other, until one takes it or gives a final no."""
+        if initial:
+            await self._find()
+        while True:
+            try:
+                await self._exchanges(wish, expires, initial=initial)
+            except RegistrationStopped as stopped:
+                if not stopped.elsewhere or event is Event.DEREGISTER or not await self._turn_away(initial=initial):
+                    raise
+                self._telemetry.log("ue.next-pcscf", level="warning", reason=stopped.reason, pcscf=self._pcscf_name)
+            else:
+                return
+            initial = True
+            self.registration.apply(Event.UNREACHABLE)
+            self.registration.apply(Event.START)
+
+    async def _turn_away(self, *, initial: bool) -> bool:
+        """Turn to the next P-CSCF; False where there is none."""
+        left = self._gm.pcscf
+        if left is not None:
+            self._network.failed(left.instance_id)
+        if not initial:  # what a refresh began at may have company by now
+            try:
+                await self._find()
+            except RegistrationStopped:
+                return False
+            if self._gm.pcscf != left:
+                return True
+        if not self._candidates:
+            return False
+        self._gm.use(self._candidates.pop(0))
+        return True
+
+    async def _find(self) -> None:
+        """Find the P-CSCFs to try, and take the first. Raises RegistrationStopped where there is none."""
+        anchor = self._anchor()
+        try:
+            found = [anchor] if anchor is not None else await self._network.pcscfs()
+        except NotFound as error:
+            raise RegistrationStopped(Event.UNREACHABLE, 503, str(error)) from None
+        self._waiting_for_anchor = anchor is not None
+        first, *self._candidates = found
+        self._gm.use(first)
+
+    @property
+    def _pcscf_name(self) -> str:
+        return self._gm.pcscf.name if self._gm.pcscf is not None else ""
+
+    def _anchor(self) -> Pcscf | None:
+        """The P-CSCF that holds the calls in progress, for as long as it may take to come back."""
+        lost = self._lost_at
+        if lost is None or not self.busy() or self._clock.seconds() - lost > self._settings.anchor_s:
+            return None
+        return self._gm.pcscf
+
+    async def locate(self) -> None:
+        """Find a P-CSCF for a request without registration. Raises TransactionFailure."""
+        if self._gm.pcscf is not None:
+            return
+        async with self._lock:
+            try:
+                await self._find()
+            except RegistrationStopped as stopped:
+                raise TransactionFailure("transport", stopped.reason) from None
 
     async def _exchanges(self, wish: Wish, expires: int, *, initial: bool) -> None:
         registration, uri = self.registration, f"sip:{self._settings.domain}"
@@ -194,7 +280,7 @@ class Registrar:
             elif response.status == 420 and supported:
                 supported = self._without_unsupported(response, supported)
             else:
-                raise RegistrationStopped(self._verdict(response), response.status, told_reason(response))
+                raise self._stopped(response)
         raise RegistrationStopped(Event.REFUSED, registration.status, "the network does not come to an end")
 
     async def _send(
@@ -217,10 +303,15 @@ class Registrar:
             supported=supported,
             protected=protected,
         )
+        patience = self._settings.next_pcscf_s if self._candidates or self._waiting_for_anchor else None
         try:
-            return await self._gm.exchange(request, self._gm.first_hop())
+            async with asyncio.timeout(patience):
+                return await self._gm.exchange(request, self._gm.first_hop())
         except TransactionFailure as failure:
-            raise RegistrationStopped(Event.UNREACHABLE, failure.status, str(failure)) from None
+            raise RegistrationStopped(Event.UNREACHABLE, failure.status, str(failure), elsewhere=True) from None
+        except TimeoutError:
+            reason = f"no answer in {patience:g} s"
+            raise RegistrationStopped(Event.UNREACHABLE, 408, reason, elsewhere=True) from None
 
     # challenges
 
@@ -297,6 +388,9 @@ class Registrar:
         if expires == 0:
             return
         self.flow = answered.flow
+        self._lost_at = None
+        if self._gm.pcscf is not None:
+            self._network.answered(self._gm.pcscf.instance_id)
         self._reachable.set()
         self._keep_alive(response)
         registration.client_list = client
@@ -352,14 +446,17 @@ class Registrar:
             raise RegistrationStopped(Event.REFUSED, 420, "the network refuses an extension the UE cannot do without")
         return kept
 
-    def _verdict(self, response: SipResponse) -> Event:
-        """Tell a refusal from a "later", whose Retry-After the recovery keeps (E-20, E-21)."""
+    def _stopped(self, response: SipResponse) -> RegistrationStopped:
+        """Tell a refusal from a "later", whose Retry-After the recovery keeps, and from a "not here" (E-20, E-21)."""
+        reason = told_reason(response)
         if response.status not in LATER:
-            return Event.REFUSED
+            return RegistrationStopped(Event.REFUSED, response.status, reason)
         seconds = (response.headers.get("Retry-After") or "").partition(";")[0].partition("(")[0].strip()
-        if seconds.isascii() and seconds.isdigit() and len(seconds) < 6:
+        told = seconds.isascii() and seconds.isdigit() and len(seconds) < 6
+        if told:
             self._not_before = self._clock.seconds() + int(seconds)
-        return Event.UNREACHABLE
+        elsewhere = response.status in ELSEWHERE and not told
+        return RegistrationStopped(Event.UNREACHABLE, response.status, reason, elsewhere=elsewhere)
 
     # time and loss
 
@@ -390,6 +487,9 @@ class Registrar:
         if self._closing or self.flow is None or flow.id != self.flow.id:
             return
         self.flow = None
+        self._lost_at = self._clock.seconds()
+        if self._gm.pcscf is not None and not self.busy():
+            self._network.failed(self._gm.pcscf.instance_id)
         self._reachable.clear()
         self._stop_keep_alive()
         if self.registration.state is State.REG:

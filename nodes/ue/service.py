@@ -94,7 +94,8 @@ class UeControl:
             calls=[call.event() for call in agent.calls.values()],
             expires_in_s=agent.registrar.expires_in_s,
             associated_uris=agent.registration.associated,
-            transport=agent.settings.pcscf.transport,
+            transport=agent.settings.transport,
+            pcscf=agent.gm.pcscf.name if agent.gm.pcscf is not None else "",
         )
 
     async def SetBehaviour(  # noqa: N802 - named by the contract

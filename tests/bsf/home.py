@@ -18,6 +18,7 @@ from nodes.hss.node import Hss
 from nodes.https import HttpResponse, HttpsAddress, HttpsClient
 from nodes.ue.card import Card
 from nodes.ue.gba import GbaClient, GbaKey
+from nodes.ue.network import PinnedNetwork
 from protos import bsf_gba_pb2
 from sba.client import SbiClient
 from sba.telemetry import Telemetry
@@ -42,7 +43,10 @@ class Ue:
         self.usim = usim or Usim(K, OPC)
         self.card = Card(impi, "ims.test", "aka-tls", usim=self.usim)
         self.offset = 0.0
-        self.gba = GbaClient(home.client, self.card, home.address, home.telemetry, self._remember, now=home.now)
+        network = PinnedNetwork(bsf=home.address)
+        self.gba = GbaClient(
+            home.client, self.card, home.address.name, network, home.telemetry, self._remember, now=home.now
+        )
 
     async def _remember(self) -> None:
         self.remembered.append(self.card.sequence())

@@ -10,6 +10,7 @@ from keying.secret import Secret
 from nodes.https import HttpResponse
 from nodes.ue.card import Card
 from nodes.ue.gba import GbaClient, GbaError
+from nodes.ue.network import PinnedNetwork
 from protos.nrf_disc_pb2 import DESCRIPTOR as DISCOVERY
 from protos.nrf_disc_pb2 import DiscoveryRequest
 from sba.errors import ConfigurationError, RemoteProblem
@@ -153,8 +154,10 @@ async def test_the_nrf_tells_where_ub_is(tmp_path):
 async def test_a_card_without_usim_and_a_user_without_one_get_no_key(tmp_path):
     async with home(tmp_path) as it:
         digest = Card(DAVE.impi, "ims.test", "digest", password=Secret(b"x"))
+        network = PinnedNetwork(bsf=it.address)
+        client = GbaClient(it.client, digest, it.address.name, network, it.telemetry, Ue(it)._remember)
         with pytest.raises(GbaError) as error:
-            await GbaClient(it.client, digest, it.address, it.telemetry, Ue(it)._remember).credential(KMS)
+            await client.credential(KMS)
         assert error.value.reason == "card"
         for impi in (DAVE.impi, "001010000009999@ims.test"):
             with pytest.raises(GbaError) as error:

@@ -8,6 +8,7 @@ from keying.secret import Secret
 from nodes.https import HttpLimits, HttpResponse, HttpsAddress, HttpsClient, HttpsServer
 from nodes.ue.card import Card
 from nodes.ue.gba import ROUNDS, GbaClient, GbaError
+from nodes.ue.network import PinnedNetwork
 from sba.identity import NodeIdentity
 from sba.telemetry import Telemetry
 from sba.testing import LabFixture, async_test
@@ -69,7 +70,14 @@ async def bootstrap(tmp_path, bsf, *, usim=None, name=BSF):
 
     address = HttpsAddress(host="127.0.0.1", port=server.port, tls_name=name)
     client = GbaClient(
-        HttpsClient(identity.ca_path, telemetry), card, address, telemetry, remember, now=lambda: NOW, timeout_s=2
+        HttpsClient(identity.ca_path, telemetry),
+        card,
+        address.name,
+        PinnedNetwork(bsf=address),
+        telemetry,
+        remember,
+        now=lambda: NOW,
+        timeout_s=2,
     )
     try:
         return await client.credential(KMS)

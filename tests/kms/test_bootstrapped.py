@@ -9,6 +9,7 @@ from keying.mikey.request import PskCredential
 from nodes.https import HttpsAddress, HttpsClient
 from nodes.ue.card import Card
 from nodes.ue.gba import GbaClient
+from nodes.ue.network import PinnedNetwork
 from sba.telemetry import Telemetry
 from sba.testing import LabFixture, async_test, free_port
 from signalling.aka.vectors import Usim
@@ -27,7 +28,7 @@ class Card2Kms:
         client = HttpsClient(home.lab.folder / "pki" / "ca.crt", telemetry)
         card = Card(subscriber.impi, "ims.test", "aka-tls", usim=Usim(K, OPC))
         self.home, self.impu = home, uri(subscriber.public_identities[0].uri)
-        self.gba = GbaClient(client, card, bsf, telemetry, self.remember)
+        self.gba = GbaClient(client, card, bsf.name, PinnedNetwork(bsf=bsf), telemetry, self.remember)
 
     async def remember(self):
         """Keep the card's numbers: this card is thrown away."""

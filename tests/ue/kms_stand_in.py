@@ -19,6 +19,7 @@ from nodes.https import HttpError, HttpFault, HttpResponse
 from nodes.ue.config import KmsAddress, KmsPolicy
 from nodes.ue.key_management import KeyManagement
 from nodes.ue.kms_client import KmsClient
+from nodes.ue.network import PinnedNetwork
 from nodes.ue.ticket_store import NoVault, TicketStore
 
 ALICE, BOB, CAROL, MALLORY = (f"sip:{name}@ims.test" for name in ("alice", "bob", "carol", "mallory"))
@@ -146,7 +147,13 @@ def management(kms, user, *more, vault=None, https=None, now=time.time, key_expo
     """Return the key management of one user's UE, at the stand-in."""
     wanted = KmsPolicy(**{"level": "preferred", "timeout_s": 1.0, **policy})
     client = KmsClient(
-        https or Direct(kms), address, Keys(kms, user, *more), kms.profile, timeout_s=wanted.timeout_s, now=now
+        https or Direct(kms),
+        address,
+        Keys(kms, user, *more),
+        kms.profile,
+        PinnedNetwork(kms=address.address),
+        timeout_s=wanted.timeout_s,
+        now=now,
     )
     store = TicketStore(vault or NoVault(), wanted.tickets_kept)
     return KeyManagement(wanted, client, store, kms.profile, key_export=key_export, now=now)

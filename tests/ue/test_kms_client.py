@@ -16,6 +16,7 @@ from nodes.ue.config import KmsAddress, KmsPolicy
 from nodes.ue.gba import GbaError, GbaKey
 from nodes.ue.kms_client import GbaCredentials, KmsClient, KmsRefused, KmsUnreachable, error_word
 from nodes.ue.kms_policy import identity_of, wish_for
+from nodes.ue.network import PinnedNetwork
 from sba.identity import NodeIdentity
 from sba.telemetry import Telemetry
 from sba.testing import LabFixture, async_test
@@ -39,7 +40,7 @@ async def site(folder, *, name="kms-1.ims.test", timeout_s=2.0, profile=None):
     keys = Keys(kms, ALICE)
     https = HttpsClient(identity.ca_path, Telemetry("alice", "UE", stream=io.StringIO()))
     address = KmsAddress(host="127.0.0.1", port=port, tls_name=name, identity=NAME)
-    client = KmsClient(https, address, keys, kms.profile, timeout_s=timeout_s)
+    client = KmsClient(https, address, keys, kms.profile, PinnedNetwork(kms=address.address), timeout_s=timeout_s)
     try:
         yield kms, keys, client, server
     finally:
@@ -48,11 +49,8 @@ async def site(folder, *, name="kms-1.ims.test", timeout_s=2.0, profile=None):
 
 def resolver(kms, client):
     """BOB's client at the same KMS."""
-    return KmsClient(client._https, address_of(client), Keys(kms, BOB), kms.profile, timeout_s=2.0)
-
-
-def address_of(client):
-    return KmsAddress(**client._address.model_dump(), identity=NAME)
+    address = KmsAddress(identity=NAME)
+    return KmsClient(client._https, address, Keys(kms, BOB), kms.profile, client._network, timeout_s=2.0)
 
 
 @pytest.mark.clause("TS 33.328", "A-1", "6.2.3.1-1")

@@ -10,6 +10,7 @@ from nodes.ue.card import Card
 from nodes.ue.config import UeSettings
 from nodes.ue.kms_policy import identity_of, wish_for
 from nodes.ue.kms_wiring import SealedVault, profile_of
+from nodes.ue.network import PinnedNetwork
 from nodes.ue.ticket_store import TicketStore
 from sba.errors import ConfigurationError
 from sba.pki import LabCa
@@ -177,7 +178,9 @@ def built(tmp_path, card, **more):
     async def remember():
         return None
 
-    keys = kms_wiring.build(settings(**more), card, https, telemetry, remember, Memory(), key_export=True)
+    told = settings(**more)
+    network = PinnedNetwork.of(told)
+    keys = kms_wiring.build(told, card, https, network, telemetry, remember, Memory(), key_export=True)
     return keys, log.getvalue()
 
 
