@@ -61,4 +61,7 @@ def of_call(db: sqlite3.Connection, call_id: str) -> list[Sample]:
         " WHERE call_id = ? ORDER BY at_ms, id",
         (call_id,),
     )
-    return [Sample(*row[:9], drops=json.loads(row[9])) for row in rows]
+    return [
+        Sample(call, at_ms, node, stream, side, came, went, lost, jitter_ms, json.loads(drops))
+        for call, at_ms, node, stream, side, came, went, lost, jitter_ms, drops in rows
+    ]

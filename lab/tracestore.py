@@ -62,6 +62,10 @@ class Bounds:
     attribute_octets: int = 70_000
 
 
+Listener = Callable[[Sequence[str], Sequence[Span]], None]
+"""Told the Call-IDs of calls that changed, and the spans that came."""
+
+
 @dataclass(frozen=True)
 class LogRecord:
     """A structured log event of a node; ``time_ns`` since the epoch."""
@@ -116,7 +120,7 @@ class TraceStore:
         self._indexed = int(self._db.execute("PRAGMA user_version").fetchone()[0]) >= _VERSION
         self._written = {"span": 0, "record": 0}
         self._swept = 0
-        self._listeners: list[Callable[[Sequence[str]], None]] = []
+        self._listeners: list[Listener] = []
 
     def close(self) -> None:
         """Close the file."""
@@ -140,7 +144,7 @@ class TraceStore:
                 rows,
             )
             self._sweep(db, len(rows))
-        self._tell(changed)
+        self._tell(changed, given)
         return len(given)
 
     def _row(self, span: Span) -> tuple[object, ...]:
@@ -152,13 +156,13 @@ class TraceStore:
             json.dumps(span.links),
         )
 
-    def on_calls(self, listener: Callable[[Sequence[str]], None]) -> None:
-        """Call ``listener`` with the Call-IDs of calls that changed, from whatever thread wrote, after it was kept."""
+    def on_news(self, listener: Listener) -> None:
+        """Call ``listener`` after spans were kept, from whatever thread kept them."""
         self._listeners.append(listener)
 
-    def _tell(self, call_ids: Sequence[str]) -> None:
-        for listener in self._listeners if call_ids else ():
-            listener(call_ids)
+    def _tell(self, call_ids: Sequence[str], spans: Sequence[Span]) -> None:
+        for listener in self._listeners:
+            listener(call_ids, spans)
 
     def change_call(self, call_id: str, change: Callable[[CallRecord], None]) -> None:
         """Let ``change`` write what somebody else than a span knows of a call, new or known."""
@@ -168,7 +172,8 @@ class TraceStore:
             change(call)
             if call != before:
                 callstore.save(db, call)
-        self._tell([call_id] if call != before else [])
+        if call != before:
+            self._tell([call_id], ())
 
     def add_samples(self, samples: Iterable[callsamples.Sample]) -> None:
         """Keep what gateways said of calls in progress."""
