@@ -89,11 +89,12 @@ async def bring_up_to_date(
 
     steady = patient() if patient is not None else engine
     try:
-        await upgrade(steady, history)
+        made = await upgrade(steady, history)
     finally:
         if steady is not engine:
             await steady.dispose()
-    log("store-migrated", history=history.package, before=present or "", now=steps[-1])
+    if made:
+        log("store-migrated", history=history.package, before=present or "", now=steps[-1])
 
 
 def check(history: History, present: str | None) -> None:

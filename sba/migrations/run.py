@@ -43,15 +43,18 @@ def configuration(history: History) -> Config:
     return config
 
 
-async def upgrade(engine: AsyncEngine, history: History) -> None:
-    """Run what a store lacks, all or nothing. Raises :class:`MigrationError`, :class:`StoreUnavailableError`."""
+async def upgrade(engine: AsyncEngine, history: History) -> bool:
+    """Run what a store lacks, all or nothing; False where another instance had done it by then.
+
+    Raises :class:`MigrationError`, :class:`StoreUnavailableError`.
+    """
     async with _ONE_AT_A_TIME:
         with told():
             async with engine.connect() as connection:
-                await connection.run_sync(_upgrade, history)
+                return await connection.run_sync(_upgrade, history)
 
 
-def _upgrade(connection: Connection, history: History) -> None:
+def _upgrade(connection: Connection, history: History) -> bool:
     is_sqlite = connection.dialect.name == "sqlite"
     if is_sqlite:
         # Steps that give a table another form make it anew; what refers to it stays as it is meanwhile.
@@ -62,7 +65,11 @@ def _upgrade(connection: Connection, history: History) -> None:
         connection.execute(text(f"SET LOCAL lock_timeout = '{BUSY_S}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(current_schema()), hashtext('migrations'))"))
     try:
-        check(history, _present(connection))  # another instance may have been at work since it was looked at
+        present = _present(connection)  # another instance may have been at work since it was looked at
+        if present == history.steps[-1]:
+            connection.rollback()
+            return False
+        check(history, present)
         config = configuration(history)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -74,7 +81,9 @@ def _upgrade(connection: Connection, history: History) -> None:
         connection.rollback()
         if isinstance(error, SQLAlchemyError) and getattr(error, "connection_invalidated", False):
             raise
-        raise MigrationError(f"the migrations of {history.package} failed: {type(error).__name__}: {error}") from error
+        fault = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise MigrationError(f"the migrations of {history.package} failed: {fault}") from error
+    return True
 
 
 def _present(connection: Connection) -> str | None:

@@ -1,0 +1,1 @@
+"""Stores: migrations, PostgreSQL, several instances of one store."""
