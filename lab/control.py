@@ -150,6 +150,51 @@ def _peer_user(writer: asyncio.StreamWriter) -> int:
     return int(user)
 
 
+class Conversation:
+    """An operation that goes on for long: its progress as it comes, and a way to say that it is enough."""
+
+    def __init__(self, path: Path, op: str, params: Params) -> None:
+        """Begin; raises ``NotRunningError`` when nobody listens."""
+        self._path = path
+        self._connection = socket.socket(socket.AF_UNIX)
+        try:
+            with _short(path) as name:
+                self._connection.connect(name)
+            self._connection.sendall(json.dumps({"op": op, "params": params}).encode() + b"\n")
+        except OSError as error:
+            self._connection.close()
+            message = f"no lab runs in {path.parent} ({error.strerror}); start one with: imslab up"
+            raise NotRunningError(message) from None
+        self.result: Json = None
+
+    def progress(self) -> Iterator[Params]:
+        """Yield what comes until the result is there. Raises ``ControlError`` like ``ask``."""
+        try:
+            with self._connection.makefile("rb") as lines:
+                for line in lines:
+                    message = json.loads(line)
+                    if "progress" in message:
+                        yield message["progress"]
+                    elif "error" in message:
+                        said = message["error"]
+                        raise ControlError(said["message"], said["kind"], said.get("details"))
+                    else:
+                        self.result = message["result"]
+                        return
+        except OSError as error:
+            raise ControlError(f"the supervisor went away ({error.strerror})") from None
+        raise ControlError("the supervisor went away before it was done")
+
+    def enough(self) -> None:
+        """Ask for the end; what is still to come comes. Safe in a signal handler, and more than once."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """End at once."""
+        self._connection.close()
+
+
 def ask(path: Path, op: str, params: Params | None = None, progress: Callable[[Params], None] | None = None) -> Json:
     """Ask the supervisor behind ``path`` to do ``op`` and return its result; blocks.
 

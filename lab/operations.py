@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from lab.calls import CallDesk, CallOrder
+from lab.capture_operations import CaptureDesk
 from lab.control import ControlError, ControlServer, Json, Params, Progress, options_of
 from lab.kms_operations import TicketDesk
 from lab.operator import Operator
@@ -54,6 +55,7 @@ class Operations:
                 "metrics": self._metrics,
                 "restart": self._restart,
                 "down": self._down,
+                **CaptureDesk(self.operator, lab).operations(),
                 **TicketDesk(self.operator, lab, self._desk.software_ue).operations(),
             },
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2
 from keying.secret import Secret
 from lab.labfile import NodeRow
 from lab.resolve import OPERATOR
-from protos import capture_pb2, iq_pb2, kms_control_pb2, ue_control_pb2
+from protos import capture_pb2, iq_pb2, kms_control_pb2, nrf_nfm_pb2, ue_control_pb2
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
 from sba.identity import NodeIdentity
@@ -35,6 +35,8 @@ TICKET_TIMEOUT_S = 20.0
 """Patience with a UE that asks its KMS, seconds: bootstrapping and one answer each of KMS, BSF and HSS."""
 KMS_TIMEOUT_S = 5.0
 """Patience with a KMS's own answers, seconds."""
+LIST_OF_NODES = nrf_nfm_pb2.DESCRIPTOR.services_by_name["NnrfNfManagement"].methods_by_name["NfListRetrieval"]
+"""The method that tells which nodes there are."""
 
 
 def _ue(method: str) -> MethodDescriptor:
@@ -216,14 +218,44 @@ class Operator:
         assert isinstance(answer, iq_pb2.AuditResponse)
         return answer
 
+    async def profiles(self) -> list[nrf_nfm_pb2.NfProfile]:
+        """Return every profile the NRF holds."""
+        answer = await self._sbi.call(LIST_OF_NODES, nrf_nfm_pb2.NfListRequest(), timeout=2.0)
+        assert isinstance(answer, nrf_nfm_pb2.NfListResponse)
+        return list(answer.profiles)
+
+    async def node_messages(
+        self, profile: nrf_nfm_pb2.NfProfile, kinds: Sequence[capture_pb2.CaptureKind], *, with_keys: bool
+    ) -> AsyncIterator[capture_pb2.NodeCaptureItem]:
+        """Yield the messages of a node as they pass."""
+        stream = self._sbi.stream(
+            capture_pb2.DESCRIPTOR.services_by_name["NodeCapture"].methods_by_name["Capture"],
+            capture_pb2.NodeCaptureRequest(kinds=kinds, with_keys=with_keys),
+            instance=profile.nf_instance_id,
+            nf_type=profile.nf_types[0],
+        )
+        async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
+            async for item in items:
+                assert isinstance(item, capture_pb2.NodeCaptureItem)
+                yield item
+
     async def capture(
         self, gateway: str, correlation: str, *, with_keys: bool
     ) -> AsyncIterator[capture_pb2.CaptureItem]:
         """Yield the packets of a gateway's sockets; ``correlation`` is a Call-ID or empty for all."""
+        stream = self.capture_of(self._producers[gateway].instance_id, correlation, with_keys=with_keys)
+        async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
+            async for item in items:
+                yield item
+
+    async def capture_of(
+        self, instance_id: str, correlation: str, *, with_keys: bool
+    ) -> AsyncIterator[capture_pb2.CaptureItem]:
+        """Yield the packets of a gateway by its NF instance id."""
         stream = self._sbi.stream(
             capture_pb2.DESCRIPTOR.services_by_name["MediaCapture"].methods_by_name["Capture"],
             capture_pb2.CaptureRequest(correlation=correlation, with_keys=with_keys),
-            instance=self._producers[gateway].instance_id,
+            instance=instance_id,
         )
         async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
             async for item in items:

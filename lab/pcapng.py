@@ -1,7 +1,7 @@
 """Writes pcapng (draft-ietf-opsawg-pcapng): raw IP packets, one interface a node, comments.
 
-SIP messages come from span events: they are put into UDP or TCP frames between the addresses that were used, the way
-they would look without TLS. Pure: bytes out, no sockets.
+Messages that nodes tell of are put into UDP or TCP frames between the addresses that were used, the way they would
+look without TLS. A file is written at once or as it grows. Pure: bytes out, no sockets.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 LINKTYPE_RAW = 101
@@ -19,9 +19,10 @@ TCP = 6
 MAX_PAYLOAD = 65_000
 """Longest payload put into one frame, octets."""
 
-_SECTION, _INTERFACE, _ENHANCED = 0x0A0D0D0A, 1, 6
+_SECTION, _INTERFACE, _STATISTICS, _ENHANCED = 0x0A0D0D0A, 1, 5, 6
 _BYTE_ORDER = 0x1A2B3C4D
 _OPT_END, _OPT_COMMENT, _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _SHB_USERAPPL = 0, 1, 2, 3, 9, 4
+_ISB_RECEIVED, _ISB_DROPPED = 4, 5
 _NANOSECONDS = 9
 _PSH_ACK = 0x18
 _MASKED_KEY = re.compile(rb"(?i)inline:<[^>\r\n]*>")
@@ -51,6 +52,7 @@ class PcapngWriter:
     comment: str = ""
     _interfaces: dict[str, int] = field(default_factory=dict)
     _sequence: dict[tuple[Address, Address], int] = field(default_factory=dict)
+    _count: dict[str, int] = field(default_factory=dict)
 
     def file(self, frames: Iterable[Frame]) -> bytes:
         """Return a whole pcapng file of ``frames``, in time order."""
@@ -60,6 +62,35 @@ class PcapngWriter:
             self._interfaces[node] = len(self._interfaces)
             blocks.append(_interface(node))
         blocks += [self._packet(frame) for frame in ordered]
+        return b"".join(blocks)
+
+    def begin(self) -> bytes:
+        """Return the beginning of a file that grows."""
+        return self._section()
+
+    def add(self, frame: Frame) -> bytes:
+        """Return the blocks of one more frame; an interface is told of before its first one."""
+        head = b""
+        if frame.node not in self._interfaces:
+            self._interfaces[frame.node] = len(self._interfaces)
+            head = _interface(frame.node)
+        self._count[frame.node] = self._count.get(frame.node, 0) + 1
+        return head + self._packet(frame)
+
+    def end(self, time_ns: int, lost: Mapping[str, int]) -> bytes:
+        """Return the statistics of every interface: frames in the file, and those that were ``lost`` of each node."""
+        high, low = divmod(time_ns, 1 << 32)
+        blocks = []
+        for node in lost:
+            if node not in self._interfaces:
+                self._interfaces[node] = len(self._interfaces)
+                blocks.append(_interface(node))
+        for node, number in self._interfaces.items():
+            options = [
+                (_ISB_RECEIVED, struct.pack("<Q", self._count.get(node, 0))),
+                (_ISB_DROPPED, struct.pack("<Q", lost.get(node, 0))),
+            ]
+            blocks.append(_block(_STATISTICS, struct.pack("<III", number, high, low), options))
         return b"".join(blocks)
 
     def _section(self) -> bytes:
@@ -135,11 +166,12 @@ def _checksum(octets: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
-def sip_payload(text: str) -> bytes:
+def sip_payload(text: str | bytes) -> bytes:
     """Return a redacted SIP message as octets whose Content-Length is true again (redaction changed the body).
 
     A masked key becomes a mask of the length of a key: dissectors give up on a shorter one.
     """
-    head, gap, body = text.encode().partition(b"\r\n\r\n")
+    octets = text.encode() if isinstance(text, str) else text
+    head, gap, body = octets.partition(b"\r\n\r\n")
     body = _MASKED_KEY.sub(_MASK, body)
     return _LENGTH_HEADER.sub(rb"\g<1>\g<2>" + str(len(body)).encode(), head) + gap + body

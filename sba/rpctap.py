@@ -140,7 +140,7 @@ class RpcWatch:
         self._call = f"{id(self):x}.{time.monotonic_ns():x}"
         self._responses = 0
         self._asked = False
-        self.peer = authority if outgoing else ""
+        self.peer = ""
 
     def request(self, body: bytes, at_ns: int = 0) -> None:
         """Note the request, which was sent or came at ``at_ns`` (nanoseconds since the epoch; 0: now)."""

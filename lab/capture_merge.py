@@ -1,0 +1,193 @@
+"""What several nodes saw becomes one sequence: each message once, in the order of the nodes' clocks.
+
+Pure: messages and a time in, messages out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from protos import capture_pb2
+
+SETTLE_NS = 400_000_000
+"""How long a message waits for earlier ones of other nodes, and for its other end, nanoseconds."""
+SAME_NS = 2_000_000_000
+"""Both ends of one message are seen within this time, nanoseconds."""
+MOST_WAITING = 50_000
+"""Messages that wait; more are left out and counted."""
+MOST_OCTETS = 64 << 20
+MOST_TRACES = 10_000
+"""Traces and Call-IDs of the chosen call that are remembered."""
+MEDIA = "media"
+
+Address = tuple[str, int]
+
+
+@dataclass(eq=False)
+class Seen:
+    """A message as one node saw it, later as both did; ``kind`` is a ``CaptureKind`` or ``MEDIA``."""
+
+    node: str
+    kind: int | str
+    time_ns: int
+    sent: bool
+    source: Address
+    destination: Address
+    key: Hashable
+    payload: bytes = b""
+    transport: str = "UDP"
+    comment: str = ""
+    correlation: str = ""
+    trace_id: str = ""
+    sba: capture_pb2.SbaStep | None = None
+    lost_before: int = 0
+
+    @property
+    def size(self) -> int:
+        """Octets it holds, about."""
+        return len(self.payload) + (len(self.sba.body) if self.sba is not None else 0) + 500
+
+    def absorb(self, other: Seen) -> None:
+        """Take over what the other end knows better: the sender its time, whoever knows it an address."""
+        source = self.source if self.source[1] else other.source
+        destination = self.destination if self.destination[1] else other.destination
+        if self.sba is not None and other.sba is not None and not self.sba.peer:
+            self.sba.peer = other.sba.peer
+        if other.sent and not self.sent:
+            self.node, self.time_ns, self.sent, self.comment = other.node, other.time_ns, True, other.comment
+        self.source, self.destination = source, destination
+
+
+def of_message(node: str, message: capture_pb2.CapturedMessage) -> Seen:
+    """Return what a node told of a message."""
+    source = (message.source_ip, message.source_port)
+    destination = (message.destination_ip, message.destination_port)
+    kind = int(message.kind)
+    if message.pair:
+        key: Hashable = (kind, message.pair)
+    elif message.HasField("sba"):
+        key = (kind, node, message.sba.call, message.sba.phase, message.time_ns)
+    else:
+        key = (kind, source, destination, hashlib.sha256(message.payload).digest())
+    return Seen(
+        node=node,
+        kind=kind,
+        time_ns=message.time_ns,
+        sent=message.sent,
+        source=source,
+        destination=destination,
+        key=key,
+        payload=message.payload,
+        transport=message.transport,
+        comment=message.comment,
+        correlation=message.correlation,
+        trace_id=message.trace_id,
+        sba=message.sba if message.HasField("sba") else None,
+    )
+
+
+def of_packet(node: str, packet: capture_pb2.CapturedPacket) -> Seen:
+    """Return what a gateway told of a media packet."""
+    source = (packet.source_ip, packet.source_port)
+    destination = (packet.destination_ip, packet.destination_port)
+    return Seen(
+        node=node,
+        kind=MEDIA,
+        time_ns=int(packet.timestamp * 1e9),
+        sent=False,
+        source=source,
+        destination=destination,
+        key=(MEDIA, source, destination, packet.payload),
+        payload=packet.payload,
+        comment=packet.comment.removeprefix(f"{node} "),
+        correlation=packet.correlation,
+    )
+
+
+@dataclass
+class CallChoice:
+    """Which messages belong to a call: ``wanted`` is a beginning of its Call-ID, or its trace id; empty for all."""
+
+    wanted: str = ""
+    _calls: set[str] = field(default_factory=set)
+    _traces: set[str] = field(default_factory=set)
+
+    def learn(self, seen: Seen) -> None:
+        """Learn under which other names the call goes; to be told every message before it is judged."""
+        if self.wanted and len(self._traces) + len(self._calls) < MOST_TRACES and self._is_named(seen):
+            if seen.correlation:
+                self._calls.add(seen.correlation)
+            if seen.trace_id:
+                self._traces.add(seen.trace_id)
+
+    def _is_named(self, seen: Seen) -> bool:
+        if seen.correlation and (seen.correlation.startswith(self.wanted) or seen.correlation in self._calls):
+            return True
+        return bool(seen.trace_id) and (seen.trace_id == self.wanted or seen.trace_id in self._traces)
+
+    def takes(self, seen: Seen) -> bool:
+        """Tell whether a message belongs to the call."""
+        return not self.wanted or self._is_named(seen)
+
+
+class Merger:
+    """Collects what nodes tell and gives it back settled."""
+
+    def __init__(self, choice: CallChoice | None = None) -> None:
+        self.lost: dict[str, int] = {}
+        self._choice = choice or CallChoice()
+        self._waiting: list[Seen] = []
+        self._octets = 0
+        self._unpaired: dict[Hashable, deque[tuple[Seen, str]]] = {}
+        self._gaps: dict[str, int] = {}
+        self._swept = 0
+
+    def add(self, seen: Seen) -> None:
+        """Take what a node saw; the second sight of a message completes the first."""
+        self._choice.learn(seen)
+        others = self._unpaired.get(seen.key)
+        if others is not None:
+            for index, (known, node) in enumerate(others):
+                if node != seen.node and abs(known.time_ns - seen.time_ns) < SAME_NS:
+                    del others[index]
+                    if not others:
+                        del self._unpaired[seen.key]
+                    known.absorb(seen)
+                    return
+        if len(self._waiting) >= MOST_WAITING or self._octets > MOST_OCTETS:
+            self.missed(seen.node, 1)
+            return
+        self._waiting.append(seen)
+        self._octets += seen.size
+        self._unpaired.setdefault(seen.key, deque()).append((seen, seen.node))
+
+    def missed(self, node: str, count: int) -> None:
+        """Note that messages of a node were lost on their way here."""
+        self.lost[node] = self.lost.get(node, 0) + count
+        self._gaps[node] = self._gaps.get(node, 0) + count
+
+    def settled(self, now_ns: int) -> list[Seen]:
+        """Return what has waited long enough, in order; with a time far ahead everything."""
+        horizon = now_ns - SETTLE_NS
+        ready = sorted((seen for seen in self._waiting if seen.time_ns <= horizon), key=lambda seen: seen.time_ns)
+        if ready:
+            self._waiting = [seen for seen in self._waiting if seen.time_ns > horizon]
+            self._octets = sum(seen.size for seen in self._waiting)
+        if now_ns - self._swept > SAME_NS:
+            self._swept = now_ns
+            self._sweep(now_ns)
+        taken = [seen for seen in ready if self._choice.takes(seen)]
+        for seen in taken:
+            seen.lost_before = self._gaps.pop(seen.node, 0)
+        return taken
+
+    def _sweep(self, now_ns: int) -> None:
+        for key in list(self._unpaired):
+            left = deque(item for item in self._unpaired[key] if now_ns - item[0].time_ns < SAME_NS)
+            if left:
+                self._unpaired[key] = left
+            else:
+                del self._unpaired[key]
