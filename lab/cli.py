@@ -26,6 +26,7 @@ from lab.cli_base import (
 from lab.cli_parts import pki, ue, user
 from lab.control import ControlError, Json, Params, ask
 from lab.mikey_cli import mikey
+from lab.newnf_cli import new_nf
 from lab.printable import one_line, printable
 from lab.state import StateFolder
 from lab.ticket_cli import kms, ticket
@@ -394,7 +395,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (pki, user, ue, ticket, kms, mikey):
+for part in (pki, user, ue, ticket, kms, mikey, new_nf):
     imslab.add_command(part)
 
 

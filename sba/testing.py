@@ -69,13 +69,19 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def use_packages(folders: Sequence[str | Path], metadata: Path) -> tuple[str, ...]:
-    """Compile and check packages, and put them on the path of this process; return what nodes need on theirs."""
+def use_packages(folders: Sequence[str | Path], metadata: Path | None = None) -> tuple[str, ...]:
+    """Check and compile packages and put them on the path of this process, as ``imslab up --with`` does for nodes.
+
+    Their entry points are found with ``metadata`` alone, a folder to write them to. Returns what was put on the path;
+    raises :class:`sba.packages.PackageError` and ``ContractError``.
+    """
     packages = [read_package(folder) for folder in folders]
     for package in packages:
         compile_contracts(package.modules, package.top_modules)
-    write_metadata(packages, metadata)
-    path = module_path(packages, metadata)
+    path = tuple(str(package.modules) for package in packages)
+    if metadata is not None:
+        write_metadata(packages, metadata)
+        path = module_path(packages, metadata)
     extend_path(path)
     return path
 
