@@ -120,16 +120,20 @@ class SbiClient:
         home_domain: str | None = None,
         access_network: str | None = None,
         tls_name: str = "",
+        nf_type: str = "",
     ) -> Any:
         """Call a unary method and return its response message.
 
         ``timeout`` is the deadline of the whole call in seconds, retries included. ``instance`` (an NF instance
         id) pins the producer. ``tls_name`` is a DNS name that its certificate has to show, where the role matters and
-        not only that the NRF named it; empty: the FQDN of its profile. Only methods marked idempotent are repeated
+        not only that the NRF named it; empty: the FQDN of its profile. ``nf_type`` is that of the producer where the
+        contract names none because every NF offers the service. Only methods marked idempotent are repeated
         after they may have reached a producer. Raises :class:`RemoteProblem`.
         """
         self._follow_certificates()
         contract = method_contract(method)
+        if nf_type:
+            contract = replace(contract, nf_type=nf_type)
         deadline = self._clock() + timeout
         query = Query(contract.nf_type, contract.service_name, home_domain or "", access_network or "", instance or "")
         problem: RemoteProblem | None = None

@@ -24,6 +24,8 @@ from sba.contracts import service_contract
 from sba.errors import ConfigurationError, RemoteProblem
 from sba.health import Health
 from sba.identity import NodeIdentity
+from sba.lifecycle import NodeLifecycle
+from sba.load import ProcessorShare
 from sba.migrations import History
 from sba.server import SbiServer
 from sba.store import Store
@@ -91,6 +93,8 @@ class NetworkFunction(MultiService):
         self.health = Health()
         self.tap = Tap()
         self._own_capture = NodeCapture(self.tap, key_export=environment.lab.key_export)
+        self._own_lifecycle = NodeLifecycle(self)
+        self.processor = ProcessorShare()
         self.registered = asyncio.Event()
         self._profile_changed = asyncio.Event()
         self._heartbeat: asyncio.Future[None] | None = None
@@ -136,10 +140,35 @@ class NetworkFunction(MultiService):
         return {}
 
     def load(self) -> int:
-        """Return the present load in percent, sent with every heartbeat."""
-        return 0
+        """Return the present load in percent, sent with every heartbeat: the processor's, unless a node knows more."""
+        return self.processor.percent()
+
+    async def retire_node(self) -> None:
+        """Begin to hand over what others can take; called once the NRF names this node to nobody any more."""
+
+    async def rejoin_node(self) -> None:
+        """Take back :meth:`retire_node`."""
+
+    def work_left(self) -> tuple[int, str]:
+        """Return how much work in progress would break off if the node ended now, and what it is."""
+        return 0, ""
 
     # Life.
+
+    @property
+    def retiring(self) -> bool:
+        """Whether this node finishes what it has and takes nothing new (TS 29.510 6.1.6.3.7: undiscoverable)."""
+        return bool(self._status == nrf_nfm_pb2.UNDISCOVERABLE)
+
+    async def retire(self, *, withdraw: bool = False) -> None:
+        """Take no new work, or take it again; a node that is not ready yet stays as it is."""
+        wanted = nrf_nfm_pb2.REGISTERED if withdraw else nrf_nfm_pb2.UNDISCOVERABLE
+        if self._status in (nrf_nfm_pb2.SUSPENDED, wanted):
+            return
+        self._status = wanted
+        self.telemetry.log("node-rejoining" if withdraw else "node-retiring")
+        await self.refresh_registration()
+        await (self.rejoin_node() if withdraw else self.retire_node())
 
     async def start(self) -> None:
         """Start the node and return when it is ready; raises whatever kept it from starting."""
@@ -177,7 +206,7 @@ class NetworkFunction(MultiService):
         access = AccessControl(self.identity, self.telemetry, verifier, policy, assertions=assertions)
         self.server = SbiServer(self.identity, self.telemetry, access, policy, self.health, tap=self.tap)
         await self.open_node()
-        self.server.add((*self.servicers(), self._own_capture))
+        self.server.add((*self.servicers(), self._own_capture, self._own_lifecycle))
         sbi = self.environment.node.sbi
         await self.server.start(sbi.host, sbi.port)
         self._heartbeat = runtime.spawn(self.keep_registered())
@@ -241,7 +270,7 @@ class NetworkFunction(MultiService):
             priority=settings.priority,
             capacity=settings.capacity,
             load=self.load(),
-            endpoints=self.endpoints() if self._status == nrf_nfm_pb2.REGISTERED else (),
+            endpoints=self.endpoints() if self._status != nrf_nfm_pb2.SUSPENDED else (),
             plmn=common_pb2.PlmnId(mcc=self.environment.lab.plmn.mcc, mnc=self.environment.lab.plmn.mnc),
             home_domains=settings.home_domains or (self.environment.domain,),
             access_network=settings.access_network,
@@ -250,7 +279,7 @@ class NetworkFunction(MultiService):
             attributes=self.attributes(),
             nf_set_id=settings.nf_set_id,
         )
-        for servicer in (*self.servicers(), self._own_capture):
+        for servicer in (*self.servicers(), self._own_capture, self._own_lifecycle):
             contract = service_contract(servicer.service)  # type: ignore[attr-defined]
             profile.services.add(service_name=contract.service_name, grpc_service=contract.full_name, versions=["v1"])
         return profile

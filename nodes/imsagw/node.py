@@ -28,6 +28,7 @@ from protos.iq_pb2 import MediaInactivity as InactivityNotice
 from protos.iq_pb2 import SrtpFailure as FailureNotice
 from protos.nrf_nfm_pb2 import Endpoint
 from sba.errors import ConfigurationError
+from sba.load import share
 from sba.nf import NetworkFunction
 
 _WATCH_S = 5.0
@@ -89,9 +90,14 @@ class ImsAgw(NetworkFunction):
         """Whether SRTP is carried and where the packets are handled."""
         return {"srtp": self.settings.srtp, "relay": self.settings.relay, "epoch": self.gateway.epoch}
 
+    def work_left(self) -> tuple[int, str]:
+        """Calls whose media is here."""
+        return len(self.gateway.contexts), "calls"
+
     def load(self) -> int:
-        """Streams in use, percent."""
-        return min(100, 100 * self.gateway.streams_in_use // self.settings.streams_max)
+        """Streams in use, or the processor where that is the narrower."""
+        streams = share(self.gateway.streams_in_use, self.settings.streams_max)
+        return max(streams, self.processor.percent())
 
     async def _start_relay(self) -> Relay:
         if self.settings.relay == "in-process":

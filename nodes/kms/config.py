@@ -126,6 +126,8 @@ class KmsSettings(NodeSettings):
     peer_rate: RateLimit = RateLimit(per_second=200.0, burst=1000)
     """Resolves asked by one KMS of another domain."""
 
+    nominal_exchanges: int = Field(default=32, ge=1)
+    """Requests of UEs in progress at which this node tells the NRF that it is fully loaded."""
     audit_retention_s: float = Field(default=7 * 86_400.0, gt=0)
     """How long audit records are kept after the ticket they tell of has ended, s."""
     audit_records: int = Field(default=1_000_000, ge=1000)

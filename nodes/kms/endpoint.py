@@ -30,9 +30,18 @@ class KmsEndpoint:
         self._identity = identity
         self._addresses = addresses
         self._watch = watch
+        self.in_progress = 0
+        """Requests that wait for their answer."""
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one request (A.1 to A.3, assumed)."""
+        self.in_progress += 1
+        try:
+            return await self._handle(request)
+        finally:
+            self.in_progress -= 1
+
+    async def _handle(self, request: HttpRequest) -> HttpResponse:
         if not self._addresses.take(request.remote[0]):
             return plain(429, "too many requests", _retry_after(self._addresses.retry_after_s()))
         try:

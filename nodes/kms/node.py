@@ -30,6 +30,7 @@ from nodes.kms.watch import Watch
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
 from sba.errors import ConfigurationError
+from sba.load import share
 from sba.nf import NetworkFunction
 from sba.store import Store
 
@@ -129,6 +130,15 @@ class Kms(NetworkFunction):
             "kms-static-keys", level="warning", users=len(static), warning="NON-SECURE: users share keys from a file"
         )
         return WithStatic(static, source)
+
+    def load(self) -> int:
+        """Requests in progress, or the processor where that is the narrower."""
+        waiting = share(self._endpoint.in_progress, self.settings.nominal_exchanges)
+        return max(waiting, self.processor.percent())
+
+    def work_left(self) -> tuple[int, str]:
+        """Requests of UEs that wait for their answer."""
+        return self._endpoint.in_progress, "requests"
 
     def servicers(self) -> Sequence[object]:
         """Nkms_Resolve and Nkms_Control."""

@@ -160,6 +160,9 @@ class PcscfSettings(NodeSettings):
     max_emergency_calls: int = Field(default=4, ge=1)
     """Emergency calls at once of one user, or from one address without registration."""
 
+    nominal_sessions: int = Field(default=1000, ge=1)
+    """Sessions at which this node tells the NRF that it is fully loaded; it goes on taking more."""
+
     # -- Iq
     iq_setup_deadline_s: float = Field(default=2.0, gt=0)
     """Deadline of Reserve and Configure during set-up, seconds (IQ-2)."""

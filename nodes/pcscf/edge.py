@@ -43,6 +43,10 @@ class LiveFlows:
             self._flows[address] = flow
         return address
 
+    def open(self, address: FlowAddress) -> Flow | None:
+        """The connection of an address while it stands; None for UDP."""
+        return self._flows.get(address)
+
     def closed(self, flow: Flow) -> None:
         """Forget a connection."""
         self._flows.pop(FlowAddress.of(flow), None)

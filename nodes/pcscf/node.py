@@ -36,6 +36,7 @@ from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
 from sba.errors import RemoteProblem
+from sba.load import share
 from sba.nf import NetworkFunction
 from signalling.sip.flow import Flow, Hop
 from signalling.sip.grammar import GrammarError
@@ -50,6 +51,8 @@ CORE_TYPES: Final = frozenset({"SCSCF", "ICSCF", "PCSCF", "IMS_AS", "ECSCF"})
 """NF types believed on Mw: they make up the trust domain (RFC 3325 3)."""
 KEY_OCTETS: Final = 20
 SWEEP_S: Final = 1.0
+HAND_OVER_S: Final = 0.2
+"""Pause between two looks for UEs that a retiring node can let go, s."""
 _KEY_PLACE: Final = b"pcscf flow tokens"
 
 
@@ -65,6 +68,7 @@ class Pcscf(NetworkFunction):
     async def open_node(self) -> None:
         """Read registrations, sessions and keys of an earlier life."""
         self._tasks: set[asyncio.Future[None]] = set()
+        self._handing_over: asyncio.Future[None] | None = None
         settings = self.settings
         node = self.environment.instance
         network = settings.visited_network or self.environment.domain
@@ -169,6 +173,8 @@ class Pcscf(NetworkFunction):
         if not hasattr(self, "edge"):
             return
         self._link.stop()
+        if self._handing_over is not None:
+            self._handing_over.cancel()
         if hasattr(self, "_sweeping"):
             self._sweeping.cancel()
         for task in list(self._tasks):
@@ -191,6 +197,39 @@ class Pcscf(NetworkFunction):
             for at in self.gm
         ]
         return found
+
+    async def retire_node(self) -> None:
+        """Let UEs without a call go to another P-CSCF: their connections end, which they answer by registering."""
+        self._handing_over = runtime.spawn(self._hand_over())
+
+    async def rejoin_node(self) -> None:
+        """Keep the UEs that are still here."""
+        if self._handing_over is not None:
+            self._handing_over.cancel()
+            self._handing_over = None
+
+    async def _hand_over(self) -> None:
+        while True:
+            for registration in self._idle():
+                flow = self.edge.flows.open(registration.flow)
+                if flow is not None:
+                    self.edge.stack.close_flow(flow)
+            await asyncio.sleep(HAND_OVER_S)
+
+    def _idle(self) -> list[Registration]:
+        """Registrations over connections that stand, without a session."""
+        bindings, sessions = self.edge.bindings, self.edge.sessions
+        busy = {session.registration for session in sessions}
+        return [one for one in bindings if one.id not in busy and self.edge.flows.open(one.flow) is not None]
+
+    def work_left(self) -> tuple[int, str]:
+        """Sessions, and UEs that have not gone to another P-CSCF yet."""
+        return len(self.edge.sessions) + len(self._idle()), "calls and registrations"
+
+    def load(self) -> int:
+        """Sessions, or the processor where that is the narrower."""
+        sessions = len(self.edge.sessions) if hasattr(self, "edge") else 0
+        return max(share(sessions, self.settings.nominal_sessions), self.processor.percent())
 
     def attributes(self) -> dict[str, str]:
         """The SA backend shows as what it is."""
@@ -284,6 +323,8 @@ class Pcscf(NetworkFunction):
         if not self._rate.allow(txn.flow.remote[0]):
             raise RejectionError(503, "Service Unavailable", [("Retry-After", "5")])
         self.edge.flows.seen(txn.flow)
+        if self.retiring and not self._stays(txn):
+            raise RejectionError(503, "Service Unavailable")  # without Retry-After: another P-CSCF (24.229 5.1.1.2.1)
         request = txn.request.copy()
         take_hop(request)
         try:
@@ -314,6 +355,13 @@ class Pcscf(NetworkFunction):
         forwarding = Forwarding(self.edge.stack, txn, transform=transform)
         forwarding.start(request, hop, MW)
         await forwarding.done
+
+    def _stays(self, txn: ServerTxn) -> bool:
+        """Whether a node that retires takes a REGISTER: of a UE with a call here, or one that ends a registration."""
+        if txn.request.headers.get("Expires") == "0":
+            return True
+        here = self.edge.bindings.on_flow(FlowAddress.of(txn.flow))
+        return any(self.edge.sessions.of_registration(one.id) for one in here)
 
     async def _forget(self, registration: Registration) -> None:
         """A registration ended: its sessions end with it (DR-6)."""
