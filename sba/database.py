@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -200,12 +201,19 @@ def why_unavailable(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+        return _of_system(error)
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     state = getattr(cause, "sqlstate", None) or ""
     if state.startswith(_LOST) or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
         return _first_line(getattr(cause, "__cause__", None) or cause)
     return _first_line(cause) if state.startswith(_REFUSED) else ""
+
+
+def _of_system(error: OSError) -> str:
+    import ssl
+
+    known = error.errno is not None and not isinstance(error, ssl.SSLError)
+    return os.strerror(error.errno) if known and error.errno else _first_line(error)
 
 
 def _first_line(error: object) -> str:

@@ -53,20 +53,27 @@ class Postgres:
         data = ["-D", self.folder / "data", "-U", ADMINISTRATOR, "--auth=scram-sha-256"]
         self._run(self.bin / "initdb", *data, f"--pwfile={self.password_file}", "--no-sync", "-E", "UTF8", "--locale=C")
 
-    def start(self):
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
-        options += " -c log_statement=all -c log_checkpoints=off"
+    def start(self, more=""):
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        options += f" -c log_statement=all -c log_checkpoints=off {more}"
         start = [self.bin / "pg_ctl", "-D", self.folder / "data", "-w", "-l", self.log, "-o", options, "start"]
         self._run(*start)
 
     def kill(self):
         """End every process of the server at once, as when its machine goes."""
-        leader = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
-        for pid in [leader, *_children(leader)]:
+        lock = self.folder / "data" / "postmaster.pid"
+        leader = int(lock.read_text().split()[0])
+        held = [leader, *self.processes()]
+        for pid in held:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        while _alive(leader):
-            time.sleep(0.01)
+        while any(map(_alive, held)):
+            time.sleep(0.005)
+        lock.unlink()  # where nobody reaps orphans the number stays taken
+
+    def processes(self):
+        """The server's processes beside the first one."""
+        return _children(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
 
     def stop(self, *, gone=True):
         with contextlib.suppress(subprocess.CalledProcessError):  # killed already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from sba.config import NodeEnvironment
@@ -47,8 +48,10 @@ class Said:
 
     def __init__(self):
         self.lines = []
+        self.spoken = asyncio.Event()
 
     def __call__(self, event, **facts):
+        self.spoken.set()
         self.lines.append((event, facts))
 
     def events(self):
