@@ -73,6 +73,14 @@ class CallDesk:
             raise ControlError(f"{name} is played by a foreign client, not by a UE of this lab", "usage")
         return user
 
+    def check(self, order: CallOrder) -> tuple[UserRow, str, UserRow | None]:
+        """Return caller, target URI and called user of an order; raises ``ControlError`` of kind usage."""
+        caller = self.software_ue(order.caller)
+        target, callee = self._callee(order.callee)
+        if callee is caller:
+            raise ControlError(f"{caller.name} cannot call itself", "usage")
+        return caller, target, callee
+
     def _callee(self, name: str) -> tuple[str, UserRow | None]:
         user = self._users.get(name)
         if user is not None:
@@ -98,10 +106,7 @@ class CallDesk:
 
     async def place(self, order: CallOrder, progress: Progress) -> Verdict:
         """Place the call and return its verdict. Raises ``ControlError`` when it could not even be tried."""
-        caller = self.software_ue(order.caller)
-        target, callee = self._callee(order.callee)
-        if callee is caller:
-            raise ControlError(f"{caller.name} cannot call itself", "usage")
+        caller, target, callee = self.check(order)
         try:
             wav = await asyncio.to_thread(Path(order.play).read_bytes) if order.play else b""
         except OSError as error:
