@@ -15,6 +15,10 @@ _HTTPS = {"kms": "http", "bsf": "ub"}
 """The setting that holds the address for UEs, by kind."""
 
 
+LEARNED = "addresses.json"
+"""File beside ``lab.json``: addresses of nodes that nobody knew before they started (:mod:`lab.external`)."""
+
+
 class LabFileError(Exception):
     """There is no usable ``lab.json``."""
 
@@ -36,6 +40,8 @@ class NodeRow:
     """Where UEs reach a KMS or BSF, ``host:port``; empty for others."""
     home: str = ""
     """The home domain it serves, the first of several; empty for nodes of no home network."""
+    nf: str = ""
+    """Its name in the lab description, which several instances share."""
     user_made_tickets: bool = False
     """Whether a KMS resolves tickets that users made (mode 3)."""
 
@@ -73,6 +79,11 @@ class LabFile:
     network: str
     otlp_host: str
     otlp_port: int
+    otlp_bind: str
+    """Address at which telemetry is received: the host of the endpoint, in a container all it has."""
+    nrf_host: str
+    containers: bool
+    """Whether the nodes run in containers, whose engine starts and ends them and has their logs."""
     key_export: bool
     nodes: dict[str, NodeRow]
     users: dict[str, UserRow]
@@ -100,17 +111,22 @@ class LabFile:
             content = json.loads(path.read_text("utf-8"))
             host, _, port = content["otlp"]["endpoint"].rpartition(":")
             nodes = {name: _node(entry) for name, entry in content["nodes"].items()}
-            gateways = {row.access_network: row.instance for row in nodes.values() if row.kind == "imsagw"}
+            # of several instances the first stands for all
+            gateways = {row.access_network: row.instance for row in [*nodes.values()][::-1] if row.kind == "imsagw"}
+            containers = content.get("containers") is True
             return cls(
                 name=content["name"],
                 domain=content["domain"],
                 network=content["network"],
                 otlp_host=host,
                 otlp_port=int(port),
+                otlp_bind="0.0.0.0" if containers else host,  # noqa: S104 - mutual TLS, and its networks are the lab's
+                nrf_host=content["nrf"]["host"],
+                containers=containers,
                 key_export=content["key_export"] is True,
                 nodes=nodes,
                 users={name: _user(name, entry, gateways) for name, entry in content["users"].items()},
-                names=dict(_names(content["layout"]["addresses"], nodes)),
+                names=dict(_names(content["layout"]["addresses"], nodes)) | _learned(path.parent / LEARNED),
             )
         except OSError:
             raise LabFileError(f"no lab was started in {path.parent}; start one with: imslab up") from None
@@ -132,6 +148,7 @@ def _node(entry: dict[str, Any]) -> NodeRow:
         role_name=str(settings.get(_ROLE_NAMES.get(kind, ""), "")),
         https=f"{https['host']}:{int(https['port'])}" if https else "",
         home=next(iter(settings.get("home_domains") or ()), "") if kind in _HOME_KINDS else "",
+        nf=str(entry.get("nf", "")),
         user_made_tickets=settings.get("user_made_tickets") is True,
     )
 
@@ -162,7 +179,15 @@ def _user(name: str, entry: dict[str, str], gateways: dict[str, str]) -> UserRow
 def _names(addresses: dict[str, str], nodes: dict[str, NodeRow]) -> Iterator[tuple[str, str]]:
     for role, address in addresses.items():
         yield address, role.partition("/")[0]
-    for row in nodes.values():
+    for row in reversed(nodes.values()):
         yield row.fqdn, row.instance
         if row.role_name:
             yield row.role_name, row.instance
+
+
+def _learned(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {str(address): str(name) for name, addresses in content.items() for address in addresses}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

@@ -14,7 +14,6 @@ from lab.kms_operations import TicketDesk
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
 from lab.refusals import refusal
-from lab.resolve import OPERATOR
 from lab.senders import Senders
 from lab.tracestore import TraceStore
 from sba.errors import RemoteProblem
@@ -62,11 +61,11 @@ class Operations:
 
     async def open(self) -> None:
         """Begin to receive telemetry and to answer the command line."""
-        folder, lab = self._supervisor.folder, self._supervisor.lab
+        lab, own = self._supervisor.lab, self.operator.identity
         credentials = ReceiverCredentials(
-            *((folder.pki / name).read_bytes() for name in (f"{OPERATOR}.key", f"{OPERATOR}.crt", "ca.crt"))
+            *(path.read_bytes() for path in (own.key_path, own.certificate_path, own.ca_path))
         )
-        await self._receiver.start(lab.otlp_host, lab.otlp_port, credentials)
+        await self._receiver.start(lab.otlp_bind, lab.otlp_port, credentials)
         await self._control.start()
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ from lab.resolve import OPERATOR
 from protos import capture_pb2, iq_pb2, kms_control_pb2, nrf_nfm_pb2, ue_control_pb2
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
+from sba.discovery import NfProfile, Query
 from sba.identity import NodeIdentity
 from sba.telemetry import Telemetry
 
@@ -64,6 +65,10 @@ class Operator:
             await channel.close()
         await self._sbi.close()
         await asyncio.to_thread(self.telemetry.shutdown)
+
+    async def registered(self, nf_type: str) -> list[NfProfile]:
+        """Return the profiles of an NF type that the NRF has at this moment."""
+        return await self._sbi.discovery.find(Query(nf_type), fresh=True)
 
     async def serves(self, instance: str) -> bool:
         """Ask a node's ``grpc.health.v1`` whether it serves."""

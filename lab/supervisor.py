@@ -64,8 +64,12 @@ class Supervisor:
         self.started = asyncio.Event()
         self.start_seconds = 0.0
         self._operations = Operations(self)
-        self.fleet = Fleet(self._orders(), self._operations.operator.serves, self._changed)
+        self.fleet = self.make_fleet()
         self._spawner: Spawner | None = None
+
+    def make_fleet(self) -> Fleet:
+        """Return the nodes as those who look at them know them."""
+        return Fleet(self._orders(), self._operations.operator.serves, self._changed)
 
     def _orders(self) -> list[NodeOrder]:
         return [

@@ -24,22 +24,43 @@ def create_sealing_key(path: str | Path) -> None:
         write_private(path, secrets.token_hex(SEALING_KEY_OCTETS).encode("ascii"))
 
 
+def hand_out(key_file: Path, sealed_for: str, folder: Path) -> Path:
+    """Write the key of one store into ``folder`` and return the file: a node needs no more of the lab's sealing key."""
+    file = _handed_out(folder, sealed_for)
+    write_private(file, _store_key(key_file, sealed_for).hex().encode("ascii"))
+    return file
+
+
+def _handed_out(folder: Path, sealed_for: str) -> Path:
+    return folder / f"{sealed_for.replace(' ', '-')}.seal"
+
+
+def _store_key(key_file: Path, sealed_for: str) -> bytes:
+    if key_file.is_dir():
+        return _read(_handed_out(key_file, sealed_for))
+    info = f"imslab seal {sealed_for}".encode()
+    return HKDF(algorithm=hashes.SHA256(), length=SEALING_KEY_OCTETS, salt=None, info=info).derive(_read(key_file))
+
+
+def _read(key_file: Path) -> bytes:
+    try:
+        key = bytes.fromhex(key_file.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the sealing key file {key_file} cannot be read") from error
+    if len(key) != SEALING_KEY_OCTETS:
+        raise ConfigurationError(f"the sealing key in {key_file} has a wrong length")
+    return key
+
+
 class Sealer:
     """AES-256-GCM under a key derived from the lab's sealing key for one store (HKDF-SHA-256).
 
-    ``sealed_for`` is the NF instance id or the name of the NF set (:attr:`sba.config.NodeEntry.sealed_for`).
+    ``sealed_for`` is the NF instance id or the name of the NF set (:attr:`sba.config.NodeEntry.sealed_for`). Where
+    ``key_file`` is a folder it holds keys of single stores (:func:`hand_out`): who has it opens those alone.
     """
 
     def __init__(self, key_file: Path, sealed_for: str) -> None:
-        try:
-            master = bytes.fromhex(key_file.read_text(encoding="ascii").strip())
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"the sealing key file {key_file} cannot be read") from error
-        if len(master) != SEALING_KEY_OCTETS:
-            raise ConfigurationError(f"the sealing key in {key_file} has a wrong length")
-        info = f"imslab seal {sealed_for}".encode()
-        key = HKDF(algorithm=hashes.SHA256(), length=SEALING_KEY_OCTETS, salt=None, info=info).derive(master)
-        self._aead = AESGCM(key)
+        self._aead = AESGCM(_store_key(key_file, sealed_for))
 
     def seal(self, plain: bytes, aad: bytes = b"") -> bytes:
         """Encrypt; ``aad`` names the place the value belongs to, so that it opens nowhere else."""
