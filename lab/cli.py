@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from lab.capture_cli import capture
 from lab.cli_base import (
     ask_supervisor,
     echo_json,
@@ -25,6 +26,7 @@ from lab.cli_base import (
 )
 from lab.cli_parts import pki, ue, user
 from lab.control import ControlError, Json, Params, ask
+from lab.database_cli import database
 from lab.mikey_cli import mikey
 from lab.newnf_cli import new_nf
 from lab.printable import one_line, printable
@@ -395,7 +397,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (pki, user, ue, ticket, kms, mikey, new_nf):
+for part in (capture, pki, user, ue, ticket, kms, mikey, new_nf, database):
     imslab.add_command(part)
 
 
