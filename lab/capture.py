@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lab.capture_decode_as import HTTP, HTTP2, SIP, LabPorts
 from lab.capture_frames import Frames
-from lab.capture_merge import MEDIA, CallChoice, Merger, Seen, of_message, of_packet
+from lab.capture_merge import FAR_AHEAD_NS, MEDIA, CallChoice, Merger, Seen, of_message, of_packet
 from lab.control import ControlError, Json
 from lab.operator import LIST_OF_NODES, Operator
 from lab.packets import key_note
@@ -31,7 +31,6 @@ LOOK_EVERY_S = 1.0
 WRITE_EVERY_S = 0.05
 START_WAIT_S = 3.0
 """How long nodes may take to begin, seconds."""
-FAR_AHEAD_NS = 1 << 62
 _NODE_SERVICE = service_contract(capture_pb2.DESCRIPTOR.services_by_name["NodeCapture"]).service_name
 _MEDIA_SERVICE = service_contract(capture_pb2.DESCRIPTOR.services_by_name["MediaCapture"]).service_name
 _OWN_LOOK = method_contract(LIST_OF_NODES).path

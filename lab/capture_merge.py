@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from protos import capture_pb2
 
+FAR_AHEAD_NS = 1 << 62
+"""A time later than any."""
 SETTLE_NS = 400_000_000
 """How long a message waits for earlier ones of other nodes, and for its other end, nanoseconds."""
 SAME_NS = 2_000_000_000

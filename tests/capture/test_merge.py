@@ -1,0 +1,157 @@
+"""Messages that several nodes saw: each once, as its sender saw it, in order."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.capture_merge import FAR_AHEAD_NS, SETTLE_NS, CallChoice, Merger, Seen, of_message, of_packet
+from protos import capture_pb2
+
+BASE = 1_700_000_000_000_000_000
+A, B = ("127.1.1.1", 5060), ("127.1.1.2", 6060)
+SIP = capture_pb2.CAPTURE_SIP
+
+
+def sip(
+    node: str, at: int, payload: bytes = b"INVITE", *, sent: bool = True, call: str = "c1", trace: str = "t1"
+) -> Seen:
+    message = capture_pb2.CapturedMessage(kind=SIP, time_ns=BASE + at, sent=sent, transport="TLS", payload=payload)
+    message.source_ip, message.source_port = A
+    message.destination_ip, message.destination_port = B
+    message.correlation, message.trace_id = call, trace
+    return of_message(node, message)
+
+
+def all_of(merger: Merger) -> list[Seen]:
+    return merger.settled(FAR_AHEAD_NS)
+
+
+def test_a_message_seen_at_both_ends_is_one_of_its_sender() -> None:
+    for first, second in ((sip("a", 10), sip("b", 20, sent=False)), (sip("b", 5, sent=False), sip("a", 10))):
+        merger = Merger()
+        merger.add(first)
+        merger.add(second)
+        (found,) = all_of(merger)
+        assert (found.node, found.time_ns, found.sent) == ("a", BASE + 10, True)
+
+
+def test_retransmissions_are_as_many_as_were_sent() -> None:
+    for order in ("aabb", "abab", "aab", "bbaa"):
+        merger = Merger()
+        for number, node in enumerate(order):
+            merger.add(sip(node, 10 * number, sent=node == "a"))
+        assert len(all_of(merger)) == 2, order
+
+
+def test_what_only_the_receiver_tells_of_is_kept() -> None:
+    merger = Merger()
+    merger.add(sip("b", 1, sent=False))
+    (found,) = all_of(merger)
+    assert found.node == "b"
+
+
+def test_the_second_sight_of_what_was_written_already_is_not_written_again() -> None:
+    merger = Merger()
+    merger.add(sip("a", 0))
+    assert len(merger.settled(BASE + SETTLE_NS)) == 1
+    merger.add(sip("b", 1, sent=False))
+    assert all_of(merger) == []
+
+
+def test_the_same_octets_much_later_are_another_message() -> None:
+    merger = Merger()
+    merger.add(sip("a", 0))
+    merger.add(sip("b", 60_000_000_000, sent=False))
+    assert len(all_of(merger)) == 2
+
+
+@given(st.permutations(range(8)))
+def test_messages_come_in_the_order_of_their_times(order: list[int]) -> None:
+    merger = Merger()
+    for at in order:
+        merger.add(sip("a", at, payload=bytes([at])))
+    assert [seen.payload[0] for seen in all_of(merger)] == list(range(8))
+
+
+def test_what_may_still_have_something_before_it_waits() -> None:
+    merger = Merger()
+    merger.add(sip("a", 0, b"1"))
+    merger.add(sip("a", 100, b"2"))
+    assert [seen.payload for seen in merger.settled(BASE + SETTLE_NS + 50)] == [b"1"]
+    assert [seen.payload for seen in merger.settled(BASE + SETTLE_NS + 100)] == [b"2"]
+
+
+def rpc(node: str, *, sent: bool, source: tuple[str, int], peer: str = "") -> Seen:
+    message = capture_pb2.CapturedMessage(kind=capture_pb2.CAPTURE_SBA, time_ns=BASE, sent=sent, pair="p 1")
+    message.source_ip, message.source_port = source
+    message.destination_ip, message.destination_port = B
+    message.sba.path, message.sba.peer, message.sba.phase = "/x.Y/Z", peer, capture_pb2.SbaStep.REQUEST
+    return of_message(node, message)
+
+
+def test_an_rpc_has_its_time_of_the_consumer_and_its_port_of_the_producer() -> None:
+    consumer = rpc("pcscf-a", sent=True, source=("127.1.1.9", 0))
+    producer = rpc("imsagw-a", sent=False, source=("127.0.0.1", 40000), peer="pcscf-a.ims.test")
+    for first, second in ((consumer, producer), (producer, consumer)):
+        merger = Merger()
+        merger.add(of_copy(first))
+        merger.add(of_copy(second))
+        (found,) = all_of(merger)
+        assert found.node == "pcscf-a"
+        assert found.source == ("127.0.0.1", 40000)
+        assert found.sba is not None
+        assert found.sba.peer == "pcscf-a.ims.test"
+
+
+def of_copy(seen: Seen) -> Seen:
+    from copy import deepcopy
+
+    return deepcopy(seen)
+
+
+def test_media_of_the_core_is_seen_by_two_gateways_and_written_once() -> None:
+    merger = Merger()
+    packet = capture_pb2.CapturedPacket(
+        timestamp=BASE / 1e9, payload=b"rtp", correlation="c1", comment="imsagw-a core RTP"
+    )
+    packet.source_ip, packet.source_port = A
+    packet.destination_ip, packet.destination_port = B
+    merger.add(of_packet("imsagw-a", packet))
+    merger.add(of_packet("imsagw-b", packet))
+    (found,) = all_of(merger)
+    assert (found.node, found.comment) == ("imsagw-a", "core RTP")
+
+
+def test_one_call_is_its_messages_its_media_and_what_its_trace_caused() -> None:
+    merger = Merger(CallChoice("c1"))
+    before = rpc("ue", sent=True, source=A)
+    before.trace_id, before.time_ns = "t1", BASE - 1
+    other = rpc("ue", sent=True, source=A)
+    other.trace_id, other.key = "t2", "another"
+    for seen in (
+        before,
+        sip("a", 0),
+        sip("a", 1, b"BYE", call="c2", trace="t2"),
+        sip("a", 2, b"B leg", call="c3"),
+        other,
+    ):
+        merger.add(seen)
+    assert [seen.payload for seen in all_of(merger)] == [b"", b"INVITE", b"B leg"]
+    assert CallChoice("t1").takes(sip("a", 0))
+    assert not CallChoice("c10").takes(sip("a", 0))
+
+
+def test_too_much_is_left_out_and_counted_and_the_next_packet_says_so() -> None:
+    merger = Merger()
+    merger.missed("a", 3)
+    merger.add(sip("b", 0, b"x"))
+    merger.add(sip("a", 1, b"y"))
+    merger.add(sip("a", 2, b"z"))
+    assert [seen.lost_before for seen in all_of(merger)] == [0, 3, 0]
+    assert merger.lost == {"a": 3}
+    large = bytes(1 << 20)
+    for number in range(100):
+        merger.add(sip("a", 10 + number, large + bytes([number])))
+    assert merger.lost["a"] > 30
+    assert len(all_of(merger)) == 103 - merger.lost["a"]
