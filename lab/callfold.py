@@ -215,6 +215,6 @@ def _said(event: SpanEvent) -> str:
 
 def _of(span: Span, key: str) -> str:
     return next(
-        (text for prefix in ("imslab.decision.", "imslab.media.", "imslab.", "") if (text := span.text(prefix + key))),
+        (text for prefix in ("imslab.decision.", "media.", "imslab.", "") if (text := span.text(prefix + key))),
         "",
     )

@@ -101,7 +101,7 @@ def _message(span: Span, event: SpanEvent, names: Mapping[str, str]) -> Message:
         text=event.text("text"),
         retransmission=event.attributes.get("retransmission") is True,
         interface=span.text("imslab.interface"),
-        transport=span.text("network.transport"),
+        transport=span.text("sip.transport") or span.text("network.transport"),
         local=(span.text("network.local.address"), span.number("network.local.port")),
         remote=remote,
     )
@@ -326,7 +326,7 @@ def media_ends(spans: Iterable[Span]) -> list[MediaEnd]:
 
 
 def _drops(span: Span) -> tuple[tuple[str, int], ...]:
-    causes = sorted(key.removeprefix("drops.") for key in span.attributes if key.startswith("drops."))
+    causes = sorted(key.partition("drops.")[2] for key in span.attributes if key.startswith(("media.drops.", "drops.")))
     return tuple((cause, _count(span, f"drops.{cause}")) for cause in causes)
 
 

@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from opentelemetry import trace
-
 from keying.redaction import redact
-from nodes.siptrace import TRACEPARENT, SipTracer, parse_traceparent
+from nodes.siptrace import SipTracer
 from protos import capture_pb2
 from sba.tap import Tap
 from signalling.sip.flow import Flow, MessageObserver
@@ -21,15 +19,8 @@ MOST_DROPPED: Final = 16384
 
 
 def trace_finder(tracer: SipTracer) -> Callable[[SipMessage], str]:
-    """Return what finds the trace of a message: the one it carries, else that of its call; 32 hex digits."""
-
-    def find(message: SipMessage) -> str:
-        carried = parse_traceparent(message.headers.get(TRACEPARENT))
-        if carried is None:
-            carried = trace.get_current_span(tracer.context_of_call(message.call_id)).get_span_context()
-        return f"{carried.trace_id:032x}" if carried.is_valid else ""
-
-    return find
+    """Return what finds the trace that a message is recorded in; 32 hex digits."""
+    return tracer.trace_of
 
 
 class SipTap:

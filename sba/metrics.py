@@ -33,6 +33,9 @@ DURATION_BOUNDS: tuple[float, ...] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
 """Upper bounds of the buckets of every duration, s: those of the semantic conventions, and two below for one host."""
+MOST_ROWS = 1000
+"""Series one histogram has at most; what comes after falls into one of its own."""
+_OTHER = "_OTHER"
 Labels = tuple[str, ...]
 
 
@@ -59,6 +62,9 @@ class Latencies:
     def record(self, values: Labels, seconds: float) -> None:
         """Count one call that took so many seconds; ``values`` are those of the labels, in their order."""
         row = self._rows.get(values)
+        if row is None and len(self._rows) >= MOST_ROWS:
+            values = (_OTHER,) * len(self.labels)
+            row = self._rows.get(values)
         if row is None:
             row = self._rows[values] = _Row(0, 0.0, seconds, seconds, [0] * (len(DURATION_BOUNDS) + 1))
         row.count += 1

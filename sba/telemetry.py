@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Token
 from importlib.metadata import version
@@ -133,13 +133,12 @@ class Telemetry:
         system = {"rpc.system.name": "grpc"}
         self._served = Latencies("rpc.server.call.duration", "Duration of RPCs answered", labels, system)
         self._called = Latencies("rpc.client.call.duration", "Duration of RPCs asked", labels, system)
+        self._latencies = [self._served, self._called]
         self._exporters: Exporters | None = None
         if otlp.endpoint and identity is not None:
             from sba.export import Exporters as OtlpExporters
 
-            self._exporters = OtlpExporters(
-                self.tracer_provider, resource, otlp, identity, (self._served, self._called)
-            )
+            self._exporters = OtlpExporters(self.tracer_provider, resource, otlp, identity, self._latencies)
         self.meter_provider = MeterProvider(
             metric_readers=self._exporters.readers if self._exporters is not None else (),
             resource=resource,
@@ -211,6 +210,12 @@ class Telemetry:
         name = f"{service}/{method}"
         common: dict[str, AttributeValue] = {"rpc.system.name": "grpc", "rpc.method": name}
         return RpcSpans(self._spans, name, kind, common | dict(attributes or {}))
+
+    def latencies(self, name: str, description: str, labels: Sequence[str]) -> Latencies:
+        """Return a new histogram of durations, s, by labels; it costs little enough for every message of a node."""
+        table = Latencies(name, description, labels, {})
+        self._latencies.append(table)
+        return table
 
     def count_rpc(self, method: str, code: str, seconds: float, *, server: bool = True) -> None:
         """Count one RPC that was answered, or that answered, with a status after so many seconds."""

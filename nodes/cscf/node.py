@@ -64,10 +64,7 @@ class Cscf(NetworkFunction):
         settings = self.settings
         transport = settings.mw_transport.upper()
         self._tracer = SipTracer(
-            self.telemetry.tracer,
-            node=self.environment.instance,
-            interfaces={MW: "Mw"},
-            sample_ratio=self.environment.lab.otlp.sampling,
+            self.telemetry, node=self.environment.instance, interfaces={MW: "Mw"}, believes=self._believes
         )
         self._hep = self._hep_export(self._tracer)
         observer = observing(self._tracer, self.tap, {MW: "Mw"}, *self._hep)
@@ -75,7 +72,8 @@ class Cscf(NetworkFunction):
         self._stack = SipStack(
             cast("Reactor", self.clock), timers=timers, observer=observer, server_name=self.environment.node.fqdn
         )
-        self._stack.request_hooks.append(lambda request, _hop, _role: self._trace_outgoing(request))
+        self._stack.request_hooks.append(self._tracer.request_hook)
+        self._stack.failure_hooks.append(self._tracer.failure_hook)
         tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
         if tls is not None:
             self._stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity))
@@ -100,6 +98,7 @@ class Cscf(NetworkFunction):
             self._stack, settings, self._procedures(), self._tracer, runtime.spawn, self.telemetry.log
         )
         self._peers.start()
+        self._tracer.start(self.clock)
         self._stack.handler = self._shell
 
     def _hep_export(self, tracer: SipTracer) -> tuple[HepExport, ...]:
@@ -197,8 +196,12 @@ class Cscf(NetworkFunction):
             return UNTRUSTED
         return peer_of_certificate(peer.nf_types, peer.instance_id, self.settings.trusted_nf_types)
 
-    def _trace_outgoing(self, request: object) -> None:
-        self._tracer.outgoing(request)  # type: ignore[arg-type]
+    def _believes(self, flow: Flow) -> bool:
+        """Whether a neighbour may say which trace a request belongs to."""
+        try:
+            return self._judge(flow).trusted
+        except RejectionError:
+            return False
 
     async def _registration_ended(self, registration: Registration) -> None:
         """The last binding expired: the HSS hears of it."""

@@ -16,13 +16,15 @@ class Associations:
     def open(self, context: Context, termination: Termination, record: StreamRecord) -> None:
         """Start the span of a stream that was just reserved."""
         record.span = self._tracer.start_span("media.association")
-        record.span.set_attribute("sip.call_id", context.correlation)
-        record.span.set_attribute("call_id", context.correlation)
-        record.span.set_attribute("imslab.node", self._node)
-        record.span.set_attribute("node", self._node)
-        record.span.set_attribute("side", termination.side.value)
-        record.span.set_attribute("stream", record.stream_id)
-        record.span.set_attribute("context", context.context_id)
+        record.span.set_attributes(
+            {
+                "sip.call_id": context.correlation,
+                "imslab.node": self._node,
+                "media.side": termination.side.value,
+                "media.stream": record.stream_id,
+                "media.context": context.context_id,
+            }
+        )
         self.describe(record)
 
     def describe(self, record: StreamRecord) -> None:
@@ -32,13 +34,15 @@ class Associations:
             return
         protected = config.protection is Protection.SRTP
         line = record.sending or record.receiving
-        span.set_attribute("protection", config.protection.value)
-        span.set_attribute("keying", "SDES" if protected else "")
-        span.set_attribute("suite", line.suite.name if protected and line is not None else "")
+        span.set_attribute("media.protection", config.protection.value)
+        if protected:
+            span.set_attribute("media.keying", "SDES")
+        if protected and line is not None:
+            span.set_attribute("media.suite", line.suite.name)
         if record.local is not None:
-            span.set_attribute("local", _text(record.local.ip, record.local.port))
+            span.set_attribute("media.local", _text(record.local.ip, record.local.port))
         if config.remote is not None:
-            span.set_attribute("remote", _text(*config.remote))
+            span.set_attribute("media.remote", _text(*config.remote))
 
     def rekeyed(self, record: StreamRecord) -> None:
         """Note a change of keys."""
@@ -53,13 +57,13 @@ class Associations:
         record.span = None
         if statistics is not None:
             for name in ("packets_in", "packets_out", "octets_in", "octets_out", "rtcp_in", "rtcp_out"):
-                span.set_attribute(name, getattr(statistics, name))
+                span.set_attribute(f"media.{name}", getattr(statistics, name))
             for name in ("auth_failures", "replays", "latch_changes", "lost", "jitter_ms"):
-                span.set_attribute(name, getattr(statistics, name))
+                span.set_attribute(f"media.{name}", getattr(statistics, name))
             for cause, count in statistics.drops.items():
-                span.set_attribute(f"drops.{cause.value}", count)
+                span.set_attribute(f"media.drops.{cause.value}", count)
             if statistics.latched is not None:
-                span.set_attribute("remote", _text(*statistics.latched))
+                span.set_attribute("media.remote", _text(*statistics.latched))
         span.end()
 
 

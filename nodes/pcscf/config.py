@@ -180,7 +180,5 @@ class PcscfSettings(NodeSettings):
     """SRTP authentication failures on a stream after which the call is released (SEC-2); 0: log only."""
 
     # -- tracing
-    trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
-    """Share of calls traced when the request brings no `traceparent`."""
     hep: HepSettings | None = None
     """Homer server that is told every SIP message, keys masked; None: none."""

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from opentelemetry.trace import Tracer
-
 from nodes.pcscf.media_plan import AlgDecision, Refusal, StreamAnswer, StreamPlan
 from nodes.pcscf.mediasec import Agreement
+from sba.spans import SpanSource
 
 
 class DecisionRecorder:
     """Writes decisions of one node as spans under whatever span is current."""
 
-    def __init__(self, tracer: Tracer, node: str) -> None:
+    def __init__(self, tracer: SpanSource, node: str) -> None:
         self._tracer = tracer
         self._node = node
 
     def record(self, outcome: str, *, call_id: str, **facts: str | int | bool) -> None:
-        """One decision; `facts` become `imslab.decision.<name>`."""
-        span = self._tracer.start_span("key.decision")
+        """One decision; `facts` become `imslab.decision.<name>`. A refusal is recorded whether the call is or not."""
+        refused = outcome == "refused"
+        span = self._tracer.evidence("key.decision") if refused else self._tracer.start_span("key.decision")
         if span.is_recording():
             span.set_attributes(
                 {
                     "imslab.decision.outcome": outcome,
-                    "imslab.decision.node": self._node,
-                    "imslab.decision.call_id": call_id,
                     "imslab.node": self._node,
                     "sip.call_id": call_id,
                     **{f"imslab.decision.{name}": value for name, value in facts.items() if value != ""},

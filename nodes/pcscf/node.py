@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, cast
 
+from opentelemetry.context import Context
+
 from keying.secret import Secret
 from nodes import siptls
 from nodes.hepexport import HepExport
@@ -38,6 +40,7 @@ from sba import runtime
 from sba.errors import RemoteProblem
 from sba.load import share
 from sba.nf import NetworkFunction
+from sba.telemetry import within
 from signalling.sip.flow import Flow, Hop
 from signalling.sip.grammar import GrammarError
 from signalling.sip.limits import StackLimits
@@ -73,10 +76,10 @@ class Pcscf(NetworkFunction):
         node = self.environment.instance
         network = settings.visited_network or self.environment.domain
         tracer = SipTracer(
-            self.telemetry.tracer,
+            self.telemetry,
             node=node,
             interfaces={GM: "Gm", GM_PROTECTED: "Gm", MW: "Mw"},
-            sample_ratio=settings.trace_sample_ratio,
+            believes=lambda flow: flow.role == MW and self._trusted(flow),
         )
         self._hep = self._hep_export(tracer)
         core = _timers(TimerConfig.core(), settings.t1_core_s)
@@ -89,6 +92,7 @@ class Pcscf(NetworkFunction):
             server_name=self.environment.node.fqdn,
         )
         stack.request_hooks.append(self._trace_outgoing)
+        stack.failure_hooks.append(tracer.failure_hook)
         self._core_peers = siptls.TlsPeers(stack, MW, self.identity, self.telemetry.log)
         bindings = Bindings(await self.store.key_value("registration"), time.time)
         times = IqTimes(settings.iq_setup_deadline_s, settings.iq_deadline_s, settings.media_inactivity_s)
@@ -141,6 +145,7 @@ class Pcscf(NetworkFunction):
         if not self.edge.mw_encrypted:
             self.telemetry.log("pcscf.mw-in-clear", level="warning", flag=NON_SECURE)
         stack.handler = self
+        self.edge.tracer.start(self.clock)
         self._link.start()
         self._sweeping = runtime.spawn(self._sweep())
 
@@ -437,6 +442,7 @@ class Pcscf(NetworkFunction):
         """A session of an earlier life. Raises KeyError, TypeError, ValueError for foreign data."""
         edge = self.edge
         registration = edge.bindings.get(stored["registration"])
+        edge.tracer.restore(stored["call_id"], stored.get("trace", ""))
         media = SessionMedia(
             edge.iq, edge.recorder, call_id=stored["call_id"], node=edge.node, fallback=edge.media_addresses
         )
@@ -457,23 +463,26 @@ class Pcscf(NetworkFunction):
             icid=stored["icid"],
             emergency=stored["emergency"],
             traced=stored["traced"],
+            trace=stored.get("trace", ""),
             dialogs={tag: EdgeDialog.from_dict(dialog) for tag, dialog in stored["dialogs"].items()},
         )
 
     def _spawn(self, work: Awaitable[None], txn: ServerTxn | None = None) -> None:
         task = runtime.spawn(work)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, txn))
+        context = self.edge.tracer.context_of(txn.request) if txn is not None else None
+        task.add_done_callback(lambda done: self._done(done, txn, context))
 
-    def _done(self, task: asyncio.Future[None], txn: ServerTxn | None) -> None:
+    def _done(self, task: asyncio.Future[None], txn: ServerTxn | None, context: Context | None) -> None:
         """A fault of this node is told and answered 500, never swallowed."""
         self._tasks.discard(task)
         if task.cancelled() or (fault := task.exception()) is None:
             return
         where = traceback.extract_tb(fault.__traceback__)[-1]
-        self.telemetry.log(
-            "pcscf.fault", level="error", fault=type(fault).__name__, where=f"{where.name}:{where.lineno}"
-        )
+        with within(context):
+            self.telemetry.log(
+                "pcscf.fault", level="error", fault=type(fault).__name__, where=f"{where.name}:{where.lineno}"
+            )
         if txn is not None:
             txn.respond(make_response(txn.request, 500))
 

@@ -40,6 +40,8 @@ class Session:
     icid: str = ""
     emergency: bool = False
     traced: bool = False
+    trace: str = ""
+    """`traceparent` of the first span of the call here: what comes after a restart is linked to it."""
     dialogs: dict[str, EdgeDialog] = field(default_factory=dict)
     """By the callee's tag."""
     invite: Forwarding | None = None
@@ -70,6 +72,7 @@ class Session:
             "icid": self.icid,
             "emergency": self.emergency,
             "traced": self.traced,
+            "trace": self.trace,
             "dialogs": {tag: dialog.to_dict() for tag, dialog in self.dialogs.items()},
         }
 

@@ -236,6 +236,7 @@ class SessionEdge:
             icid=secrets.token_hex(12),
             emergency=emergency,
             traced=registration.traced if registration else False,
+            trace=edge.tracer.first_span(request.call_id),
         )
 
     def _record_route(

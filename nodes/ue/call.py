@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, Status, StatusCode
 
 from media.g711 import CODECS
 from media.session import AudioSource, DtmfReceived, MediaStarted, PacketRefused, RekeyNeeded, SessionEvent
@@ -20,7 +21,7 @@ from nodes.ue.requests import ACCESS_NETWORK, agreement_headers, uris_in
 from nodes.ue.session_media import SessionMedia
 from nodes.ue.stream import Stream
 from protos import ue_control_pb2
-from sba.telemetry import trace_id_of
+from sba.telemetry import trace_id_of, within
 from signalling.sip.dialog import Dialog, DialogState
 from signalling.sip.message import SipRequest, SipResponse
 from signalling.sip.offer_answer import OfferAnswer
@@ -82,6 +83,8 @@ class Call:
         self.figures = CallFigures(agent.clock.seconds())
         self.ended = asyncio.Event()
         self.trace_context: Context | None = None
+        self._placing: Span | None = None
+        """From the key press until the call stands or has failed."""
         self.setup: object = None
         """The Caller or Callee that sets the call up."""
         self.cancel: Callable[[], None] | None = None
@@ -101,6 +104,26 @@ class Call:
         """Who is shown as the far end: of a call with keys of the KMS whom these are shared with (6.2.3.6)."""
         peer = self.media.mikey.peer if self.media.mikey is not None else None
         return self.far_end if peer is None or self.media.security != KMS else peer.text
+
+    def begin_trace(self, placing: Span) -> None:
+        """Let everything this call does be below the span of its key press."""
+        self._placing = placing
+        self.trace_context = trace.set_span_in_context(placing, Context())
+        placing.set_attributes({"imslab.node": self.agent.name, "imslab.call.target": self.far_end})
+
+    def _placed(self) -> None:
+        """End the span of the key press: the call stands or has failed."""
+        span, self._placing = self._placing, None
+        if span is None:
+            return
+        figures = self.figures
+        span.set_attributes({"imslab.call.result": figures.result, "imslab.call.security": self.media.security})
+        if figures.status:
+            span.set_attribute("sip.status_code", figures.status)
+        if figures.result != "established":
+            span.set_attribute("error.type", figures.result)
+            span.set_status(Status(StatusCode.ERROR, figures.result))
+        span.end()
 
     def subscribe(self) -> asyncio.Queue[ue_control_pb2.CallEvent]:
         """Return a queue that gets every further event."""
@@ -167,7 +190,8 @@ class Call:
             self.figures.digits += event.digit
         elif isinstance(event, PacketRefused):
             level = "info" if self.state in {"calling", "ringing"} else "warning"
-            self.agent.telemetry.log("ue.packet-refused", level=level, call_id=self.call_id, cause=event.cause)
+            with within(self.trace_context):
+                self.agent.telemetry.log("ue.packet-refused", level=level, call_id=self.call_id, cause=event.cause)
         elif isinstance(event, RekeyNeeded):
             self.agent.spawn(self.later.reoffer("INVITE", lambda: self.media.next_offer(rekey=0), new_keys=True))
 
@@ -180,15 +204,15 @@ class Call:
         stream = next((one for one in self.media.streams if not one.ended), None)
         keys = stream.keys if stream is not None else StreamKeys()
         line = keys.send
-        span = self.agent.telemetry.tracer.start_span("key.decision", context=self.trace_context)
+        tracer = self.agent.telemetry.tracer
+        start = tracer.evidence if outcome in {"refused", "failed"} else tracer.start_span
+        span = start("key.decision", context=self.trace_context)
         facts: dict[str, str | int] = {
             "mode": self.media.security if self.media.established or outcome == "accepted" else self.media.wanted,
             "suite": line.suite.name if line is not None else "",
             "outcome": outcome,
             "reason": token or reason,
             "detail": reason[:DETAIL_LIMIT] if token else "",
-            "node": self.agent.name,
-            "call_id": self.call_id,
             "stream": 1 if stream is None else stream.index + 1,
         }
         if keys.from_kms and keys.send is not None and keys.receive is not None:
@@ -201,12 +225,17 @@ class Call:
         if mikey is not None and mikey.left_out and facts["mode"] == KMS:
             facts["suites_left_out"] = " ".join(mikey.left_out)
         span.set_attributes({f"imslab.decision.{name}": value for name, value in facts.items()})
-        span.set_attribute("sip.call_id", self.call_id)
+        span.set_attributes({"sip.call_id": self.call_id, "imslab.node": self.agent.name})
         span.end()
         if token and outcome != "fallback":  # that one has a line of its own
-            self.agent.telemetry.log(
-                "ue.security-refused", level="warning", call_id=self.call_id, cause=token, detail=reason[:DETAIL_LIMIT]
-            )
+            with within(self.trace_context):
+                self.agent.telemetry.log(
+                    "ue.security-refused",
+                    level="warning",
+                    call_id=self.call_id,
+                    cause=token,
+                    detail=reason[:DETAIL_LIMIT],
+                )
 
     def go_live(self) -> None:
         """Begin to speak on agreed streams and open their spans."""
@@ -225,6 +254,7 @@ class Call:
         figures.result = "established"
         self.go_live()
         self.decide("accepted")
+        self._placed()
         self.tell("established")
         if self.keys is not None and self.keys.media.rekey_interval is not None:
             self.agent.spawn(self.keys.rekey_in_time())
@@ -238,6 +268,7 @@ class Call:
         if not established:
             figures.result, figures.status = result, status
         figures.reason = reason
+        self._placed()
         self.state = "ended"
         if self.dialog is not None:
             self.dialog.terminate()
@@ -249,24 +280,25 @@ class Call:
         self.agent.spawn(self._conclude(judge=established))
 
     def _end_association(self, stream: Stream, span: Span) -> None:
-        leg = media_leg(stream)
-        facts: dict[str, str | int] = {
-            "node": self.agent.name,
+        leg, figures = media_leg(stream), stream.statistics()
+        facts: dict[str, str | int | float] = {
             "side": "end",
             "protection": leg.protection,
             "keying": leg.keying,
             "suite": leg.suite,
             "scope": leg.scope,
-            "stream": str(leg.stream_id),
+            "stream": leg.stream_id,
             "local": leg.local,
             "remote": leg.remote,
             "packets_in": leg.packets_in,
             "packets_out": leg.packets_out,
             "auth_failures": leg.auth_failures,
             "replays": leg.replays,
+            "lost": figures.lost,
+            "jitter_ms": round(figures.jitter_ms, 3),
         }
-        span.set_attributes({f"imslab.media.{name}": value for name, value in facts.items()})
-        span.set_attributes({"sip.call_id": self.call_id, "imslab.call_id": self.call_id})
+        span.set_attributes({f"media.{name}": value for name, value in facts.items() if value != ""})
+        span.set_attributes({"sip.call_id": self.call_id, "imslab.node": self.agent.name})
         span.end()
 
     async def _conclude(self, *, judge: bool) -> None:

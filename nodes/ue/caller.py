@@ -104,8 +104,6 @@ class Caller:
             self._arrived.put_nowait,
             call.trace_context,
         )
-        if call.trace_context is None:
-            call.trace_context = self.agent.gm.tracer.context_of_call(call.call_id)
         call.tell("calling")
         await self._until_answered()
 

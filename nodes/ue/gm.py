@@ -72,6 +72,7 @@ class Gm:
         self.stack = SipStack(reactor, timers=timers, observer=watchers, server_name=settings.user_agent)
         self.stack.set_client_tls(ROLE, siptls.client(ca_path))
         self.stack.request_hooks.append(_offer_keep_alive)
+        self.stack.failure_hooks.append(tracer.failure_hook)
         self.contact_port = 0
         self.pcscf = Pcscf.pinned(settings.pcscf) if settings.pcscf is not None else None
         """The P-CSCF in use; None before one was found."""

@@ -24,6 +24,7 @@ from sba import runtime
 from sba.errors import ConfigurationError, StoreError
 from sba.nf import NetworkFunction
 from sba.store import KeyValueTable
+from signalling.sip.flow import Flow
 from signalling.sip.transport import Reactor
 
 _SEQUENCE, _REGISTRATION = "sequence", "registration"
@@ -41,7 +42,12 @@ class Ue(NetworkFunction):
         self._table: KeyValueTable = await self.store.key_value("ue")
         settings = self.settings
         self._card = self._read_card(await self._table.get(_SEQUENCE) or {})
-        self._tracer = SipTracer(self.telemetry.tracer, node=self.environment.instance, interfaces=Gm.interfaces())
+        self._tracer = SipTracer(
+            self.telemetry,
+            node=self.environment.instance,
+            interfaces=Gm.interfaces(),
+            believes=self._believes,
+        )
         reactor = runtime.reactor()
         self._gm = Gm(cast("Reactor", reactor), settings, self._tracer, self.identity.ca_path, tap=self.tap)
         urn = uuid.UUID(self.identity.instance_id).urn
@@ -64,6 +70,9 @@ class Ue(NetworkFunction):
         self._gm.stack.handler = self.agent
         self._control = UeControl(self.agent)
 
+    def _believes(self, flow: Flow) -> bool:
+        return self._gm.is_from_pcscf(flow)
+
     def _read_card(self, sequence: Mapping[str, int]) -> Card:
         settings = self.settings
         try:
@@ -75,6 +84,7 @@ class Ue(NetworkFunction):
     async def start_node(self) -> None:
         """Open Gm; register when told so, or when the UE was registered when it died."""
         await self._gm.open()
+        self._tracer.start(self.clock)
         if self._keys is not None:
             await self._keys.store.open(time.time())
         if self.settings.profile == "aka-udp":

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from opentelemetry.trace import Status, StatusCode, get_current_span, use_span
+
 from nodes.ue.card import Card, ChallengeAnswer, ChallengeFault
 from nodes.ue.config import RegisterOptions, UeSettings
 from nodes.ue.gm import Answered, Gm, advised_interval
@@ -151,7 +153,6 @@ class Registrar:
         registration.apply(event)
         registration.invalid_challenges = 0
         registration.verify_tampering = wish.options.tamper_verify
-        registration.trace_id = trace_id_of()
         if self._refresh is not None and self._refresh.active():
             self._refresh.cancel()
         try:
@@ -244,11 +245,27 @@ class Registrar:
                 raise TransactionFailure("transport", stopped.reason) from None
 
     async def _exchanges(self, wish: Wish, expires: int, *, initial: bool) -> None:
-        registration, uri = self.registration, f"sip:{self._settings.domain}"
         if initial:
             self._card.forget()
             self._gm.unprotect()
             self._dialog = RegisterDialog.fresh(self._settings.ip)
+        registration = self.registration
+        span = self._gm.tracer.begin("ue.register", self._dialog.call_id, get_current_span().get_span_context())
+        with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            registration.trace_id = trace_id_of()
+            span.set_attribute("imslab.register.expires_s", expires)
+            try:
+                await self._rounds(wish, expires, initial=initial)
+            except RegistrationStopped as stopped:
+                span.set_attribute("error.type", stopped.event.value)
+                span.set_status(Status(StatusCode.ERROR, stopped.event.value))
+                raise
+            finally:
+                if registration.status:
+                    span.set_attribute("sip.status_code", registration.status)
+
+    async def _rounds(self, wish: Wish, expires: int, *, initial: bool) -> None:
+        registration, uri = self.registration, f"sip:{self._settings.domain}"
         credentials = self._card.initial(uri) if initial else self._card.refreshed("REGISTER", uri)
         client = await self._client_list(wish)
         verify = () if initial else registration.verify_entries()

@@ -23,7 +23,7 @@ from nodes.ue.session_media import OfferRefused
 from protos import ue_control_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
-from sba.telemetry import remote_context
+from sba.telemetry import parse_traceparent, within
 from signalling.sip.dialog import DialogError, new_call_id
 from signalling.sip.stack import TransactionFailure
 from signalling.sip.uri import UriError, parse_uri
@@ -116,7 +116,8 @@ class UeControl:
         call, caller = self._prepare(request)
         feed = call.subscribe()
         self._agent.calls[call.call_id] = call
-        self._agent.spawn(self._run(call, caller, request.seconds))
+        with within(call.trace_context):
+            self._agent.spawn(self._run(call, caller, request.seconds))
         try:
             while True:
                 event = await feed.get()
@@ -150,10 +151,8 @@ class UeControl:
         security = agent.security(options.level, tuple(request.suites), peer=request.target)
         wish = MediaWish(options.media == "on", source, options.media == "on", options.codec)
         call = UeCall(agent, new_call_id(agent.settings.ip), request.target, security, wish, outgoing=True)
-        if request.traceparent:
-            call.trace_context = remote_context(request.traceparent)
-        elif trace.get_current_span().get_span_context().is_valid:
-            call.trace_context = trace.set_span_in_context(trace.get_current_span())
+        cause = parse_traceparent(request.traceparent) or trace.get_current_span().get_span_context()
+        call.begin_trace(agent.gm.tracer.begin("ue.call", call.call_id, cause))
         return call, Caller(agent, call, request.target, request.security, options)
 
     async def _run(self, call: UeCall, caller: Caller, seconds: float) -> None:

@@ -58,6 +58,8 @@ __all__ = [
 
 RequestHook = Callable[[SipRequest, Hop, str], None]
 """Called with (request, hop, role) before a request is written; it may add headers, e.g. ``traceparent``."""
+FailureHook = Callable[[SipRequest, TransactionFailure], None]
+"""Called when a client transaction ends without a final response, before its user is told."""
 DialogKey = tuple[str, str, str, int]
 _RETRY_AFTER = ("Retry-After", "2")
 
@@ -90,6 +92,7 @@ class SipStack:
         self.observer: MessageObserver = observer or SilentObserver()
         self.server_name = server_name
         self.request_hooks: list[RequestHook] = []
+        self.failure_hooks: list[FailureHook] = []
         self._log = Logger(namespace="signalling.sip")
         self._limits = limits or StackLimits()
         self._transport = TransportLayer(reactor, self, self._limits)
@@ -197,7 +200,7 @@ class SipStack:
         outgoing = self._with_via(request, hop, role)
         for hook in self.request_hooks:
             hook(outgoing, hop, role)
-        txn = ClientTxn(self, outgoing, hop, role, on_response, on_failure)
+        txn = ClientTxn(self, outgoing, hop, role, on_response, self._with_hooks(outgoing, on_failure))
         self._clients[client_key(outgoing)] = txn
         self._paths.open(txn, self.timers_of(role))
         return txn
@@ -249,6 +252,14 @@ class SipStack:
         """Return the timers of a role."""
         return self._role_timers.get(role, self.timers)
 
+    def _with_hooks(self, request: SipRequest, on_failure: OnFailure) -> OnFailure:
+        def failed(failure: TransactionFailure) -> None:
+            for hook in self.failure_hooks:
+                hook(request, failure)
+            on_failure(failure)
+
+        return failed
+
     def _with_via(self, request: SipRequest, hop: Hop, role: str) -> SipRequest:
         outgoing = request.copy()
         host, port = self._paths.sent_by(hop, role)
@@ -263,7 +274,8 @@ class SipStack:
     def start_cancel(self, txn: ClientTxn, cancel: SipRequest) -> None:
         """Run a CANCEL over the path of its INVITE."""
         hop = txn.hop if txn.flow is None else Hop(txn.flow.transport, txn.hop.host, txn.hop.port, txn.flow)
-        cancelling = ClientTxn(self, cancel, hop, txn.role, lambda _response: None, lambda _failure: None)
+        unheard = self._with_hooks(cancel, lambda _failure: None)
+        cancelling = ClientTxn(self, cancel, hop, txn.role, lambda _response: None, unheard)
         self._clients[client_key(cancel)] = cancelling
         self._paths.open(cancelling, self.timers_of(txn.role))
 

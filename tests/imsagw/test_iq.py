@@ -479,12 +479,14 @@ async def test_association_spans_tell_the_protection_and_no_key(node, pcscf, lab
     await call.talk(0, 3, context_of(call.phone_key))
     await call.release()
     spans = {
-        span.attributes["side"]: span for span in exporter.get_finished_spans() if span.name == "media.association"
+        span.attributes["media.side"]: span
+        for span in exporter.get_finished_spans()
+        if span.name == "media.association"
     }
     access, core = spans["access"].attributes, spans["core"].attributes
-    assert (access["protection"], access["keying"], access["suite"]) == ("SRTP", "SDES", SUITE)
-    assert (core["protection"], core["suite"]) == ("RTP", "")
-    assert (access["packets_in"], core["packets_out"], access["sip.call_id"]) == (3, 3, CALL_ID)
+    assert (access["media.protection"], access["media.keying"], access["media.suite"]) == ("SRTP", "SDES", SUITE)
+    assert (core["media.protection"], core.get("media.suite")) == ("RTP", None)
+    assert (access["media.packets_in"], core["media.packets_out"], access["sip.call_id"]) == (3, 3, CALL_ID)
     text = "".join(repr((span.name, dict(span.attributes), span.events)) for span in exporter.get_finished_spans())
     for octets in (call.phone_key.keys[0].key_salt.reveal(), call.local(ACCESS).sdes_local[0].key_salt):
         assert octets.hex() not in text

@@ -206,7 +206,7 @@ class TestUe:
         self.log = io.StringIO()
         self.telemetry = Telemetry("alice", "UE", stream=self.log)
         self.card = Card(IMPI, DOMAIN, profile, usim=Usim(K, OPC))
-        tracer = SipTracer(self.telemetry.tracer, node="alice", interfaces=Gm.interfaces())
+        tracer = SipTracer(self.telemetry, node="alice", interfaces=Gm.interfaces())
         self.gm = Gm(reactor, self.settings, tracer, folder / "pki" / "ca.crt")
         self.remembered = 0
         self.registrar = Registrar(
