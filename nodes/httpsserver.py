@@ -17,7 +17,7 @@ from nodes.httpchannel import Channels, HttpServer, Request
 from nodes.httpmessage import Fields, HttpLimits, HttpRequest, HttpResponse
 from nodes.httptap import HttpTap
 from sba import runtime
-from sba.errors import ProblemError
+from sba.errors import ProblemError, StoreUnavailableError
 from sba.identity import NodeIdentity
 from sba.tap import Tap
 from sba.telemetry import Telemetry, activate, deactivate, remote_context
@@ -137,6 +137,9 @@ class HttpsServer(HttpServer):
                 return await self._handler(request)
         except ProblemError as problem:
             return HttpResponse(problem.status)
+        except StoreUnavailableError as away:  # as with any NF that is not there, a client may ask another instance
+            self.telemetry.log("store-away", level="error", fault=str(away))
+            return HttpResponse(503, (("Retry-After", "1"),))
         except TimeoutError:
             self.telemetry.log("http-handler-slow", level="warning", method=request.method, path=request.path[:64])
             return HttpResponse(503, (("Retry-After", "1"),))

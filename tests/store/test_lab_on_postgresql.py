@@ -91,7 +91,7 @@ def test_without_the_server_requests_fail_with_a_reason_and_nobody_dies(lab: Lab
     lab.server.kill()
     began = time.monotonic()
     refused = lab.json("ticket", "request", "alice", "bob", status=1)
-    assert refused["result"] in ("refused", "failed"), refused
+    assert (refused["result"], refused["cause"]) == ("failed", "KMS_UNREACHABLE"), refused
     assert refused["reason"], refused
     failed = lab.call("alice", "carol", "--security", "e2e-kms", status=1)
     assert failed["result"] != "established", failed
