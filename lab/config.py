@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from lab.config_database import DatabaseSection, database_faults
+from lab.config_hep import HepSection
 from lab.config_kms import KmsPolicy, KmsRights, KmsSection
 from lab.config_kms_checks import kms_faults, listed
 from lab.config_problems import (
@@ -141,6 +142,8 @@ class LabConfig(Entry):
     access_networks: Annotated[list[AccessNetwork], Field(min_length=1)]
     users: Annotated[list[User], Field(max_length=MAX_USERS)] = Field(default_factory=list)
     kms: KmsSection = KmsSection()
+    hep: HepSection | None = None
+    """Homer server that P-CSCFs and CSCFs tell what they see; absent: none."""
     instances: dict[Name, Annotated[int, Field(ge=1, le=MOST)]] = Field(default_factory=dict)
     """Instances of a P-CSCF, IMS access gateway or KMS at the start, by its name; 1 of those not named."""
     database: DatabaseSection = DatabaseSection()

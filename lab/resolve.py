@@ -140,6 +140,7 @@ def _cscf(instance: str, config: LabConfig, layout: Layout) -> ResolvedNode:
         "mw_transport": config.mw_transport,
         "digest_algorithms": list(config.digest_algorithms),
         "trusted_peers": trusted,
+        "hep": config.hep.settings() if config.hep is not None else None,
     }
     return _node("cscf", instance, layout, settings)
 
@@ -181,6 +182,8 @@ def _pcscf(instance: str, access: AccessNetwork, layout: Layout, config: LabConf
         "max_streams": access.max_streams,
         "trusted_core_addresses": trusted if config.mw_transport == "tcp" else [],
     }
+    if config.hep is not None:
+        settings["hep"] = config.hep.settings()
     if access.suites:
         settings["suites"] = list(access.suites)
     if access.announce_on_clear_gm:
