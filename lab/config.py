@@ -24,6 +24,7 @@ from lab.config_problems import (
     line_of,
     problems_of,
 )
+from lab.config_services import ServiceProfile, salvaged, service_faults
 from lab.config_types import Domain, Entry, Impi, Key, MediaSecurityPolicy, Name, Tel
 from lab.instances import MOST, instance_names, scalable
 
@@ -103,6 +104,8 @@ class User(Entry):
     kms_policy: KmsPolicy = KmsPolicy()
     kms_rights: KmsRights | None = None
     """What the user's KMS lets him do; absent: everything with users of the lab."""
+    service_profile: Name | None = None
+    """The service profile whose filter criteria concern the user's requests; absent: none do."""
     usim: Usim | None = None
     """Keys of a card the lab did not make; absent = random keys for each lab, never shown."""
 
@@ -148,6 +151,7 @@ class LabConfig(Entry):
     """Instances of a P-CSCF, IMS access gateway or KMS at the start, by its name; 1 of those not named."""
     database: DatabaseSection = DatabaseSection()
     extra_nodes: list[ExtraNode] = Field(default_factory=list)
+    service_profiles: list[ServiceProfile] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _consistent(self) -> LabConfig:
@@ -209,6 +213,9 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     for index, extra in enumerate(config.extra_nodes):
         yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
     yield from _extra_faults(config.extra_nodes)
+    extra_names = {extra.name for extra in config.extra_nodes if extra.name is not None}
+    wanted = [(index, user.service_profile) for index, user in enumerate(config.users)]
+    yield from service_faults(config.service_profiles, wanted, extra_names)
 
 
 def _instance_faults(config: LabConfig, roles: dict[str, tuple[str, Location]]) -> Iterator[Fault]:
@@ -313,6 +320,7 @@ def _salvage(content: object) -> LabConfig:
         database=database or DatabaseSection(),
         instances=_counted(content.get("instances") if isinstance(content, dict) else None),
         extra_nodes=entries("extra_nodes", ExtraNode),
+        service_profiles=salvaged(content.get("service_profiles") if isinstance(content, dict) else None),
     )
 
 

@@ -44,6 +44,9 @@ _PATTERNS = {
     "Amf": "4 hexadecimal digits in quotes",
     "Party": "a user's name, a sip: or tel: URI, *@domain, @home or @lab",
     "GroupUri": "a SIP URI of a home domain, such as sip:sales@ims.test",
+    "Server": "the name of an extra node, or a SIP URI",
+    "Method": "a SIP method in capitals, such as INVITE",
+    "Header": "the name of a SIP header",
 }
 _FIELD_PATTERN = {
     "domain": "Domain",
@@ -54,6 +57,9 @@ _FIELD_PATTERN = {
     "op": "Key",
     "opc": "Key",
     "amf": "Amf",
+    "server": "Server",
+    "method": "Method",
+    "header": "Header",
     **dict.fromkeys(("peers", "also", "request_for", "resolve_from", "members", "requesters"), "Party"),
 }
 

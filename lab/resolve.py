@@ -41,6 +41,8 @@ NF_TYPES = {
     "lab": ("LAB",),
 }
 """NF types in the certificate of each node kind; the first is the audience type."""
+AS = "IMS_AS"
+"""NF type of application servers, which S-CSCFs believe on ISC (RFC 3325 2.3)."""
 
 
 def nf_types(kind: str) -> tuple[str, ...]:
@@ -117,7 +119,8 @@ def _nodes(
         if user.software_ue:
             yield _ue(user, layout, config, folder)
     for extra in config.extra_nodes:
-        yield _node(extra.kind, extra.name, layout, {**extra.settings})
+        isc = isc_settings(extra.kind, extra.name, config, layout)
+        yield _node(extra.kind, extra.name, layout, {**isc, **extra.settings})
 
 
 def _node(
@@ -127,6 +130,21 @@ def _node(
     return ResolvedNode(kind, instance, addresses, settings, layout.port(instance, "sbi"))
 
 
+def isc_settings(kind: str, instance: str, config: LabConfig, layout: Layout) -> dict[str, Json]:
+    """Return the settings for the ISC socket of an application server; none for a node that has no such socket.
+
+    Raises ``ResolveError`` like :func:`nf_types`.
+    """
+    if AS not in nf_types(kind):
+        return {}
+    from sba.run import node_class
+
+    if "isc" not in node_class(kind).settings_class.model_fields:
+        return {}
+    isc: dict[str, Json] = {"host": layout.address(instance), "port": layout.port(instance, "isc", "tcp+udp")}
+    return {"isc": isc, "isc_transport": config.mw_transport}
+
+
 def _cscf(instance: str, config: LabConfig, layout: Layout) -> ResolvedNode:
     served: list[Json] = [home.name for home in config.home_domains if home.cscf == instance]
     trusted: list[Json] = []
@@ -134,6 +152,7 @@ def _cscf(instance: str, config: LabConfig, layout: Layout) -> ResolvedNode:
         edges = [name for access in config.access_networks for name in instance_names(access.pcscf, MOST)]
         trusted = [layout.address(f"{name}/core") for name in edges]
         trusted += [layout.address(home.cscf) for home in config.home_domains]
+        trusted += [layout.address(extra.name) for extra in config.extra_nodes if AS in nf_types(extra.kind)]
     settings: dict[str, Json] = {
         "home_domains": served,
         "mw": {"host": layout.address(instance), "port": layout.port(instance, "mw", "tcp+udp")},

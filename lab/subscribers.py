@@ -13,9 +13,17 @@ from dataclasses import dataclass, replace
 
 from keying.secret import Secret
 from lab.config import LabConfig, User, Usim
+from lab.config_services import criteria_of, server_uri
 from lab.resolve_kms import kms_name
 from lab.state import StateFolder
-from nodes.hss.provision import AkaCredentials, PublicIdentity, Subscriber, build_provisioning
+from nodes.hss.provision import (
+    AkaCredentials,
+    FilterCriterion,
+    PublicIdentity,
+    Subscriber,
+    Trigger,
+    build_provisioning,
+)
 from sba.config import set_seal
 from sba.pki import write_private
 from sba.store import Sealer, create_sealing_key
@@ -109,7 +117,19 @@ def _save(folder: StateFolder, kept: Mapping[str, SubscriberSecrets]) -> None:
     write_private(folder.secrets / "subscribers.sealed", sealed)
 
 
-def _subscriber(user: User, own: SubscriberSecrets) -> Subscriber:
+def _criteria(user: User, config: LabConfig) -> tuple[FilterCriterion, ...]:
+    return tuple(
+        FilterCriterion(
+            criterion.priority,
+            server_uri(config, criterion.server),
+            tuple(Trigger(**trigger.model_dump(exclude_none=True)) for trigger in criterion.triggers),
+            criterion.default_handling == "refuse",
+        )
+        for criterion in criteria_of(config, user.service_profile)
+    )
+
+
+def _subscriber(user: User, own: SubscriberSecrets, config: LabConfig) -> Subscriber:
     identities = [PublicIdentity(user.impu, display_name=user.name.capitalize())]
     if user.tel is not None:
         identities.append(PublicIdentity(f"tel:{user.tel}"))
@@ -127,6 +147,7 @@ def _subscriber(user: User, own: SubscriberSecrets) -> Subscriber:
         public_identities=tuple(identities),
         credentials=credentials,
         media_security=user.subscription,
+        filter_criteria=_criteria(user, config),
     )
 
 
@@ -144,7 +165,7 @@ def provision(config: LabConfig, folder: StateFolder, instance_ids: Mapping[str,
     _save(folder, kept)
     for hss in dict.fromkeys(home.hss for home in config.home_domains):
         served = {home.name for home in config.home_domains if home.hss == hss}
-        subscribers = [_subscriber(user, kept[user.name]) for user in config.users if user.domain in served]
+        subscribers = [_subscriber(user, kept[user.name], config) for user in config.users if user.domain in served]
         sealer = Sealer(folder.sealing_key, instance_ids[hss])
         write_private(folder.secrets / f"{hss}.sealed", build_provisioning(subscribers, sealer))
     for home in config.home_domains:
