@@ -92,6 +92,13 @@ class Neighbours(Protocol):
         """Home domains whose HSS can be asked for a number."""
 
 
+class Servers(Protocol):
+    """Where application servers are."""
+
+    async def route_to(self, server_uri: str) -> str | None:
+        """The Route to the server that a filter criterion names; None when there is none."""
+
+
 class CallProcedure:
     """Routing decisions of one I-/S-CSCF; ``own_uri`` makes this node's URI with a given user part."""
 
@@ -105,6 +112,7 @@ class CallProcedure:
         own: OwnNames,
         own_uri: Callable[[str], str],
         neighbours: Neighbours,
+        servers: Servers,
     ) -> None:
         self._settings = settings
         self._home_domains = frozenset(home_domains)
@@ -114,6 +122,7 @@ class CallProcedure:
         self._own = own
         self._own_uri = own_uri
         self._neighbours = neighbours
+        self._servers = servers
 
     async def route(self, original: SipRequest, peer: Peer) -> Forwarding | Local | RegEvent:
         """Decide the way of a request that came from ``peer``. Raises ``RejectionError``."""
@@ -180,7 +189,7 @@ class CallProcedure:
             async def onward() -> Forwarding:
                 return await self._originate(request.copy(), registration, user, server.index + 1)
 
-            return self._to_server(request, server, SessionCase.ORIGINATING, user, onward)
+            return await self._to_server(request, server, SessionCase.ORIGINATING, user, onward)
         request.headers.remove("P-Served-User")
         _, target_domain = await self._resolve(request, domain)
         if target_domain in self._home_domains:
@@ -238,7 +247,7 @@ class CallProcedure:
             raise RejectionError(404, "Identity Not Reachable")
         server = next_server(profile.filter_criteria, request, SessionCase.TERMINATING, start)
         if server is not None:
-            return self._to_server(
+            return await self._to_server(
                 request, server, SessionCase.TERMINATING, impu, self._terminate_onward(request, server)
             )
         request.headers.remove("P-Served-User")
@@ -266,7 +275,7 @@ class CallProcedure:
         server = next_server(profile.filter_criteria, request, case, start)
         if server is None:
             raise RejectionError(480, "Not Registered")
-        return self._to_server(request, server, case, impu, self._terminate_onward(request, server))
+        return await self._to_server(request, server, case, impu, self._terminate_onward(request, server))
 
     def _terminate_onward(self, request: SipRequest, server: ServerHop) -> Callable[[], Awaitable[Forwarding]]:
         async def onward() -> Forwarding:
@@ -276,7 +285,7 @@ class CallProcedure:
 
     # application servers
 
-    def _to_server(
+    async def _to_server(
         self,
         request: SipRequest,
         server: ServerHop,
@@ -284,10 +293,17 @@ class CallProcedure:
         user: str,
         onward: Callable[[], Awaitable[Forwarding]],
     ) -> Forwarding:
-        """Send a leg over ISC: the server and then this node, with the original dialog's token, as Route (5.5)."""
+        """Send a leg over ISC: the server and then this node, with the original dialog's token, as Route (5.5).
+
+        A server that nobody knows has failed already: default handling (TS 23.218 6.4).
+        """
         branch = request.copy()
+        uri = await self._servers.route_to(server.server_uri)
+        if uri is None:
+            if server.terminate_on_failure:
+                raise RejectionError(503, "Application Server Not Available")
+            return await onward()
         token = self._tokens.handed_out(HandedBack(case, server.index + 1, user))
-        uri = server.server_uri if ";lr" in server.server_uri else f"{server.server_uri};lr"
         branch.headers.set_values("Route", [f"<{uri}>", f"<{self._own_uri(token)}>"])
         branch.headers.set("P-Served-User", f"<{user}>;{case.served_user_parameters}")
         return Forwarding(((self._target(branch),),), server=server, onward=onward)

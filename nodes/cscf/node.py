@@ -23,6 +23,7 @@ from nodes.cscf.registration import Registration
 from nodes.cscf.rejection import RejectionError
 from nodes.cscf.route_tokens import KEY_OCTETS, RouteTokens
 from nodes.cscf.routing import OwnNames
+from nodes.cscf.servers import ApplicationServers
 from nodes.cscf.trust import UNTRUSTED, Peer, peer_of_address, peer_of_certificate
 from nodes.hepexport import HepExport
 from nodes.siptap import observing, trace_finder
@@ -167,6 +168,7 @@ class Cscf(NetworkFunction):
             self._own,
             self._own_uri,
             HomeNetworks(self.sbi),
+            ApplicationServers(self.sbi),
         )
         return Procedures(register, calls, self._reg_event, self._judge, self._peers.closed, self._home_domains)
 
