@@ -18,7 +18,7 @@ from sba.database import DatabaseAddress, read_password
 from sba.database_setup import Administrator, Tenant, prepare
 from sba.testing import free_port
 
-ADMINISTRATOR = "lab"
+ADMINISTRATOR = "postgres"
 _numbers = itertools.count(1)
 
 

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.lab import Lab, variant
-from tests.postgresql import ADMINISTRATOR, Postgres, own_server
+from tests.postgresql import Postgres, own_server
+from tests.store.page import COMMANDS, FILES
+from tests.store.test_store_doc import run
 
 pytestmark = [pytest.mark.lab, pytest.mark.peer("pg_ctlcluster"), pytest.mark.timeout(180)]
 
@@ -33,27 +36,24 @@ class LabOnPostgres(Lab):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabOnPostgres]:
+    """The lab of docs/store.md, brought up by the commands of the page."""
     folder = tmp_path_factory.mktemp("lab")
     with own_server() as server:
 
         def on_postgresql(description: dict[str, Any]) -> None:
-            description["database"] = {"url": server.url("imslab")}
+            description |= yaml.safe_load(FILES["database.yaml"].replace("127.0.0.1:5432", server.address))
 
         config = variant(folder / "lab.yaml", on_postgresql)
+        (folder / "administrator.password").write_bytes(server.password_file.read_bytes())
         made = LabOnPostgres(folder / "state", config)
         made.server = server
-        said = made.run(*prepare(made))
-        assert f"{server.address}/imslab is prepared: 17 roles, " in said.stdout
         try:
-            made.run("up", "--config", str(config))
+            said = run(COMMANDS["prepare"], folder)
+            assert f"{server.address}/imslab is prepared: 17 roles, " in said
+            assert "pcscf-a-8" not in run(COMMANDS["up"], folder)
             yield made
         finally:
             made.run("down", check=False)
-
-
-def prepare(lab: LabOnPostgres) -> list[str]:
-    password = str(lab.server.password_file)
-    return ["database", "prepare", "--config", str(lab.config), "--role", ADMINISTRATOR, "--password-file", password]
 
 
 def test_every_node_keeps_its_state_in_a_schema_of_its_own(lab: LabOnPostgres) -> None:
@@ -127,5 +127,5 @@ def test_passwords_stand_in_their_files_and_nowhere_else(lab: LabOnPostgres) -> 
 
 
 def test_preparing_again_leaves_the_lab_running(lab: LabOnPostgres) -> None:
-    lab.run(*prepare(lab))
+    run(COMMANDS["prepare"], lab.config.parent)
     assert lab.call("alice", "bob", "--security", "e2ae-sdes", "--seconds", "1")["result"] == "established"

@@ -215,8 +215,8 @@ async def test_who_may_not_prepare_is_told_so(tmp_path):
     address = DatabaseAddress.parse(shared_server().url("postgres"))
     with pytest.raises(StoreUnavailableError, match=r"does not let nobody in: password authentication failed"):
         await prepare(address, Administrator("nobody", lambda: "x"), [])
-    with pytest.raises(StoreUnavailableError, match=r"127.0.0.1:1/x does not let lab in"):
-        await prepare(DatabaseAddress("127.0.0.1", 1, "x"), Administrator("lab"), [])
+    with pytest.raises(StoreUnavailableError, match=r"127.0.0.1:1/x does not let postgres in"):
+        await prepare(DatabaseAddress("127.0.0.1", 1, "x"), Administrator("postgres"), [])
 
 
 def test_a_stored_password_is_the_one_of_rfc_5802():
