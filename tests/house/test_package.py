@@ -47,6 +47,14 @@ def test_wheel_holds_the_default_lab_the_contracts_and_their_code(wheel: zipfile
     assert b"imslab = " in wheel.read(entry)
 
 
+def test_wheel_holds_the_migrations_of_every_kind_and_what_runs_and_writes_them(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    steps = {str(path.relative_to(ROOT)) for path in (ROOT / "nodes").glob("*/migrations/*.py")}
+    assert len(steps) >= 2 * 7
+    assert steps <= names
+    assert {"sba/migrations/env.py", "sba/migrations/run.py", "sba/migrations/script.py.mako"} <= names
+
+
 def test_wheel_holds_no_tests_and_no_build_leftovers(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/", 1)[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
