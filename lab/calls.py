@@ -269,10 +269,19 @@ class _CallInProgress:
         return replace(verdict, exchange=str(path))
 
     def _path(self) -> list[str]:
-        path = [self._caller.name, self._caller.gateway]
+        path = [self._caller.name, self._gateway_of(self._caller)]
         if self._callee is not None:
-            path += [self._callee.gateway, self._callee.name]
+            path += [self._gateway_of(self._callee), self._callee.name]
         return list(dict.fromkeys(path))
+
+    def _gateway_of(self, user: UserRow) -> str:
+        """The gateway whose access leg leads to a user's UE: of several in his network the one that served."""
+        nodes = self._lab.nodes
+        here = [leg for leg in self._audited.values() if leg.side == "access" and leg.node in nodes]
+        here = [leg for leg in here if nodes[leg.node].access_network == user.access]
+        own = nodes[user.name].host if user.name in nodes else ""
+        at_him = [leg.node for leg in here if own and leg.remote.rpartition(":")[0] == own]
+        return next(iter([*at_him, *(leg.node for leg in here)]), user.gateway)
 
     async def _spans(self, call_id: str) -> list[MediaEnd]:
         expected = set(self._audited)

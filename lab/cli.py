@@ -30,6 +30,7 @@ from lab.database_cli import database
 from lab.mikey_cli import mikey
 from lab.newnf_cli import new_nf
 from lab.printable import one_line, printable
+from lab.scale_cli import scale
 from lab.state import StateFolder
 from lab.ticket_cli import kms, ticket
 
@@ -397,7 +398,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (capture, pki, user, ue, ticket, kms, mikey, new_nf, database):
+for part in (capture, pki, user, ue, ticket, kms, mikey, new_nf, database, scale):
     imslab.add_command(part)
 
 

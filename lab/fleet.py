@@ -50,6 +50,8 @@ class NodeProcess:
     reason: str = ""
     since: float = field(default_factory=time.monotonic)
     served: bool = False
+    retiring: bool = False
+    """Whether it was told to take no new work, because it is to be taken away."""
     keeper: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int = 0
@@ -110,6 +112,22 @@ class Fleet:
             if failed:
                 return failed
         return []
+
+    async def add(self, order: NodeOrder) -> NodeProcess:
+        """Start one more node and return when it serves or has failed. Raises ``KeyError`` for a name that is taken."""
+        if order.instance in self.nodes:
+            raise KeyError(order.instance)
+        node = self.nodes[order.instance] = NodeProcess(order)
+        self._keep(node)
+        await self._settled(node)
+        return node
+
+    async def remove(self, instance: str) -> None:
+        """End one node for good: SIGTERM, after ``STOP_GRACE_S`` SIGKILL. Raises ``KeyError``."""
+        node = self.nodes[instance]
+        await self.stop([[instance]])
+        if self.nodes.get(instance) is node:
+            del self.nodes[instance]
 
     def _keep(self, node: NodeProcess) -> None:
         if node.keeper is None or node.keeper.done():
@@ -188,7 +206,7 @@ class Fleet:
     async def stop(self, stages: Iterable[Sequence[str]]) -> None:
         """Stop stage after stage: SIGTERM, after ``STOP_GRACE_S`` SIGKILL."""
         for stage in stages:
-            nodes = [self.nodes[instance] for instance in stage]
+            nodes = [self.nodes[instance] for instance in stage if instance in self.nodes]
             for node in nodes:
                 self._end(node)
             keepers = [node.keeper for node in nodes if node.keeper is not None]

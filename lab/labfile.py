@@ -104,6 +104,13 @@ class LabFile:
         """The home domain of each node of a home network, by instance."""
         return {row.instance: row.home for row in self.nodes.values() if row.home}
 
+    def refresh(self, path: Path) -> None:
+        """Take over what changed in the file since: instances that came and went. Raises ``LabFileError``."""
+        fresh = LabFile.read(path)
+        for own, new in ((self.nodes, fresh.nodes), (self.users, fresh.users), (self.names, fresh.names)):
+            own.clear()
+            own.update(new)  # type: ignore[arg-type]
+
     @classmethod
     def read(cls, path: Path) -> LabFile:
         """Read ``lab.json``; raises ``LabFileError`` when it is missing or not what ``imslab up`` wrote."""

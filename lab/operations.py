@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lab.calls import CallDesk, CallOrder
 from lab.capture_operations import CaptureDesk
-from lab.control import ControlError, ControlServer, Json, Params, Progress, options_of
+from lab.console.service import Console
+from lab.control import ControlError, ControlServer, Json, Operation, Params, Progress, options_of
 from lab.kms_operations import TicketDesk
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
 from lab.refusals import refusal
+from lab.scale import Scaler
 from lab.senders import Senders
 from lab.tracestore import TraceStore
 from sba.errors import RemoteProblem
@@ -37,8 +39,11 @@ class Operations:
             self.store,
             Senders(lab.nodes.values(), self.operator.identity.revoked, supervisor.tell),
         )
-        self._control = ControlServer(
-            folder.socket,
+        operations: dict[str, Operation] = {}
+        settings = supervisor.console_settings()
+        self.console = Console(supervisor, self.operator, self._desk, self.store, operations, settings, supervisor.tell)
+        self._control = ControlServer(folder.socket, operations)
+        operations.update(
             {
                 "ping": self._ping,
                 "status": self._status,
@@ -54,9 +59,11 @@ class Operations:
                 "metrics": self._metrics,
                 "restart": self._restart,
                 "down": self._down,
+                "console": self.console.operation,
+                "scale": Scaler(supervisor, self.operator).operation,
                 **CaptureDesk(self.operator, lab).operations(),
                 **TicketDesk(self.operator, lab, self._desk.software_ue).operations(),
-            },
+            }
         )
 
     async def open(self) -> None:
@@ -67,9 +74,11 @@ class Operations:
         )
         await self._receiver.start(lab.otlp_bind, lab.otlp_port, credentials)
         await self._control.start()
+        await self.console.start()
 
     async def close(self) -> None:
         """Stop answering, take the last telemetry and close the store."""
+        await self.console.stop()
         await self._control.stop()
         await self.operator.close()
         await self._receiver.stop()
@@ -88,6 +97,7 @@ class Operations:
             "media_streams": streams,
             "telemetry": dict(self.store.counts()),
             "start_s": self._start_s(),
+            "console": self.console.url,
         }
 
     def _serving(self, kind: str) -> list[str]:
@@ -197,7 +207,7 @@ class Operations:
         )
         if (order.with_keys or order.exchange) and not self._supervisor.lab.key_export:
             raise ControlError("this lab never exports keys (key_export: never in its description)", "usage")
-        verdict = await self._desk.place(order, progress)
+        verdict = await self._desk.place(order, self.console.noting(order, progress))
         return verdict.document()
 
     async def _ue(self, params: Params, progress: Progress) -> Json:

@@ -18,8 +18,8 @@ from grpc_health.v1 import health_pb2
 
 from keying.secret import Secret
 from lab.labfile import NodeRow
-from lab.resolve import OPERATOR
-from protos import capture_pb2, iq_pb2, kms_control_pb2, nrf_nfm_pb2, ue_control_pb2
+from lab.resolve import OPERATOR, nf_types
+from protos import capture_pb2, iq_pb2, kms_control_pb2, lifecycle_pb2, nrf_nfm_pb2, ue_control_pb2
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
 from sba.discovery import NfProfile, Query
@@ -111,6 +111,19 @@ class Operator:
         answer: Message = await self._sbi.call(
             method, request, timeout=timeout_s, instance=self._producers[instance].instance_id
         )
+        return answer
+
+    async def retire(self, instance: str, *, withdraw: bool = False) -> lifecycle_pb2.RetireResponse:
+        """Tell a node to take no new work, or to take it again; returns what it still has to do."""
+        row = self._producers[instance]
+        answer = await self._sbi.call(
+            lifecycle_pb2.DESCRIPTOR.services_by_name["NodeLifecycle"].methods_by_name["Retire"],
+            lifecycle_pb2.RetireRequest(withdraw=withdraw),
+            timeout=2.0,
+            instance=row.instance_id,
+            nf_type=nf_types(row.kind)[0],
+        )
+        assert isinstance(answer, lifecycle_pb2.RetireResponse)
         return answer
 
     async def ue_status(self, user: str) -> ue_control_pb2.StatusResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from lab.labfile import NodeRow
@@ -29,21 +29,28 @@ class Sender:
 
 
 class Senders:
-    """Finds the node behind a certificate of the lab CA; refusals are told to ``journal``, each kind once a minute."""
+    """Finds the node behind a certificate of the lab CA, among ``nodes`` as they then are.
+
+    Refusals are told to ``journal``, each kind once a minute.
+    """
 
     def __init__(
         self,
-        nodes: Iterable[NodeRow],
+        nodes: Collection[NodeRow],
         revoked: RevocationList,
         journal: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._names: Mapping[str, str] = {row.instance_id.lower(): row.instance for row in nodes}
+        self._nodes = nodes
+        self._names = self._read()
         self._revoked = revoked
         self._journal = journal
         self._clock = clock
         self._identities = PeerIdentities()
         self._told: dict[tuple[str, str], float] = {}
+
+    def _read(self) -> Mapping[str, str]:
+        return {row.instance_id.lower(): row.instance for row in self._nodes}
 
     def of(self, pem: bytes) -> Sender:
         """Return the sender of a verified certificate (PEM).
@@ -55,6 +62,8 @@ class Senders:
         except IdentityError as error:
             raise self._refused("", "a certificate of no NF", str(error)) from error
         self._revoked.refresh()
+        if peer.instance_id not in self._names:
+            self._names = self._read()  # an instance that came since
         node = self._names.get(peer.instance_id, "")
         if peer.serial_number in self._revoked:
             raise self._refused(node or peer.instance_id, "a revoked certificate")

@@ -46,7 +46,7 @@ def node_table(rows: Sequence[Params]) -> None:
     for column in ("node", "kind", "state", "pid", "SBI", "restarts"):
         table.add_column(column)
     for row in map(_shown_params, rows):
-        state = str(row.get("state", ""))
+        state = "retiring" if row.get("retiring") else str(row.get("state", ""))
         reason = f" ({row['reason']})" if row.get("reason") else ""
         table.add_row(
             str(row["instance"]),

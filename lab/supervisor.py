@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.fleet import Fleet, NodeProcess, State, last_log_line
 from lab.labfile import LabFile
@@ -30,6 +31,9 @@ from lab.spawner import (
     redirect_output,
 )
 from lab.state import StateFolder
+
+if TYPE_CHECKING:
+    from lab.console.settings import ConsoleSettings
 
 NODE_MODULES = ("nrf", "hss", "cscf", "pcscf", "imsagw", "bsf", "kms", "ue")
 """Node kinds whose modules the fork server loads before it forks."""
@@ -70,6 +74,12 @@ class Supervisor:
     def make_fleet(self) -> Fleet:
         """Return the nodes as those who look at them know them."""
         return Fleet(self._orders(), self._operations.operator.serves, self._changed)
+
+    def console_settings(self) -> ConsoleSettings:
+        """Return where the console is to listen."""
+        from lab.console.settings import ConsoleSettings
+
+        return ConsoleSettings.read(self.folder.lab_json)
 
     def _orders(self) -> list[NodeOrder]:
         return [
@@ -156,13 +166,17 @@ class Supervisor:
     def status(self) -> list[dict[str, object]]:
         """Return one row for each node."""
         rows: list[dict[str, object]] = []
-        for node in self.fleet.nodes.values():
-            row = self.lab.nodes[node.instance]
+        for row in self.lab.nodes.values():
+            node = self.fleet.nodes.get(row.instance)
+            if node is None:
+                continue
             rows.append(
                 {
                     "instance": node.instance,
+                    "nf": row.nf or row.instance,
                     "kind": node.order.kind,
                     "state": node.state.value,
+                    "retiring": node.retiring,
                     "pid": node.pid or None,
                     "restarts": node.restarts,
                     "reason": node.reason,

@@ -64,6 +64,15 @@ class ImsAgw(NetworkFunction):
         """Begin to watch for contexts nobody owns any more."""
         self._watching = asyncio.ensure_future(self._watch())
 
+    async def retire_node(self) -> None:
+        """Take no new calls and tell every IMS-ALG; those that are here go on."""
+        self.gateway.draining = True
+        self._notifications.add_for_all(Notification(going_down="graceful"))
+
+    async def rejoin_node(self) -> None:
+        """Take calls again."""
+        self.gateway.draining = False
+
     async def drain_node(self) -> None:
         """Take no new calls and tell every IMS-ALG."""
         self.gateway.draining = True

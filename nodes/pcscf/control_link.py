@@ -56,11 +56,13 @@ class ControlLink:
         pause = FIRST_TRY_S
         while True:
             try:
-                gateways = await self._edge.iq.gateways()
+                gateways = await self._edge.iq.known()
             except RemoteProblem:
                 gateways = []
-            for gateway in gateways:
-                await self._touch(gateway)
+            # one that takes no new calls, or fell silent, is not named any more but still has sessions of ours
+            contexts = (session.media.context for session in self._edge.sessions)
+            gateways += sorted({context.agw for context in contexts if context is not None} - set(gateways))
+            await asyncio.gather(*(self._touch(gateway) for gateway in gateways))
             pause = self._edge.settings.iq_heartbeat_s if gateways else FIRST_TRY_S
             await asyncio.sleep(pause)
 

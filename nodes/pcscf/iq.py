@@ -45,6 +45,7 @@ _STATUS: Final[Mapping[grpc.StatusCode, int]] = {
 _TRY_ELSEWHERE: Final = frozenset({
     grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED,
 })  # fmt: skip
+_SILENT: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _OUTCOME_UNKNOWN: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE})
 """The request may have been carried out although no answer came."""
 _TOKENS: Final = {"crypto_suite": "no-common-suite", "crypto_key": "bad-key"}
@@ -150,10 +151,18 @@ class IqClient:
         return f"{self._epoch}-{self._count}"
 
     async def gateways(self) -> list[str]:
-        """NF instance ids of this access network's IMS-AGWs, best first; those that are shunned come last."""
+        """NF instance ids of this access network's IMS-AGWs in the order in which to try them for a new call.
+
+        They take turns by free capacity; those that are shunned come last. Raises RemoteProblem.
+        """
         profiles = await self._sbi.discover(NF_TYPE, SERVICE, access_network=self._network)
         found = [str(profile.nf_instance_id) for profile in profiles]
         return sorted(found, key=lambda name: name in self.shunned)
+
+    async def known(self) -> list[str]:
+        """The same gateways without taking a turn, to keep in touch with them. Raises RemoteProblem."""
+        profiles = await self._sbi.discover(NF_TYPE, access_network=self._network)
+        return [str(profile.nf_instance_id) for profile in profiles]
 
     # -- contexts -----------------------------------------------------------------------------------------------------
 
@@ -176,6 +185,8 @@ class IqClient:
                     return await self._reserve_at(gateway, work, call_id=call_id, emergency=emergency)
                 except RemoteProblem as problem:
                     failed = problem
+                    if problem.code in _SILENT and len(gateways) > 1:
+                        self.shunned.add(gateway)  # until it answers a heartbeat
                     if problem.code in _OUTCOME_UNKNOWN:
                         self._doubtful.setdefault(gateway, set()).add(call_id)
                     if problem.code not in _TRY_ELSEWHERE:
