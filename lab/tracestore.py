@@ -7,7 +7,7 @@ command line opens the file read-only, so a call flow can be drawn after the lab
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import json
 import sqlite3
 import threading
@@ -168,7 +168,7 @@ class TraceStore:
         """Let ``change`` write what somebody else than a span knows of a call, new or known."""
         with self._transaction() as db:
             call = callstore.load(db, call_id) or CallRecord(call_id)
-            before = dataclasses.replace(call)
+            before = copy.deepcopy(call)
             change(call)
             if call != before:
                 callstore.save(db, call)
