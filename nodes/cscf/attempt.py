@@ -11,8 +11,8 @@ from signalling.sip.txn import ServerTxn
 class Attempt(ServerTxn):
     """Stands in for a server transaction: provisional answers, 2xx and 6xx pass, any other failure is kept back.
 
-    ``failure`` is what was kept back, ``answered`` tells whether a final answer passed, ``provisional_seen`` whether
-    101-199 did.
+    ``failure`` is what was kept back, ``answered`` tells whether a final answer passed, ``under_way`` whether 101-199
+    did, or the server that was tried gave the request back: then what fails is not the server (TS 23.218 6.4).
     """
 
     def __init__(self, txn: ServerTxn) -> None:
@@ -22,7 +22,7 @@ class Attempt(ServerTxn):
         self.on_terminated: Callable[[], None] | None = None
         self.failure: SipResponse | None = None
         self.answered = False
-        self.provisional_seen = False
+        self.under_way = False
         self._abandoned = False
 
     def respond(self, response: SipResponse, *, forwarded: bool = False) -> bool:
@@ -32,7 +32,7 @@ class Attempt(ServerTxn):
         if 300 <= response.status < 600:
             self.failure = response
             return True
-        self.provisional_seen = self.provisional_seen or 100 < response.status < 200
+        self.under_way = self.under_way or 100 < response.status < 200
         self.answered = self.answered or response.status >= 200
         return self._lender.respond(response, forwarded=forwarded)
 

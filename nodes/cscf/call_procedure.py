@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from nodes.cscf import charging
@@ -55,7 +55,8 @@ class Forwarding:
 
     ``callee`` is the profile whose identities may be asserted in responses, ``term_ioi`` this network's charging
     identifier in responses ("" to leave them), ``vector`` the charging vector of the request, ``server`` the hop of an
-    application server with its default handling, ``onward`` the rest of the way when that server fails.
+    application server with its default handling, ``onward`` the rest of the way when that server fails,
+    ``handed_back`` whether a server gave the leg back, so that it has not failed.
     """
 
     groups: tuple[tuple[Target, ...], ...]
@@ -64,6 +65,7 @@ class Forwarding:
     vector: charging.ChargingVector | None = None
     server: ServerHop | None = None
     onward: Callable[[], Awaitable[Forwarding]] | None = field(default=None, compare=False)
+    handed_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class CallProcedure:
             return await self._originate(request, registration, user, 0)
         if arrival.leg is Leg.HANDED_BACK:
             assert arrival.handed_back is not None
-            return await self._go_on(request, arrival.handed_back)
+            return replace(await self._go_on(request, arrival.handed_back), handed_back=True)
         if not peer.trusted and not self._settings.untrusted_terminating:
             raise RejectionError(403, "Not From Outside The Trust Domain")
         if is_reg_event(request):

@@ -124,6 +124,8 @@ class MwShell:
                 elif isinstance(decision, Local):
                     await self._local(txn)
                 elif txn not in self._cancelled:
+                    if decision.handed_back:
+                        self._given_back(request.call_id)
                     await self._forward(txn, decision)
             except RejectionError as refusal:
                 self._refuse(txn, refusal)
@@ -210,6 +212,12 @@ class MwShell:
             self._journal("as.passed-over", level="warning", call_id=txn.request.call_id)
             await self._forward(txn, await forwarding.onward())
 
+    def _given_back(self, call_id: str) -> None:
+        """A server handed the request of a call back; it waits for the far end from now on as everybody does."""
+        for attempt in self._attempts.values():
+            if attempt.request.call_id == call_id:
+                attempt.under_way = True
+
     async def _try(self, attempt: Attempt, forwarding: Forwarding, group: Sequence[RoutedTarget]) -> None:
         """Forward to one group and wait for the outcome; a server that stays silent is given up."""
         context = self._start(attempt, forwarding, group)
@@ -217,7 +225,7 @@ class MwShell:
             async with asyncio.timeout(self._settings.as_timeout if forwarding.server else None):
                 await context.wait()
         except TimeoutError:
-            if attempt.provisional_seen:
+            if attempt.under_way:
                 await context.wait()
             else:
                 attempt.abandon()
@@ -254,7 +262,7 @@ def _may_go_on(forwarding: Forwarding, attempt: Attempt) -> bool:
     if forwarding.server is None:
         return True
     status = None if attempt.failure is None else attempt.failure.status
-    return continues_after_failure(status, forwarding.server, provisional_seen=attempt.provisional_seen)
+    return continues_after_failure(status, forwarding.server, provisional_seen=attempt.under_way)
 
 
 def _counted(request: SipRequest, record_route: str) -> SipRequest:

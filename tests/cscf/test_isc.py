@@ -1,11 +1,13 @@
 """Application servers over ISC: a server that hands the leg back, and ones that fail."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from nodes.hss.provision import FilterCriterion, Trigger
 from sba.testing import async_test
+from signalling.sip.stack import make_response
 from tests.cscf.home import ALICE, BOB, Home, MwPeer, home_network
 from tests.cscf.test_calls import registered
 
@@ -90,5 +92,61 @@ def test_what_a_failing_server_leads_to(tmp_path, status, terminate, outcome):
             alice, bob = await registered(home, *users)
             assert (await call(alice)).status == outcome
             assert len(bob.peer.received) == (1 if outcome == 200 else 0)
+
+    return run()
+
+
+@pytest.mark.clause("TS 23.218", "6.4-default-handling")
+@pytest.mark.parametrize(("status", "outcome"), [(503, 500), (408, 408), (486, 486)])
+def test_what_the_far_end_answers_behind_a_server_is_no_failure_of_the_server(tmp_path, status, outcome):
+    @async_test
+    async def run():
+        from sba.testing import free_port
+
+        port = free_port()
+        users = [with_server(ALICE, port, "orig"), BOB]
+        async with home_network(tmp_path, subscribers=users) as home:
+            Server(home, await home.peer("as", nf_type="IMS_AS", port=port))
+            alice, bob = await registered(home, *users)
+            bob.peer.answers["INVITE"] = status
+            assert (await call(alice)).status == outcome
+            assert len(bob.peer.received) == 1
+
+    return run()
+
+
+@pytest.mark.clause("TS 23.218", "6.4-default-handling")
+def test_a_far_end_that_takes_its_time_behind_a_server_is_waited_for(tmp_path):
+    @async_test
+    async def run():
+        from sba.testing import free_port
+
+        port = free_port()
+        users = [with_server(ALICE, port, "orig"), BOB]
+        async with home_network(tmp_path, subscribers=users, as_timeout=0.3) as home:
+            Server(home, await home.peer("as", nf_type="IMS_AS", port=port))
+            alice, bob = await registered(home, *users)
+            bob.peer.answers["INVITE"] = None
+            calling = asyncio.ensure_future(call(alice))
+            await bob.peer.until(lambda: bob.peer.received)
+            assert not (await asyncio.wait([calling], timeout=0.7))[0]
+            bob.peer.transactions[0].respond(make_response(bob.peer.received[0], 480))
+            assert (await calling).status == 480
+            assert len(bob.peer.received) == 1
+            assert not bob.peer.cancelled
+
+    return run()
+
+
+@pytest.mark.parametrize(("default", "outcome"), [("continue", 200), ("refuse", 503)])
+def test_a_server_that_the_nrf_does_not_know_has_failed(tmp_path, default, outcome):
+    @async_test
+    async def run():
+        criterion = FilterCriterion(1, "sip:nobody.ims.test", INVITES, default == "refuse")
+        users = [replace(ALICE, filter_criteria=(criterion,)), BOB]
+        async with home_network(tmp_path, subscribers=users) as home:
+            alice, bob = await registered(home, *users)
+            assert (await call(alice)).status == outcome
+            assert len(bob.peer.received) == (outcome == 200)
 
     return run()
