@@ -25,6 +25,7 @@ from lab.cli_base import (
     writable_folder,
 )
 from lab.cli_parts import pki, ue, user
+from lab.console_cli import console, link_of
 from lab.control import ControlError, Json, Params, ask
 from lab.database_cli import database
 from lab.mikey_cli import mikey
@@ -58,10 +59,16 @@ def imslab() -> None:
     help="Folder of a package that brings nodes or media security; repeat for more. Kept until another --with.",
 )
 @click.option("--without-packages", is_flag=True, help="Leave out the packages of an earlier --with.")
+@click.option("--no-console", is_flag=True, help="Start the lab without its page (imslab console).")
 @state_option
 @json_option
 def up(
-    config: Path | None, packages: tuple[Path, ...], without_packages: bool, state: Path | None, as_json: bool
+    config: Path | None,
+    packages: tuple[Path, ...],
+    without_packages: bool,
+    no_console: bool,
+    state: Path | None,
+    as_json: bool,
 ) -> None:
     """Start the lab: every node a process of its own. Returns when all serve."""
     from lab.config_problems import ConfigError
@@ -77,7 +84,7 @@ def up(
     progress = StartProgress(quiet=as_json)
     try:
         with progress:
-            started = start(config or default_config(), folder, progress.note, named)
+            started = start(config or default_config(), folder, progress.note, named, console=not no_console)
         others = started.already and named is not None and runs_other_packages(named, folder)
         other = started.already and config is not None and runs_another(config, folder)
     except PackageError as error:
@@ -95,12 +102,17 @@ def up(
         fail(f"a lab with other packages runs in {folder.root}; end it first with: imslab down", 2)
     if other:
         fail(f"a lab of another description than {config} runs in {folder.root}; end it first with: imslab down", 2)
+    page = link_of(folder)
     if as_json:
-        echo_json({"state": str(folder.root), "start_s": round(started.seconds, 3), "nodes": list(started.rows)})
+        rows: list[Json] = [*started.rows]
+        seconds, url = round(started.seconds, 3), page.get("url", "")
+        echo_json({"state": str(folder.root), "start_s": seconds, "nodes": rows, "console": url})
         return
     node_table(started.rows)
     word = "already up" if started.already else f"up in {started.seconds:.1f} s"
     click.echo(f"{word}; state folder {folder.root}")
+    if page:
+        click.echo(f"console {page['link']}")
 
 
 @imslab.command()
@@ -398,7 +410,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (capture, pki, user, ue, ticket, kms, mikey, new_nf, database, scale):
+for part in (console, capture, pki, user, ue, ticket, kms, mikey, new_nf, database, scale):
     imslab.add_command(part)
 
 

@@ -140,6 +140,8 @@ class LabConfig(Entry):
     digest_algorithms: list[DigestAlgorithm] = Field(default_factory=_md5_alone, min_length=1)
     """What digest users are challenged with, best first; clients that do not know RFC 8760 want MD5 alone."""
     trace_sampling: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    console: bool | Annotated[int, Field(ge=1024, le=65_535)] = True
+    """Whether the lab has a page to watch it, on loopback; a number is its port, else the kernel chooses."""
     nrf: Name = "nrf"
     home_domains: Annotated[list[HomeDomain], Field(min_length=1)]
     access_networks: Annotated[list[AccessNetwork], Field(min_length=1)]

@@ -21,6 +21,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
+from lab.console.settings import ConsoleSettings
 from lab.control import ControlError
 from lab.fleet import Fleet, NodeProcess, State, Watcher
 from lab.instances import SCALABLE
@@ -245,6 +246,10 @@ class ExternalSupervisor(Supervisor):
         )
         fleet.follow(self.lab.names)
         return fleet
+
+    def console_settings(self) -> ConsoleSettings:
+        """Return where the console listens in its container, and how the machine publishes it."""
+        return ConsoleSettings.of_container()
 
     async def _open_spawner(self) -> Spawner:
         return NoSpawner()

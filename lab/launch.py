@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 20.0
 """How long a new supervisor may take to answer, seconds."""
+NO_CONSOLE = "--no-console"
+"""Argument of a supervisor that is to have no console."""
 DOWN_TIMEOUT_S = 20.0
 """How long a lab may take to end, seconds."""
 _POLL_S = 0.02
@@ -76,7 +78,12 @@ def rows_of(answer: Json) -> list[Params]:
 
 
 def up(
-    config: Path, folder: StateFolder, progress: Callable[[Params], None], packages: Sequence[Path] | None = None
+    config: Path,
+    folder: StateFolder,
+    progress: Callable[[Params], None],
+    packages: Sequence[Path] | None = None,
+    *,
+    console: bool = True,
 ) -> Started:
     """Start the lab described by ``config`` in ``folder`` and return when every node serves.
 
@@ -100,7 +107,7 @@ def up(
     from lab.with_packages import prepare, with_nodes
 
     description = with_nodes(description, prepare(folder, packages))
-    supervisor = _start_supervisor(folder)
+    supervisor = _start_supervisor(folder, console=console)
     try:
         from lab.resolve import resolve
 
@@ -153,11 +160,11 @@ def _digest(description: LabConfig) -> str:
     return hashlib.sha256(description.model_dump_json().encode()).hexdigest()
 
 
-def _start_supervisor(folder: StateFolder) -> subprocess.Popen[bytes]:
+def _start_supervisor(folder: StateFolder, *, console: bool) -> subprocess.Popen[bytes]:
     log = os.open(folder.log_of("supervisor"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "lab.supervisor", str(folder.root)],
+            [sys.executable, "-m", "lab.supervisor", str(folder.root), *([] if console else [NO_CONSOLE])],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

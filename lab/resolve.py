@@ -283,6 +283,7 @@ def resolve(
             "tls_name": f"{OPERATOR}.{domain}",
             "sampling": config.trace_sampling,
         },
+        "console": config.console,
         "package_path": list(package_path(folder)),
         "nodes": entries,
         "instance_ids": dict(ids),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from lab.fleet import Fleet, NodeProcess, State, last_log_line
 from lab.labfile import LabFile
+from lab.launch import NO_CONSOLE
 from lab.spawner import (
     HEAVY_MODULES,
     ForkSpawner,
@@ -53,7 +54,7 @@ def run_node(order: NodeOrder) -> int:
 class Supervisor:
     """Everything that lives between ``up`` and ``down``."""
 
-    def __init__(self, folder: StateFolder, channel: socket.socket | None) -> None:
+    def __init__(self, folder: StateFolder, channel: socket.socket | None, *, console: bool = True) -> None:
         from lab.operations import Operations
         from lab.with_packages import package_path
         from sba.packages import extend_path
@@ -62,6 +63,7 @@ class Supervisor:
         extend_path(package_path(folder))
         self.lab = LabFile.read(folder.lab_json)
         self._channel = channel
+        self._console = console
         self._stopping = asyncio.Event()
         self._watchers: set[asyncio.Queue[NodeProcess]] = set()
         self.failed: list[NodeProcess] = []
@@ -79,7 +81,7 @@ class Supervisor:
         """Return where the console is to listen."""
         from lab.console.settings import ConsoleSettings
 
-        return ConsoleSettings.read(self.folder.lab_json)
+        return ConsoleSettings.read(self.folder.lab_json) if self._console else ConsoleSettings(enabled=False)
 
     def _orders(self) -> list[NodeOrder]:
         return [
@@ -209,7 +211,7 @@ def main() -> int:
     runtime.install()
 
     async def run() -> int:
-        return await Supervisor(folder, channel).run()
+        return await Supervisor(folder, channel, console=NO_CONSOLE not in sys.argv[2:]).run()
 
     return runtime.run(run)
 
