@@ -25,7 +25,7 @@ from lab.config_problems import (
     problems_of,
 )
 from lab.config_services import ServiceProfile, salvaged, service_faults
-from lab.config_types import Domain, Entry, Impi, Key, MediaSecurityPolicy, Name, Tel
+from lab.config_types import CollectorAddress, Domain, Entry, Impi, Key, MediaSecurityPolicy, Name, Tel
 from lab.instances import MOST, instance_names, scalable
 
 MAX_CONFIG_OCTETS = 1 << 20
@@ -140,6 +140,8 @@ class LabConfig(Entry):
     digest_algorithms: list[DigestAlgorithm] = Field(default_factory=_md5_alone, min_length=1)
     """What digest users are challenged with, best first; clients that do not know RFC 8760 want MD5 alone."""
     trace_sampling: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    otlp_forward: CollectorAddress | None = None
+    """Collector that gets all telemetry too: ``host:port``, or ``https://host:port`` for TLS; absent: none."""
     console: bool | Annotated[int, Field(ge=1024, le=65_535)] = True
     """Whether the lab has a page to watch it, on loopback; a number is its port, else the kernel chooses."""
     nrf: Name = "nrf"

@@ -47,6 +47,7 @@ _PATTERNS = {
     "Server": "the name of an extra node, or a SIP URI",
     "Method": "a SIP method in capitals, such as INVITE",
     "Header": "the name of a SIP header",
+    "Collector": "host:port of a collector such as 127.0.0.1:4317, or https://host:port",
 }
 _FIELD_PATTERN = {
     "domain": "Domain",
@@ -58,6 +59,7 @@ _FIELD_PATTERN = {
     "opc": "Key",
     "amf": "Amf",
     "server": "Server",
+    "otlp_forward": "Collector",
     "method": "Method",
     "header": "Header",
     **dict.fromkeys(("peers", "also", "request_for", "resolve_from", "members", "requesters"), "Party"),

@@ -13,6 +13,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")]
 Impi = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+@[a-z0-9.-]+$")]
 Tel = Annotated[str, StringConstraints(pattern=r"^\+[0-9]{3,15}$")]
+CollectorAddress = Annotated[
+    str, StringConstraints(pattern=r"^(https://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[1-9][0-9]{0,4}$")
+]
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{32}$")]
 
 

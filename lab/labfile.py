@@ -80,6 +80,8 @@ class LabFile:
     otlp_host: str
     otlp_port: int
     otlp_bind: str
+    otlp_forward: str
+    """Where received telemetry is passed on to, ``host:port``; empty: nowhere."""
     """Address at which telemetry is received: the host of the endpoint, in a container all it has."""
     nrf_host: str
     containers: bool
@@ -128,6 +130,7 @@ class LabFile:
                 otlp_host=host,
                 otlp_port=int(port),
                 otlp_bind="0.0.0.0" if containers else host,  # noqa: S104 - mutual TLS, and its networks are the lab's
+                otlp_forward=str(content.get("otlp_forward", "")),
                 nrf_host=content["nrf"]["host"],
                 containers=containers,
                 key_export=content["key_export"] is True,

@@ -12,11 +12,14 @@ from lab.capture_operations import CaptureDesk
 from lab.console.service import Console
 from lab.control import ControlError, ControlServer, Json, Operation, Params, Progress, options_of
 from lab.kms_operations import TicketDesk
+from lab.metricstore import MetricStore
 from lab.operator import Operator
 from lab.otlp import OtlpReceiver, ReceiverCredentials
+from lab.otlp_forward import OtlpForward
 from lab.refusals import refusal
 from lab.scale import Scaler
 from lab.senders import Senders
+from lab.supervisor_metrics import count_lab
 from lab.tracestore import TraceStore
 from sba.errors import RemoteProblem
 
@@ -35,9 +38,13 @@ class Operations:
         self.store = TraceStore(folder.traces)
         self.operator = Operator(folder.lab_json, lab.nodes)
         self._desk = CallDesk(self.operator, self.store, lab)
+        self.metrics = MetricStore()
+        self._forward = OtlpForward(lab.otlp_forward, supervisor.tell) if lab.otlp_forward else None
         self._receiver = OtlpReceiver(
             self.store,
             Senders(lab.nodes.values(), self.operator.identity.revoked, supervisor.tell),
+            self.metrics,
+            self._forward.offer if self._forward is not None else None,
         )
         operations: dict[str, Operation] = {}
         settings = supervisor.console_settings()
@@ -72,6 +79,9 @@ class Operations:
         credentials = ReceiverCredentials(
             *(path.read_bytes() for path in (own.key_path, own.certificate_path, own.ca_path))
         )
+        if self._forward is not None:
+            self._forward.start()
+        count_lab(self.operator.telemetry.meter, self._supervisor.fleet, self._forward)
         await self._receiver.start(lab.otlp_bind, lab.otlp_port, credentials)
         await self._control.start()
         await self.console.start()
@@ -82,6 +92,8 @@ class Operations:
         await self._control.stop()
         await self.operator.close()
         await self._receiver.stop()
+        if self._forward is not None:
+            await self._forward.stop()
         self.store.close()
 
     async def _ping(self, params: Params, progress: Progress) -> Json:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
@@ -22,6 +23,7 @@ from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 
+from lab.metricstore import MetricStore
 from lab.senders import Sender, SenderRefusedError, Senders
 from lab.spans import AttributeValue, Span, SpanEvent
 from lab.tracestore import LogRecord, MetricPoint, TraceStore
@@ -58,9 +60,13 @@ def attributes_of(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, AttributeVa
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
-def claimed_name(resource: resource_pb2.Resource) -> str:
-    """Return ``service.name`` of a resource: who its sender says to be."""
-    return str(attributes_of(resource.attributes).get("service.name", ""))
+def claims(resource: resource_pb2.Resource) -> tuple[str, str, str]:
+    """Return who a sender says to be: ``service.name``, ``service.instance.id`` and ``imslab.nf_type``."""
+    about = attributes_of(resource.attributes)
+    name, instance, nf_type = (
+        str(about.get(key, "")) for key in ("service.name", "service.instance.id", "imslab.nf_type")
+    )
+    return name, instance, nf_type
 
 
 def spans_of(request: trace_service_pb2.ExportTraceServiceRequest, sender: Sender) -> Iterator[Span]:
@@ -134,11 +140,23 @@ class ReceiverCredentials:
 
 
 class OtlpReceiver:
-    """The three OTLP collector services on one gRPC port. ``port`` is the kernel's choice when 0 was asked."""
+    """The three OTLP collector services on one gRPC port. ``port`` is the kernel's choice when 0 was asked.
 
-    def __init__(self, store: TraceStore, senders: Senders) -> None:
+    ``metrics`` gets the last values; ``forward`` every request whose sender was checked, by signal (``traces``,
+    ``metrics``, ``logs``) and in wire form.
+    """
+
+    def __init__(
+        self,
+        store: TraceStore,
+        senders: Senders,
+        metrics: MetricStore | None = None,
+        forward: Callable[[str, bytes], None] | None = None,
+    ) -> None:
         self._store = store
         self._senders = senders
+        self._metrics = metrics or MetricStore()
+        self._forward = forward
         self._server: grpc.aio.Server | None = None
         self._pending = 0
         self.port = 0
@@ -176,7 +194,7 @@ class OtlpReceiver:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(refused))
         try:
             for resource in resources:
-                self._senders.check_claim(sender, claimed_name(resource))
+                self._senders.check_claim(sender, *claims(resource))
         except SenderRefusedError as refused:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         return sender
@@ -192,11 +210,16 @@ class OtlpReceiver:
         finally:
             self._pending -= 1
 
+    def _pass_on(self, signal: str, request: Message) -> None:
+        if self._forward is not None:
+            self._forward(signal, request.SerializeToString())
+
     def _handlers(self) -> Iterator[grpc.GenericRpcHandler]:
         async def traces(
             request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
         ) -> trace_service_pb2.ExportTraceServiceResponse:
             sender = await self._sender(context, (item.resource for item in request.resource_spans))
+            self._pass_on("traces", request)
             await self._keep(context, self._store.add_spans, spans_of(request, sender))
             return trace_service_pb2.ExportTraceServiceResponse()
 
@@ -204,6 +227,7 @@ class OtlpReceiver:
             request: logs_service_pb2.ExportLogsServiceRequest, context: grpc.aio.ServicerContext
         ) -> logs_service_pb2.ExportLogsServiceResponse:
             sender = await self._sender(context, (item.resource for item in request.resource_logs))
+            self._pass_on("logs", request)
             await self._keep(context, self._store.add_records, records_of(request, sender))
             return logs_service_pb2.ExportLogsServiceResponse()
 
@@ -211,6 +235,8 @@ class OtlpReceiver:
             request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
         ) -> metrics_service_pb2.ExportMetricsServiceResponse:
             sender = await self._sender(context, (item.resource for item in request.resource_metrics))
+            self._pass_on("metrics", request)
+            self._metrics.take(request, sender)
             await self._keep(context, self._store.add_metrics, metrics_of(request, sender))
             return metrics_service_pb2.ExportMetricsServiceResponse()
 

@@ -278,6 +278,7 @@ def resolve(
             "fqdn": f"{nrf.instance}.{domain}",
             "instance_id": ids[nrf.instance],
         },
+        "otlp_forward": config.otlp_forward or "",
         "otlp": {
             "endpoint": f"{layout.reach(OPERATOR)}:{layout.port(OPERATOR, 'otlp')}",
             "tls_name": f"{OPERATOR}.{domain}",

@@ -26,6 +26,7 @@ class Sender:
 
     node: str
     nf_type: str
+    instance_id: str = ""
 
 
 class Senders:
@@ -69,12 +70,19 @@ class Senders:
             raise self._refused(node or peer.instance_id, "a revoked certificate")
         if not node:
             raise self._refused(peer.instance_id, "an NF that is not of this lab")
-        return Sender(node, peer.nf_type)
+        return Sender(node, peer.nf_type, peer.instance_id)
 
-    def check_claim(self, sender: Sender, claimed: str) -> None:
-        """Compare the name in the data with the certificate's; raises ``SenderRefusedError`` when they differ."""
+    def check_claim(self, sender: Sender, claimed: str, instance: str = "", nf_type: str = "") -> None:
+        """Compare who the data says to be from with the certificate; raises ``SenderRefusedError`` when they differ.
+
+        ``claimed`` is a node's name; an NF instance id and an NF type count only where they are given.
+        """
         if claimed != sender.node:
             raise self._refused(sender.node, "the name of another node", ascii(claimed[:_SHOWN]))
+        if instance and instance.lower() != sender.instance_id.lower():
+            raise self._refused(sender.node, "another NF instance id", ascii(instance[:_SHOWN]))
+        if nf_type and nf_type not in sender.nf_type.split(","):
+            raise self._refused(sender.node, "another NF type", ascii(nf_type[:_SHOWN]))
 
     def _refused(self, who: str, why: str, detail: str = "") -> SenderRefusedError:
         now = self._clock()

@@ -25,6 +25,7 @@ PEERS = {
     "tshark": "tshark",
     "osmo-auc-gen": "libosmocore-utils",
     "openssl": "openssl",
+    "promtool": "prometheus",
     "pg_ctlcluster": "postgresql",
 }
 

@@ -114,7 +114,7 @@ def test_a_sender_without_a_certificate_of_the_lab_is_not_let_in(receiving: Rece
     assert receiving.store.counts()["span"] == 0
 
 
-def report(name: str) -> dict[str, bytes]:
+def report(name: str, **claims: str) -> dict[str, bytes]:
     """The three kinds of telemetry of a resource called ``name``, by the service that takes each."""
     spans = trace_service_pb2.ExportTraceServiceRequest()
     resource_spans = spans.resource_spans.add()
@@ -127,7 +127,8 @@ def report(name: str) -> dict[str, bytes]:
     resource_metrics = metrics.resource_metrics.add()
     resource_metrics.scope_metrics.add().metrics.add(name="packets").sum.data_points.add(as_int=5)
     for one in (resource_spans, resource_logs, resource_metrics):
-        one.resource.attributes.add(key="service.name").value.string_value = name
+        for key, value in {"service.name": name, **claims}.items():
+            one.resource.attributes.add(key=key).value.string_value = value
     return {
         "trace.v1.TraceService": spans.SerializeToString(),
         "logs.v1.LogsService": logs.SerializeToString(),
@@ -135,11 +136,11 @@ def report(name: str) -> dict[str, bytes]:
     }
 
 
-def answers(receiving: Receiving, certificate: str, name: str) -> set[grpc.StatusCode]:
+def answers(receiving: Receiving, certificate: str, name: str, **claims: str) -> set[grpc.StatusCode]:
     """How the receiver takes the telemetry of ``name`` from the holder of a certificate."""
     found = set()
     with grpc.secure_channel(f"127.0.0.1:{receiving.port}", receiving.credentials(certificate)) as channel:
-        for service, content in report(name).items():
+        for service, content in report(name, **claims).items():
             call = channel.unary_unary(f"/opentelemetry.proto.collector.{service}/Export")
             try:
                 call(content, timeout=3)
@@ -208,3 +209,12 @@ def test_log_records_and_metrics_are_read() -> None:
         "load": 0.5,
         "delay": 0.5,
     }
+
+
+@pytest.mark.attack("T6")
+@pytest.mark.parametrize("claim", [{"service.instance.id": OWN}, {"imslab.nf_type": "PCSCF"}])
+def test_a_node_gives_itself_out_as_no_other_instance_or_kind(receiving: Receiving, claim: dict[str, str]) -> None:
+    assert answers(receiving, "alice", "alice", **claim) == {grpc.StatusCode.PERMISSION_DENIED}
+    assert not any(receiving.store.counts().values())
+    own = {"service.instance.id": PEER, "imslab.nf_type": "UE"}
+    assert answers(receiving, "alice", "alice", **own) == {grpc.StatusCode.OK}
