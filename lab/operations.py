@@ -48,7 +48,9 @@ class Operations:
         )
         operations: dict[str, Operation] = {}
         settings = supervisor.console_settings()
-        self.console = Console(supervisor, self.operator, self._desk, self.store, operations, settings, supervisor.tell)
+        self.console = Console(
+            supervisor, self.operator, self._desk, self.store, operations, settings, supervisor.tell, self.metrics
+        )
         self._control = ControlServer(folder.socket, operations)
         operations.update(
             {

@@ -21,6 +21,7 @@ from lab.console.orders import Order, OrderDesk
 from lab.console.server import ConsoleServer
 from lab.console.settings import ConsoleSettings
 from lab.control import ControlError, Json, Operation, Params, Progress
+from lab.metricstore import MetricStore
 from lab.operator import Operator
 from lab.tracestore import TraceStore
 
@@ -52,9 +53,11 @@ class Console:
         operations: Mapping[str, Operation],
         settings: ConsoleSettings,
         tell: Callable[[str], None],
+        metrics: MetricStore,
     ) -> None:
         self._host, self._operator, self._desk, self._store = host, operator, desk, store
         self._operations, self._settings, self._tell = operations, settings, tell
+        self._metrics = metrics
         self._server: ConsoleServer | None = None
         self._feed: Feed | None = None
         self._orders: OrderDesk | None = None
@@ -101,7 +104,7 @@ class Console:
             self._operations,
             security_modes,
         )
-        server = ConsoleServer(self._access, api.routes(), events, hosts=self._settings.hosts)
+        server = ConsoleServer(self._access, api.routes(), events, hosts=self._settings.hosts, metrics=self._prometheus)
         try:
             port = server.start(self._settings.bind, self._settings.port or self._kept_port())
         except CannotListenError as error:
@@ -112,6 +115,11 @@ class Console:
         self._server, self._feed, self._orders = server, feed, orders
         feed.start()
         self._tell(f"the console serves {self.url}")
+
+    async def _prometheus(self) -> str:
+        from lab.prometheus import render
+
+        return await asyncio.to_thread(render, self._metrics)
 
     def _kept_port(self) -> int:
         try:

@@ -12,7 +12,7 @@ import { picks } from "./picks.js";
 import { go, link, note } from "./route.js";
 import { statisticsView } from "./statistics.js";
 import { waterfall } from "./waterfall.js";
-import { clock, duration } from "./words.js";
+import { callee, caller, clock, duration } from "./words.js";
 
 const AGAIN_MS = 400; // changes that come together are fetched together
 const AFTER_END_MS = 2500; // the last spans of a call arrive after its end
@@ -108,7 +108,6 @@ export function callView(route) {
 
   function showHead() {
     const { summary } = call;
-    const to = summary.to_user ?? summary.to;
     const hangUp = call.live && button("Hang up", async () => {
       hangUp.disabled = true;
       try {
@@ -121,7 +120,7 @@ export function callView(route) {
     }, { class: "danger" });
     const marked = picks.has(id);
     const focused = head.contains(document.activeElement) ? document.activeElement.dataset.name : null;
-    replace(head, el("h1", {}, summary.from_user ?? summary.from, el("span", { class: "dim" }, " → "), to), callBadge(summary), summary.security && el("span", { class: "chip" }, summary.security),
+    replace(head, el("h1", {}, caller(summary), el("span", { class: "dim" }, " → "), callee(summary)), callBadge(summary), summary.security && el("span", { class: "chip" }, summary.security),
       el("span", { class: "actions" },
         button(marked ? "◉ Marked" : "○ Mark to compare", () => {
           picks.toggle(id);

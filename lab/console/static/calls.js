@@ -7,7 +7,7 @@ import { picks } from "./picks.js";
 import { button, callBadge, choice, empty, problem } from "./parts.js";
 import { go, link, note } from "./route.js";
 import { virtualGrid } from "./virtual.js";
-import { clock, duration, plural } from "./words.js";
+import { callee, caller, clock, duration, plural } from "./words.js";
 
 const ROW = 30;
 const FILTERS = ["q", "user", "result", "security", "state"];
@@ -61,15 +61,15 @@ export function callsView(first) {
     return [
       { head: "State", class: "c-state", cell: callBadge },
       { head: "Began", class: "c-began", cell: (call) => clock(call.began) },
-      { head: "From", class: "c-from", cell: (call) => el("span", { title: call.from }, call.from_user ?? call.from) },
-      { head: "To", class: "c-to", cell: (call) => el("span", { title: call.to }, call.to_user ?? call.to) },
+      { head: "From", class: "c-from", cell: (call) => el("span", { title: call.from }, caller(call)) },
+      { head: "To", class: "c-to", cell: (call) => el("span", { title: call.to }, callee(call)) },
       { head: "Mode", class: "c-mode", cell: (call) => call.security && el("span", { class: "chip" }, call.security) },
       { head: "Set-up", class: "c-setup num", cell: (call) => duration(call.setup_ms) },
       { head: "Talk", class: "c-talk num", cell: (call) => duration(call.duration_ms) },
       { head: "SIP", class: "c-sip num", cell: (call) => call.sip_status || "–" },
       { head: "Reason", class: "c-reason", cell: (call) => el("span", { title: call.reason }, call.reason) },
       { head: "Call-ID", class: "c-id", cell: (call) => el("a", { class: "mono", tabindex: "-1", href: link("call", call.call_id) }, call.call_id) },
-      { head: "Compare", class: "c-pick", cell: (call) => button(picks.has(call.call_id) ? "◉ marked" : "○ mark", () => mark(call), { class: "quiet copy", tabindex: "-1", "aria-pressed": String(picks.has(call.call_id)), "aria-label": `Mark the call of ${call.from_user ?? call.from} to ${call.to_user ?? call.to} for comparison` }) },
+      { head: "Compare", class: "c-pick", cell: (call) => button(picks.has(call.call_id) ? "◉ marked" : "○ mark", () => mark(call), { class: "quiet copy", tabindex: "-1", "aria-pressed": String(picks.has(call.call_id)), "aria-label": `Mark the call of ${caller(call)} to ${callee(call)} for comparison` }) },
     ];
   }
 

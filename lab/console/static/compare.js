@@ -12,7 +12,7 @@ import { messagePanel } from "./message_panel.js";
 import { callBadge, choice, empty, problem, table, toggles, waiting } from "./parts.js";
 import { picks } from "./picks.js";
 import { go, link } from "./route.js";
-import { clock, duration } from "./words.js";
+import { callee, caller, clock, duration } from "./words.js";
 
 const RECENT = 100;
 const LANE = 74; // two ladders share the window
@@ -31,7 +31,7 @@ export function compareView(route) {
   async function loadChoices() {
     try {
       const { calls: recent } = await api.calls({ limit: RECENT });
-      const words = (call) => `${clock(call.began)} ${call.from_user ?? call.from} → ${call.to_user ?? call.to} ${call.security} ${call.result || call.state}`;
+      const words = (call) => `${clock(call.began)} ${caller(call)} → ${callee(call)} ${call.security} ${call.result || call.state}`;
       const options = [["", "choose a call"], ...recent.map((call) => [call.call_id, words(call)])];
       for (const side of SIDES) {
         if (ids[side] && !recent.some((call) => call.call_id === ids[side])) options.push([ids[side], ids[side]]);
@@ -100,7 +100,7 @@ export function compareView(route) {
 
   const title = (side) => {
     const { summary } = calls[side];
-    return [`Call ${side.toUpperCase()}: ${summary.from_user ?? summary.from} → ${summary.to_user ?? summary.to} `, summary.security && el("span", { class: "chip" }, summary.security)];
+    return [`Call ${side.toUpperCase()}: ${caller(summary)} → ${callee(summary)} `, summary.security && el("span", { class: "chip" }, summary.security)];
   };
 
   function ladders() {

@@ -72,14 +72,17 @@ export function sentencesOf(stream) {
   const clear = stream.legs.filter((leg) => kindOf(leg) === "rtp");
   const reading = between.filter((station) => station.reads).map(({ name }) => name);
   const onPath = new Set(stations.map(({ name }) => name));
-  const elsewhere = [...new Set(stream.legs.flatMap(readersOf))].filter((name) => name !== "*" && !onPath.has(name));
+  const elsewhere = new Map(); // why: names, of those who are not on the path
+  for (const { name, why } of stream.legs.flatMap((leg) => leg.readable_by)) {
+    if (name !== "*" && !onPath.has(name)) elsewhere.set(why, new Set(elsewhere.get(why)).add(name));
+  }
   const said = [];
   if (clear.length) said.push(["busy", `In the clear ${listed(clear.map((leg) => `between ${leg.from} and ${leg.to}`))}.`]);
   if (clear.length === stream.legs.length) said[0] = ["bad", "In the clear all the way."];
   if (!clear.length && !reading.length) said.push(["good", `Protected from ${stations[0]?.name} to ${stations.at(-1)?.name} without a break.`]);
   if (reading.length) said.push(["busy", `${listed(reading)} can read it.`]);
   else if (between.length && !clear.length) said.push(["good", `${listed(between.map(({ name }) => name))} relay it unopened.`]);
-  if (elsewhere.length) said.push(["busy", `${listed(elsewhere)} saw the key in the signalling.`]);
+  for (const [why, names] of elsewhere) said.push(["busy", `${listed([...names])} could read it too: ${why}.`]);
   return said;
 }
 

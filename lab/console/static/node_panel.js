@@ -8,6 +8,7 @@ import { link } from "./route.js";
 import { clock, measure, nodeSign, tone } from "./words.js";
 
 const METRICS_EVERY_MS = 5000;
+const INNER = /^otel\./; // how telemetry itself fares: rarely what one looks for
 
 /** Panel of `instance`; `onClose()` is called by its button and by Escape. Returns {element, close()}. */
 export function nodePanel(instance, onClose) {
@@ -58,11 +59,13 @@ export function nodePanel(instance, onClose) {
     try {
       const { series } = await api.metrics(instance);
       const own = series.filter((one) => one.node === instance);
-      replace(measured, own.length
-        ? el("dl", { class: "metrics" }, own.map((one) => el("div", {},
-            el("dt", {}, one.name, el("span", { class: "dim" }, labels(one.attributes))),
-            el("dd", {}, measure(one.value, one.unit === "1" ? "" : one.unit)))))
-        : el("p", { class: "dim" }, "Nothing measured yet; nodes report every few seconds."));
+      const about = (one) => INNER.test(one.name);
+      const inner = own.filter(about);
+      const open = measured.querySelector("details")?.open;
+      replace(measured,
+        own.length === inner.length && el("p", { class: "dim" }, "Nothing measured yet; nodes report every few seconds."),
+        list(own.filter((one) => !about(one))),
+        inner.length > 0 && el("details", { open }, el("summary", { class: "dim" }, "of the telemetry itself"), list(inner)));
     } catch (error) {
       replace(measured, problem(error, measureNow));
     }
@@ -80,6 +83,13 @@ export function nodePanel(instance, onClose) {
     },
   };
 }
+
+const list = (series) => el("dl", { class: "metrics" }, series.map((one) => el("div", {},
+  el("dt", {}, one.name, el("span", { class: "dim" }, labels(one.attributes))),
+  el("dd", {}, measure(one.value, unitWords(one.unit))))));
+
+/** UCUM writes what is counted in braces, and 1 for what has no unit. */
+const unitWords = (unit) => (unit === "1" || !unit ? "" : unit.replace(/[{}]/g, ""));
 
 function labels(attributes) {
   const pairs = Object.entries(attributes ?? {});

@@ -2,9 +2,10 @@
 
 import { api } from "./api.js";
 import { el, replace } from "./dom.js";
+import { lab } from "./lab.js";
 import { badge, callBadge, empty, problem, table, traceLink, waiting } from "./parts.js";
 import { link } from "./route.js";
-import { clock, nodeSign, tone } from "./words.js";
+import { callee, caller, clock, nodeSign, tone } from "./words.js";
 
 export function searchView(route) {
   const holder = el("div", { class: "form" }, waiting());
@@ -27,13 +28,13 @@ export function searchView(route) {
         { head: "User", cell: (user) => el("a", { href: link("calls", "", { user: user.name }) }, user.name) },
         { head: "Identity", cell: (user) => user.impu },
         { head: "Number", cell: (user) => user.tel },
-        { head: "Registered", cell: (user) => (user.registered === null ? "not known" : user.registered ? badge("●", "registered", "good") : badge("○", "not registered", "off")) },
+        { head: "Registered", cell: ({ name }) => (lab.user(name)?.registered ?? null) === null ? "not known" : (lab.user(name).registered ? badge("●", "registered", "good") : badge("○", "not registered", "off")) },
       ], users),
       calls.length > 0 && group("Calls", [
         { head: "State", cell: callBadge },
         { head: "Began", class: "nowrap", cell: (call) => clock(call.began) },
-        { head: "From", cell: (call) => call.from_user ?? call.from },
-        { head: "To", cell: (call) => call.to_user ?? call.to },
+        { head: "From", cell: (call) => caller(call) },
+        { head: "To", cell: (call) => callee(call) },
         { head: "Mode", cell: (call) => call.security },
         { head: "Call-ID", class: "mono", cell: (call) => el("a", { href: link("call", call.call_id) }, call.call_id) },
         { head: "Trace", class: "mono", cell: (call) => traceLink(call.trace_id) },

@@ -21,7 +21,8 @@ export function duration(ms) {
   if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3600)} h`;
 }
 
 /** A count with separated thousands, or what there is instead. */
@@ -55,6 +56,10 @@ export function tone(state) {
   if (["fallen", "failed"].includes(state)) return "bad";
   return "off";
 }
+
+/** The parties of a call as short as they can be named. A call that a UE itself refused never said whom it was for. */
+export const caller = (call) => call.from_user || call.from || "?";
+export const callee = (call) => call.to_user || call.to || "?";
 
 const RESULT_SIGNS = { established: "✓", refused: "⊘", failed: "✕", cancelled: "–" };
 
