@@ -9,11 +9,11 @@ from nodes.kms.credentials import own_identities
 from nodes.kms.policy import check_own
 from nodes.kms.recent import RecentMessages
 from sba.testing import LabFixture, async_test
-from tests.kms.databases import opened
+from tests.kms.databases import database_of, opened
 from tests.kms.home import Home
 from tests.kms.parties import ALICE, BOB
 from tests.kms.test_attacks import SETTINGS, ask
-from tests.kms.test_store import NOW, every_database, record, url_of
+from tests.kms.test_store import NOW, every_database, record
 
 
 @pytest.mark.attack("T5", "T9")
@@ -107,22 +107,21 @@ async def test_the_node_s_own_memory_of_messages_is_the_one_that_may_forget(tmp_
 @async_test
 async def test_the_audit_takes_whatever_a_peer_writes_and_has_an_end(tmp_path, database):
     """A NUL, or a name that is too long, must not make a decision fail unrecorded; nor may records pile up for ever."""
-    with url_of(database) as url:
-        async with opened(tmp_path, url) as store:
-            await store.record(
-                record(
-                    NOW,
-                    party="sip:\0x@ims.test",
-                    reason="\0",
-                    responders=("\0",),
-                    tpk_id="ab" * 200,
-                    peer_kms="k" * 999,
-                )
+    async with opened(tmp_path, await database_of(tmp_path, database)) as store:
+        await store.record(
+            record(
+                NOW,
+                party="sip:\0x@ims.test",
+                reason="\0",
+                responders=("\0",),
+                tpk_id="ab" * 200,
+                peer_kms="k" * 999,
             )
-            [found] = await store.audit("sip:x@ims.test")
-            assert (found.reason, found.peer_kms[:3]) == ("", "kkk")
-            for number in range(30):
-                await store.record(record(NOW + number))
-            assert await store.prune(NOW, 12) == 19
-            assert [entry.at - NOW for entry in await store.audit()] == list(range(29, 17, -1))
-            assert await store.prune(NOW, 12) == 0
+        )
+        [found] = await store.audit("sip:x@ims.test")
+        assert (found.reason, found.peer_kms[:3]) == ("", "kkk")
+        for number in range(30):
+            await store.record(record(NOW + number))
+        assert await store.prune(NOW, 12) == 19
+        assert [entry.at - NOW for entry in await store.audit()] == list(range(29, 17, -1))
+        assert await store.prune(NOW, 12) == 0
