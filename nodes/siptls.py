@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from nodes.mwnames import Names, no_names
 from sba.errors import IdentityError
 from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal, read_identity
 from signalling.sip.connection import DelayedCall
@@ -95,15 +96,21 @@ class _Server:
 class _Client:
     """The client end of connections to one name or address."""
 
-    def __init__(self, ca_path: Path, identity: NodeIdentity | None, name: str) -> None:
+    def __init__(self, ca_path: Path, identity: NodeIdentity | None, name: str, instead: Names) -> None:
         self._name = name
+        self._instead = instead
         self._identity = identity
         self._context = _context(ca_path, identity, self._checked)
 
     def _checked(self, _connection: SSL.Connection, certificate: X509, _error: int, depth: int, verified: int) -> bool:
         if self._identity is not None and not _unrevoked(certificate, depth, self._identity):
             return False
-        return bool(verified) and (depth > 0 or shows_name(certificate.to_cryptography(), self._name))
+        return bool(verified) and (depth > 0 or self._shows(certificate.to_cryptography()))
+
+    def _shows(self, certificate: x509.Certificate) -> bool:
+        if shows_name(certificate, self._name):
+            return True
+        return is_ip_literal(self._name) and any(shows_name(certificate, name) for name in self._instead(self._name))
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802 - Twisted's name
         connection = SSL.Connection(self._context, None)
@@ -121,13 +128,18 @@ def server(identity: NodeIdentity, *, mutual: bool) -> ContextFactory:
     )
 
 
-def client(ca_path: Path, identity: NodeIdentity | None = None) -> Callable[[str], ContextFactory]:
-    """Outgoing connections by the name or address dialled; `identity` is shown when the server asks."""
+def client(
+    ca_path: Path, identity: NodeIdentity | None = None, instead: Names = no_names
+) -> Callable[[str], ContextFactory]:
+    """Outgoing connections by the name or address dialled; `identity` is shown when the server asks.
+
+    `instead` gives names of which the certificate may show one where an address was dialled (:mod:`nodes.mwnames`).
+    """
     made: dict[str, _Client] = {}
 
     def for_name(name: str) -> ContextFactory:
         if name not in made:
-            made[name] = _Client(ca_path, identity, name)
+            made[name] = _Client(ca_path, identity, name, instead)
         return cast("ContextFactory", made[name])
 
     return for_name

@@ -26,6 +26,7 @@ from nodes.cscf.routing import OwnNames
 from nodes.cscf.servers import ApplicationServers
 from nodes.cscf.trust import UNTRUSTED, Peer, peer_of_address, peer_of_certificate
 from nodes.hepexport import HepExport
+from nodes.mwnames import MwNames
 from nodes.siptap import observing, trace_finder
 from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
@@ -77,7 +78,10 @@ class Cscf(NetworkFunction):
         self._stack.failure_hooks.append(self._tracer.failure_hook)
         tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
         if tls is not None:
-            self._stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity))
+            self._names = MwNames(self.sbi.discovery, settings.trusted_nf_types)
+            if self.environment.lab.networks:
+                await self._names.start()
+            self._stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))
         listener = await self._stack.listen(transport, settings.mw.host, settings.mw.port, role=MW, tls=tls)
         self._own = OwnNames(
             frozenset({settings.mw.host.lower(), self.environment.node.fqdn.lower()}), listener.address[1], transport
@@ -124,6 +128,8 @@ class Cscf(NetworkFunction):
             self._reg_event.close()
         if hasattr(self, "_peers"):
             self._peers.stop()
+        if hasattr(self, "_names"):
+            self._names.stop()
         if hasattr(self, "_stack"):
             await self._stack.stop()
             self._tracer.close()

@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from keying.secret import Secret
 from nodes import siptls
 from nodes.hepexport import HepExport
+from nodes.mwnames import MwNames
 from nodes.pcscf.bindings import Bindings, Registration
 from nodes.pcscf.config import PcscfSettings
 from nodes.pcscf.control_link import ControlLink
@@ -125,7 +126,10 @@ class Pcscf(NetworkFunction):
         """Open Mw, then Gm, then take requests."""
         settings, stack = self.settings, self.edge.stack
         addresses: list[tuple[str, int]] = []
-        stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity))
+        self._names = MwNames(self.sbi.discovery, CORE_TYPES)
+        if self.environment.lab.networks:
+            await self._names.start()
+        stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))
         access = _timers(TimerConfig.access(), settings.t1_access_s)
         for index, spot in enumerate(settings.mw):
             context = siptls.server(self.identity, mutual=True) if spot.transport == "TLS" else None
@@ -178,6 +182,8 @@ class Pcscf(NetworkFunction):
         if not hasattr(self, "edge"):
             return
         self._link.stop()
+        if hasattr(self, "_names"):
+            self._names.stop()
         if self._handing_over is not None:
             self._handing_over.cancel()
         if hasattr(self, "_sweeping"):

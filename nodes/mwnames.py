@@ -1,0 +1,84 @@
+"""Which name the certificate of a neighbour on Mw has to show when SIP names it by an address.
+
+Routes and paths hold addresses. Where a node's address is known when its certificate is issued, the certificate shows
+it. In a lab of containers it is known when the node starts: there the NRF says whose address it is, among the network
+functions one may meet on Mw, and the certificate has to show that one's name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from sba import runtime
+from sba.discovery import Discovery, Query
+from sba.errors import RemoteProblem
+
+ROLE = "mw"
+"""Role of Mw sockets in NRF profiles."""
+LOOK_S = 5.0
+"""Pause between two looks at the NRF, seconds; an address that nobody is known to have is looked up at once."""
+
+PAUSE_S = 0.25
+"""Shortest pause between two looks, seconds."""
+
+
+class MwNames:
+    """Names by address, of the NF types given, as the NRF has them."""
+
+    def __init__(self, discovery: Discovery, nf_types: Collection[str]) -> None:
+        self._discovery = discovery
+        self._nf_types = tuple(nf_types)
+        self._names: dict[str, frozenset[str]] = {}
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Look once, and again from time to time."""
+        await self.refresh()
+        self._task = runtime.spawn(self._keep())
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def of(self, address: str) -> frozenset[str]:
+        """Return the names that a certificate may show for ``address``; empty while nobody is known to have it."""
+        found = self._names.get(address, frozenset())
+        if not found:
+            self._wanted.set()
+        return found
+
+    async def refresh(self) -> None:
+        """Ask the NRF; what it does not answer stays as it was."""
+        found: dict[str, set[str]] = {}
+        try:
+            for nf_type in self._nf_types:
+                for profile in await self._discovery.find(Query(nf_type), fresh=True):
+                    for point in profile.endpoints:
+                        if point.role == ROLE and point.tls_name:
+                            found.setdefault(point.host, set()).add(point.tls_name)
+        except RemoteProblem:
+            return
+        self._names = {address: frozenset(names) for address, names in found.items()}
+
+    async def _keep(self) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(PAUSE_S)
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+
+def no_names(_address: str) -> frozenset[str]:
+    """Return nothing: addresses are shown by certificates themselves."""
+    return frozenset()
+
+
+Names = Callable[[str], Collection[str]]
+"""Names that a certificate may show instead of an address."""
