@@ -7,6 +7,7 @@ from enum import Enum
 
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipRequest
+from signalling.sip.uri import SipUri, TelUri, Uri, UriError, parse_uri
 
 SERVED_USER = "P-Served-User"
 
@@ -62,3 +63,35 @@ def served_user(request: SipRequest) -> ServedUser | None:
     if registered not in {"reg", "unreg"}:
         return None
     return ServedUser(str(address.uri), case, registered == "reg")
+
+
+def asserted_identities(request: SipRequest) -> tuple[str, ...]:
+    """Return who a request comes from, as the trust domain asserts it (RFC 3325 9.1).
+
+    ``sip:user@domain`` without port and parameters, ``tel:+15550100`` without separators; what does not parse is left
+    out.
+    """
+    found = []
+    for value in request.headers.values("P-Asserted-Identity"):
+        try:
+            found.append(identity_of(parse_name_addr(value).uri))
+        except GrammarError:
+            continue
+    return tuple(found)
+
+
+def dialled(request: SipRequest) -> str:
+    """Return whom a request is for, in the form of :func:`asserted_identities`; empty for a Request-URI in no form."""
+    try:
+        return identity_of(parse_uri(request.uri))
+    except UriError:
+        return ""
+
+
+def identity_of(uri: Uri) -> str:
+    """Return the public identity that a URI names: no port, parameters or headers, ``sips`` as ``sip``."""
+    if isinstance(uri, TelUri):
+        return f"tel:{uri.digits}"
+    if isinstance(uri, SipUri):
+        return "sip:" + uri.address_of_record.partition(":")[2]
+    return str(uri)

@@ -1,0 +1,1 @@
+"""call-screening: an application server that counts calls and refuses some (ISC; offers ncall-screening)."""
