@@ -119,6 +119,7 @@ def write_folder(folder: Path, document: Mapping[str, Json]) -> None:
 
 
 def _entries(ports: Iterable[Port]) -> Iterator[str]:
+    yield "decode_as_entry: media_type,application/mikey,(none),Line-based text data"
     for kind, port, protocol in ports:
         yield f"decode_as_entry: {_TABLES[kind]},{port},(none),{protocol}"
 

@@ -174,8 +174,10 @@ class TcpLink:
             self._arrived.clear()
             arrived = asyncio.ensure_future(self._arrived.wait())
             either: set[asyncio.Future[Any]] = {arrived, gone}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            arrived.cancel()
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrived.cancel()
 
     def close(self) -> None:
         """Nothing is open outside :meth:`run`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from http import HTTPStatus
 from typing import Final
 
+from keying.mikey.sealed import is_encrypted
 from keying.redaction import MASK, redact
 from nodes.httpmessage import Fields
 from protos import capture_pb2
@@ -18,6 +20,7 @@ _LENGTH: Final = "content-length"
 _NEVER: Final = ("cookie", "token", "secret", "password")
 """Fields with one of these words in the name show without a value."""
 _DIGEST: Final = "digest "
+_MIKEY: Final = "application/mikey"
 
 Address = tuple[str, int]
 
@@ -89,11 +92,23 @@ def message_text(start_line: str, fields: Fields, body: bytes, *, with_body: boo
         if name.lower() == _LENGTH:
             continue
         lines.append(f"{name}: {_shown(name.lower(), value)}")
-    text = redact("\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body)
-    head, _, shown = text.partition(b"\r\n\r\n")
+    head = redact("\r\n".join(lines).encode("latin-1", "replace"))
+    shown = _shown_body(fields, body)
     if shown != body:
-        comment = "key management masked"
+        comment = "keys in the body masked"
     return b"%s\r\nContent-Length: %d\r\n\r\n%s" % (head, len(shown), shown), comment
+
+
+def _shown_body(fields: Fields, body: bytes) -> bytes:
+    """Return a body for a capture with keys: MIKEY as it is where all keys in it are encrypted, else no MIKEY."""
+    kind = next((value for name, value in fields if name.lower() == "content-type"), "")
+    if not kind.strip().lower().startswith(_MIKEY):
+        return redact(body)
+    try:
+        octets = base64.b64decode(body, validate=True)
+    except ValueError:
+        octets = body
+    return body if not body or is_encrypted(octets) else MASK.encode()
 
 
 def _shown(name: str, value: str) -> str:

@@ -28,6 +28,17 @@ def shows_no_key(octets: bytes) -> bool:
         return False
 
 
+def is_encrypted(octets: bytes) -> bool:
+    """Tell whether a message of any type can be read to its end and has no key in it that is not encrypted.
+
+    That is less than :func:`shows_no_key`: the key it is encrypted under may be known to whoever else reads it.
+    """
+    try:
+        return _encrypted(decode(octets).payloads, MAX_TICKETS)
+    except MikeyError:
+        return False
+
+
 def _encrypted(payloads: Iterable[Payload], tickets: int) -> bool:
     return all(_is_encrypted(payload, tickets) for payload in payloads)
 
