@@ -130,6 +130,15 @@ def status(state: Path | None, as_json: bool) -> None:
     node_table(rows_of(answer))
 
 
+def _in_containers(folder: StateFolder) -> bool:
+    from lab.labfile import LabFile, LabFileError
+
+    try:
+        return LabFile.read(folder.lab_json).containers
+    except LabFileError:
+        return False
+
+
 @imslab.command()
 @click.argument("node")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what is written.")
@@ -142,6 +151,8 @@ def logs(node: str, follow: bool, lines: int | None, state: Path | None) -> None
     if not path.parent.exists():
         fail(no_lab(folder))
     if not path.exists():
+        if _in_containers(folder):
+            fail(f"the container engine has the logs of this lab: docker compose logs {node}", 2)
         known = sorted(item.stem for item in path.parent.glob("*.log")) if path.parent.exists() else []
         fail(f"there is no log of {node}" + (f"; there are {', '.join(known)}" if known else ""), 2)
     with path.open(encoding="utf-8", errors="replace") as stream:

@@ -10,12 +10,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from lab.config import LabConfig
-from lab.layout_containers import DATABASE_SERVICE, DEFAULT_PREFIX, OPERATOR_SERVICE, ContainerLayout, Service
+from lab.layout_containers import (
+    DATABASE_SERVICE,
+    DEFAULT_PREFIX,
+    OPERATOR_SERVICE,
+    OUTSIDE,
+    ContainerLayout,
+    Service,
+)
 
 CONSOLE_PORT: Final = 8480
 """Port of the console in its container; on the machine it is published on loopback alone."""
-_OUTSIDE: Final = "outside"
-_OBSERVABILITY: Final = "observability"
 _MEMORY: Final = {"imsagw": "384m", "ue": "256m"}
 _TITLES: Final = {
     "nrf": "registry, discovery, tokens",
@@ -145,7 +150,7 @@ services:
     environment:
       IMSLAB_CONSOLE_PORT: "{console_port}"
       IMSLAB_CONSOLE_PUBLISHED: 127.0.0.1:${{IMSLAB_CONSOLE_PORT:-{console_port}}}
-      IMSLAB_OTLP_FORWARD: ${{IMSLAB_OTLP_FORWARD:-}}
+      IMSLAB_CONSOLE_HOSTS: console:{console_port}
     ports: ["127.0.0.1:${{IMSLAB_CONSOLE_PORT:-{console_port}}}:{console_port}"]
     volumes:
       - operator:/var/lib/imslab
@@ -172,7 +177,6 @@ services:
       - authority:/var/lib/imslab/authority
       - operator:/var/lib/imslab
       - out:/out
-    depends_on: [console]
 """
 
 
@@ -209,11 +213,10 @@ def _networks(layout: ContainerLayout) -> Iterator[str]:
     yield "networks:"
     for name, subnet in layout.subnets.items():
         yield f"  {name}:"
-        yield "    internal: true"
+        if name != OUTSIDE:
+            yield "    internal: true"
         spots = f"subnet: {_quoted(subnet)}, ip_range: {_quoted(layout.dynamic(name))}"
         yield f"    ipam: {{config: [{{{spots}}}]}}"
-    yield "  observation: {internal: true}"
-    yield "  outside: {}"
 
 
 def _quoted(value: object) -> str:

@@ -36,6 +36,8 @@ STATE: Final = Path("/var/lib/imslab")
 DATABASE_URL: Final = f"postgresql+asyncpg://{DATABASE_SERVICE}:5432/imslab"
 DATABASE_WAIT_S: Final = 120.0
 """How long a node waits for the database: it starts while the server does."""
+COLLECTOR: Final = "collector:4317"
+"""Where the console passes telemetry on to unless the description says otherwise; there with profile observability."""
 USER: Final = 10001
 """User and group of every container of the lab's image (compose/Dockerfile)."""
 DATABASE_USER: Final = 999
@@ -95,7 +97,9 @@ def hand_outs(config: LabConfig, authority: StateFolder, prefix: str = DEFAULT_P
     """
     layout = ContainerLayout(config, prefix)
     several = {service.name: MOST for service in layout.services if service.scales}
-    described = config.model_copy(update={"database": DatabaseSection(url=DATABASE_URL, wait_s=DATABASE_WAIT_S)})
+    database = DatabaseSection(url=DATABASE_URL, wait_s=DATABASE_WAIT_S)
+    forward = config.otlp_forward or COLLECTOR
+    described = config.model_copy(update={"database": database, "otlp_forward": forward})
     lab = cast("dict[str, Any]", resolve(described, authority, layout=layout, instances=several))
     common = {name: (authority.pki / name).read_bytes() for name in ("ca.crt", "ca.crl")}
     found = [_of_service(service, lab, authority, common) for service in layout.services]

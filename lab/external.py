@@ -26,6 +26,7 @@ from lab.control import ControlError
 from lab.fleet import Fleet, NodeProcess, State, Watcher
 from lab.instances import SCALABLE
 from lab.labfile import LEARNED, NodeRow
+from lab.layout_containers import OUTSIDE
 from lab.operator import PROBE_TIMEOUT_S, Operator
 from lab.resolve import nf_types
 from lab.spawner import NodeOrder, Spawner
@@ -33,6 +34,7 @@ from lab.state import StateFolder
 from lab.supervisor import Supervisor
 from protos.nrf_nfm_pb2 import NfProfile
 from sba.errors import RemoteProblem
+from sba.networks import own_address
 from sba.pki import write_private
 
 LOOK_S: Final = 1.0
@@ -124,6 +126,16 @@ class ExternalFleet(Fleet):
                 await self._looking
         for channel in self._channels.values():
             await channel.close()
+
+    async def add(self, order: NodeOrder) -> NodeProcess:
+        """Refuse: raises ``ControlError``."""
+        del order
+        raise ControlError(_engine("docker compose up -d --scale NF=N"), "usage")
+
+    async def remove(self, instance: str) -> None:
+        """Refuse: raises ``ControlError``."""
+        del instance
+        raise ControlError(_engine("docker compose up -d --scale NF=N"), "usage")
 
     async def restart(self, instance: str) -> None:
         """Refuse: raises ``ControlError`` that names the engine's command, ``KeyError`` for a node there is not."""
@@ -248,15 +260,13 @@ class ExternalSupervisor(Supervisor):
         return fleet
 
     def console_settings(self) -> ConsoleSettings:
-        """Return where the console listens in its container, and how the machine publishes it."""
-        return ConsoleSettings.of_container()
+        """Return where the page is served: as the compose file says, on the network that leads to the machine alone."""
+        settings = ConsoleSettings.of_container()
+        subnet = self.lab.networks.get(OUTSIDE)
+        return replace(settings, bind=own_address(OUTSIDE, subnet)) if settings.enabled and subnet else settings
 
     async def _open_spawner(self) -> Spawner:
         return NoSpawner()
-
-    def stop(self) -> None:
-        """End the console; the nodes stay."""
-        super().stop()
 
 
 def main() -> int:

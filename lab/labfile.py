@@ -80,12 +80,14 @@ class LabFile:
     otlp_host: str
     otlp_port: int
     otlp_bind: str
+    """Address at which telemetry is received: the host of the endpoint, in a container all it has."""
     otlp_forward: str
     """Where received telemetry is passed on to, ``host:port``; empty: nowhere."""
-    """Address at which telemetry is received: the host of the endpoint, in a container all it has."""
     nrf_host: str
     containers: bool
     """Whether the nodes run in containers, whose engine starts and ends them and has their logs."""
+    networks: dict[str, str]
+    """Subnets by name where the nodes are on networks apart."""
     key_export: bool
     nodes: dict[str, NodeRow]
     users: dict[str, UserRow]
@@ -133,6 +135,7 @@ class LabFile:
                 otlp_forward=str(content.get("otlp_forward", "")),
                 nrf_host=content["nrf"]["host"],
                 containers=containers,
+                networks={str(name): str(subnet) for name, subnet in content.get("networks", {}).items()},
                 key_export=content["key_export"] is True,
                 nodes=nodes,
                 users={name: _user(name, entry, gateways) for name, entry in content["users"].items()},

@@ -20,6 +20,10 @@ from sba.networks import MARK
 CORE: Final = "core"
 SBA: Final = "sba"
 MANAGEMENT: Final = "management"
+OBSERVATION: Final = "observation"
+"""Network between the console and a collector of telemetry."""
+OUTSIDE: Final = "outside"
+"""The one network that leads to the machine: what is published there is on it, the lab's own nodes are not."""
 OPERATOR_SERVICE: Final = "console"
 """The service that holds the operator's identity."""
 DATABASE_SERVICE: Final = "postgres"
@@ -31,7 +35,7 @@ PORTS: Final = {"sbi": 7443, "otlp": 4317, "gm": 5060, "gm-tls": 5061, "mw": 506
 """Ports by name; a container has its addresses to itself, so that they are the same everywhere."""
 _SUBNET_BITS: Final = 22
 _MOST_NETWORKS: Final = 60
-_RESERVED_WORDS: Final = frozenset({CORE, SBA, MANAGEMENT, "home", "lab"})
+_RESERVED_WORDS: Final = frozenset({CORE, SBA, MANAGEMENT, OBSERVATION, OUTSIDE, "home", "lab"})
 """Names no access network may have: other networks, and words that patterns of a KMS write with the same sign."""
 
 
@@ -90,9 +94,9 @@ class ContainerLayout(Layout):
         for name in access:
             if name in _RESERVED_WORDS:
                 raise ResolveError(f"an access network of a lab in containers cannot be called {name}")
-        names = [*access, CORE, SBA, MANAGEMENT]
+        names = [*access, CORE, SBA, MANAGEMENT, OBSERVATION, OUTSIDE]
         if len(names) > _MOST_NETWORKS:
-            raise ResolveError(f"a lab in containers has at most {_MOST_NETWORKS - 3} access networks")
+            raise ResolveError(f"a lab in containers has at most {_MOST_NETWORKS - 5} access networks")
         try:
             whole = IPv4Network(f"{prefix}.0.0/16")
         except ValueError:

@@ -279,6 +279,8 @@ class Operations:
 
     async def _down(self, params: Params, progress: Progress) -> Json:
         del params, progress
+        if self._supervisor.lab.containers:
+            raise ControlError("the container engine ends the nodes of this lab: docker compose down", "usage")
         asyncio.get_running_loop().call_later(0.02, self._supervisor.stop)
         return {}
 

@@ -92,8 +92,12 @@ class ImsAgw(NetworkFunction):
         return [self._iq, self._capture]
 
     def endpoints(self) -> list[Endpoint]:
-        """Media addresses of both sides; their ports are the kernel's."""
-        return []
+        """Media addresses of both sides, for those who name the node behind one; ports are the kernel's."""
+        settings = self.settings
+        return [
+            Endpoint(role="mb", transport="RTP", host=settings.core_ip),
+            Endpoint(role="mb", transport="RTP", host=settings.access_ip, access_network=settings.access_network),
+        ]
 
     def attributes(self) -> dict[str, str]:
         """Whether SRTP is carried and where the packets are handled."""
