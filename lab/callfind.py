@@ -92,6 +92,9 @@ def _strands(db: sqlite3.Connection, wanted: Wanted) -> Iterator[_Strand]:
         yield from map(_party, _identities(db, wanted))
     elif wanted.parties:
         yield from map(_party, wanted.parties)
+    elif wanted.states:
+        for state in wanted.states:
+            yield _Strand(_CALLS, "call.began_ns", "call.id", "call.state = ?", (state,))
     else:
         yield _Strand(_CALLS, "call.began_ns", "call.id", "true", ())
 
@@ -103,7 +106,7 @@ def _filters(wanted: Wanted) -> tuple[str, list[object]]:
         if value:
             filters.append(f"call.{column} = ?")
             values.append(value)
-    if wanted.states:
+    if wanted.states and (wanted.beginning or wanted.parties):
         filters.append(f"call.state IN ({_marks(wanted.states)})")
         values += wanted.states
     if wanted.beginning and wanted.parties:

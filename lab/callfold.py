@@ -22,6 +22,7 @@ LONGEST_REASON = 400
 """A reason is cut here, characters."""
 _METHODS = frozenset({"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE", "INFO", "REFER"})
 _FIELD = re.compile(r"^(from|f|to|t|p-asserted-identity|warning)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_QUOTED = re.compile(r'^[ \t]*"(?:[^"\\]|\\.)*"')
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _COMPACT = {"f": "from", "t": "to"}
 _AGREED = frozenset({"accepted", "applied"})
@@ -97,9 +98,10 @@ class CallRecord:
             self.began_ns = span.start_ns
         if span.node not in self.nodes and len(self.nodes) < MOST_NODES:
             self.nodes.append(span.node)
-        if span.name == "SIP INVITE":
+        method = method_of(span)
+        if method == "INVITE":
             self._invite(span)
-        elif span.name == "SIP BYE":
+        elif method == "BYE":
             self.ended_ns = min(self.ended_ns or span.start_ns, span.start_ns)
         elif span.name == "key.decision":
             self._decision(span)
@@ -156,15 +158,21 @@ def call_of(span: Span) -> str:
     call_id = span.text("sip.call_id")
     if not call_id:
         return ""
-    kind, _, method = span.name.partition(" ")
-    if kind == "SIP":
+    method = method_of(span)
+    if method:
         return call_id if method in _METHODS else ""
     return "" if span.name == "key.decision" and _of(span, "mode") == "mediasec" else call_id
 
 
 def begins(span: Span) -> bool:
     """Tell whether a span may be the first of its call: a late ACK or BYE of a call nobody knows makes none."""
-    return span.name in ("SIP INVITE", "key.decision", "media.association", "mikey.transfer")
+    return method_of(span) == "INVITE" or span.name in ("key.decision", "media.association", "mikey.transfer")
+
+
+def method_of(span: Span) -> str:
+    """Return the method of a SIP transaction, empty for another span."""
+    kind, _, method = span.name.partition(" ")
+    return (span.text("sip.method") or method) if kind == "SIP" else ""
 
 
 def _as_asked(treatment: str, suite: str) -> str:
@@ -176,7 +184,7 @@ def _as_asked(treatment: str, suite: str) -> str:
 
 def identity(value: str) -> str:
     """Return the public identity in a From, To or P-Asserted-Identity: its URI without parameters."""
-    left, angle, rest = value.partition("<")
+    left, angle, rest = _QUOTED.sub("", value).partition("<")
     uri = rest.partition(">")[0] if angle else left
     return uri.strip().partition(";")[0].partition("?")[0][:LONGEST_IDENTITY]
 

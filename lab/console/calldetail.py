@@ -12,7 +12,7 @@ from typing import Final
 from keying.redaction import redact
 from lab import callsamples, callstore, ladder
 from lab.callfold import CallRecord
-from lab.console import documents, mediapath
+from lab.console import documents, mediapath, mediawords
 from lab.console.answers import Problem
 from lab.console.labview import LabView
 from lab.control import Json, Params
@@ -152,7 +152,7 @@ class CallPages:
         streams: dict[str, list[mediapath.End]] = {}
         for end in ends:
             streams.setdefault(end.stream, []).append(end)
-        return mediapath.document(streams, _kinds(drawn.spans), self._around(call, drawn))
+        return mediawords.document(streams, _kinds(drawn.spans), self._around(call, drawn))
 
     def _around(self, call: CallRecord, drawn: _Drawn) -> mediapath.Surroundings:
         places, names = self._view.places(), self._view.names
@@ -175,6 +175,7 @@ class CallPages:
             hosts=self._view.lab.names,
             kms=tuple(dict.fromkeys(granted)),
             clear_gm=frozenset(clear),
+            answered=call.established,
         )
 
     async def message(self, call_id: str, number: str) -> Params:
