@@ -122,14 +122,15 @@ class OrderDesk:
             raise _wrong("seconds: a number is needed")
         if not SECONDS[0] <= seconds <= SECONDS[1]:
             raise _wrong(f"seconds: from {SECONDS[0]} to {SECONDS[1]}")
-        if not isinstance(suites, list) or len(suites) > MOST_SUITES or any(suite not in SUITES for suite in suites):
+        named = suites if isinstance(suites, list) and len(suites) <= MOST_SUITES else [None]
+        if not all(isinstance(suite, str) and suite in SUITES for suite in named):
             raise _wrong(f"suites: a list of {', '.join(SUITES)}")
         return CallOrder(
             caller=caller,
             callee=callee,
             security=security if isinstance(security, str) else "",
             seconds=float(seconds),
-            suites=tuple(map(str, suites)),
+            suites=tuple(map(str, named)),
         )
 
     async def _carry_out(self, order: Order) -> None:
