@@ -36,6 +36,7 @@ from media.relay.interface import (
 )
 from media.relay.process import RelayProcess
 from media.relay.python_relay import PythonRelay
+from media.relay.refuge import Refuge
 
 __all__ = [
     "Address",
@@ -55,6 +56,7 @@ __all__ = [
     "PortsExhaustedError",
     "Protection",
     "PythonRelay",
+    "Refuge",
     "Relay",
     "RelayError",
     "RelayEvent",

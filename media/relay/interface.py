@@ -346,6 +346,17 @@ class Relay(ABC):
     async def statistics(self, stream_ids: Sequence[str] | None = None) -> list[RelayStatistics]:
         """Counters of the named streams, or of all. Names that are unknown are left out."""
 
+    async def remember(self, key: str, note: str | None) -> None:
+        """Keep a text for who commands this loop when its present commander is gone; None: forget it.
+
+        A loop that ends with its commander has nobody to keep it for.
+        """
+        del key, note
+
+    async def remembered(self) -> Mapping[str, str]:
+        """Return what was kept."""
+        return {}
+
     @abstractmethod
     async def drain(self) -> int:
         """Take no new streams; return how many are left."""

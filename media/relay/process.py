@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import itertools
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from media.relay import interface, wire
@@ -23,33 +26,45 @@ from media.relay.interface import (
     TapListener,
     TappedPacket,
 )
+from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
 
 _READY_TIMEOUT_S = 10.0
 _CLOSE_TIMEOUT_S = 2.0
+_KNOCKS = 5
+_KNOCK_PAUSE_S = 0.1
 
 
-def _spawn(control: socket.socket, port_range: tuple[int, int] | None) -> "subprocess.Popen[bytes]":
+def _spawn(
+    control: socket.socket, port_range: tuple[int, int] | None, refuge: Refuge | None
+) -> "subprocess.Popen[bytes]":
     """Start the packet loop with `control` as its end of the pair, and close it here."""
     arguments = [sys.executable, "-m", "media.relay.worker", str(control.fileno())]
     if port_range is not None:
-        arguments += [str(port) for port in port_range]
+        arguments += ["--ports", *(str(port) for port in port_range)]
+    if refuge is not None:
+        arguments += ["--refuge", str(refuge.path), "--patience", str(refuge.seconds)]
     with control:
         return subprocess.Popen(  # noqa: S603 - own interpreter, own module
-            arguments, pass_fds=(control.fileno(),), stdin=subprocess.DEVNULL
+            arguments,
+            pass_fds=(control.fileno(),),
+            stdin=subprocess.DEVNULL,
+            start_new_session=refuge is not None,
         )
 
 
 class RelayProcess(Relay):
-    """A packet loop in a child process. Make one with :meth:`start`.
+    """A packet loop in a process of its own. Make one with :meth:`start`, find one again with :meth:`adopt`.
 
-    The child dies with its parent; `on_death` is called on the event loop when the child dies unasked. Commands then
-    raise RelayUnavailableError. Keys travel through the socket pair alone, never through arguments or the environment.
+    The child dies with its parent unless it has a refuge; `on_death` is called on the event loop when the child dies
+    unasked. Commands then raise RelayUnavailableError. Keys travel through the socket alone, never through arguments
+    or the environment.
     """
 
-    def __init__(self, child: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+    def __init__(self, child: "subprocess.Popen[bytes] | None", control: socket.socket, pid: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._child = child
+        self._pid = pid
         self._control = control
         self._reader = wire.FrameReader()
         self._outgoing = bytearray()
@@ -62,12 +77,15 @@ class RelayProcess(Relay):
         self.on_death: Callable[[], None] | None = None
 
     @classmethod
-    async def start(cls, *, port_range: tuple[int, int] | None = None) -> "RelayProcess":
-        """Start the child and wait until it serves. Raises RelayUnavailableError with the reason when it refuses."""
+    async def start(cls, *, port_range: tuple[int, int] | None = None, refuge: Refuge | None = None) -> "RelayProcess":
+        """Start the child and wait until it serves; with a `refuge` it goes on there when this process is gone.
+
+        Raises RelayUnavailableError with the reason when it refuses.
+        """
         ours, theirs = socket.socketpair()
-        child = _spawn(theirs, port_range)
+        child = _spawn(theirs, port_range, refuge)
         ours.settimeout(0.0)
-        relay = cls(child, ours)
+        relay = cls(child, ours, child.pid)
         relay._loop.add_reader(ours.fileno(), relay._readable)
         try:
             await asyncio.wait_for(relay._ready, _READY_TIMEOUT_S)
@@ -78,10 +96,32 @@ class RelayProcess(Relay):
             raise RelayUnavailableError(str(error) or "the packet loop does not start") from None
         return relay
 
+    @classmethod
+    async def adopt(cls, refuge: Refuge) -> "RelayProcess":
+        """Take the command of a packet loop whose gateway process is gone.
+
+        Raises RelayUnavailableError where none waits.
+        """
+        for _ in range(_KNOCKS):
+            try:
+                control = refuge.knock()
+            except OSError as error:
+                raise RelayUnavailableError(f"no packet loop waits: {error.strerror or error}") from None
+            relay = cls(None, control, peer_of(control)[0])
+            relay._loop.add_reader(control.fileno(), relay._readable)
+            try:
+                await asyncio.wait_for(asyncio.shield(relay._ready), _READY_TIMEOUT_S)
+            except (RelayUnavailableError, TimeoutError):  # it has not noticed yet that it was left
+                relay._end()
+                await asyncio.sleep(_KNOCK_PAUSE_S)
+                continue
+            return relay
+        raise RelayUnavailableError("the packet loop takes its commands from somebody else")
+
     @property
     def pid(self) -> int:
         """Process id of the packet loop."""
-        return self._child.pid
+        return self._pid
 
     @property
     def alive(self) -> bool:
@@ -131,8 +171,9 @@ class RelayProcess(Relay):
         self._end()
         if not self._ready.done():
             self._ready.set_exception(RelayUnavailableError("the packet loop ended while it started"))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout=0.1)
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=0.1)
         if not asked and self._ready.done() and self.on_death is not None:
             self.on_death()
 
@@ -207,6 +248,15 @@ class RelayProcess(Relay):
         names: Json = None if stream_ids is None else list(stream_ids)
         return [wire.read_statistics(each) for each in wire.items(await self._command("statistics", streams=names))]
 
+    async def remember(self, key: str, note: str | None) -> None:
+        """See :class:`Relay`."""
+        await self._command("remember", key=key, note=note)
+
+    async def remembered(self) -> Mapping[str, str]:
+        """See :class:`Relay`."""
+        answer = await self._command("remembered")
+        return {key: wire.text(note) for key, note in answer.items()} if isinstance(answer, dict) else {}
+
     async def drain(self) -> int:
         """See :class:`Relay`."""
         return wire.number(await self._command("drain"))
@@ -218,6 +268,9 @@ class RelayProcess(Relay):
         with contextlib.suppress(RelayUnavailableError):
             await self._command("close")
         self._end()
+        if self._child is None:
+            await asyncio.to_thread(_wait_for_end, self._pid)
+            return
         try:
             await asyncio.to_thread(self._child.wait, _CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -227,3 +280,13 @@ class RelayProcess(Relay):
     def set_listeners(self, events: EventListener | None = None, taps: TapListener | None = None) -> None:
         """See :class:`Relay`."""
         self._events, self._taps = events, taps
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait for a process that is nobody's child here, and end it when it takes too long."""
+    deadline = time.monotonic() + _CLOSE_TIMEOUT_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)

@@ -1,21 +1,27 @@
 """The packet loop as a process of its own: `python -m media.relay.worker DESCRIPTOR`.
 
-Commands come over the inherited socket; when it closes, the parent is gone, and so is this process.
+Commands come over the inherited socket; when it closes, the parent is gone, and so is this process: at once, or with a
+refuge when nobody came there for its commands in time. Meanwhile packets are carried as before.
 """
 
+import argparse
+import contextlib
 import ctypes
 import gc
+import os
 import resource
 import select
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
 from media.relay import wire
 from media.relay.engine import TICK_S, TICK_SHARE, RelayEngine
 from media.relay.interface import RelayError, RelayEvent, Side, TappedPacket
+from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
 
 _PR_SET_PDEATHSIG = 1
@@ -26,11 +32,18 @@ _BACKLOG = 8 * 1024 * 1024
 
 
 class Worker:
-    """Owns the engine and the socket to the parent."""
+    """Owns the engine and the socket to the parent, or to who took its place."""
 
-    def __init__(self, control: socket.socket, port_range: tuple[int, int] | None) -> None:
+    def __init__(
+        self, control: socket.socket, port_range: tuple[int, int] | None, refuge: Refuge | None = None
+    ) -> None:
         control.settimeout(0.0)
-        self._control = control
+        self._control: socket.socket | None = control
+        self._refuge = refuge
+        self._listener = refuge.listen() if refuge is not None else None
+        self._until = float("inf")
+        """When an abandoned packet loop ends."""
+        self._remembered: dict[str, str] = {}
         self._reader = wire.FrameReader()
         self._outgoing = bytearray()
         self._closing = False
@@ -38,6 +51,8 @@ class Worker:
         self._poll = select.epoll()
         self._poll.register(control.fileno(), select.EPOLLIN)
         self._poll.register(self._engine.fileno(), select.EPOLLIN)
+        if self._listener is not None:
+            self._poll.register(self._listener.fileno(), select.EPOLLIN)
 
     def _notify(self, event: RelayEvent) -> None:
         self._send(wire.write_event(event))
@@ -47,28 +62,67 @@ class Worker:
             self._send(packet)
 
     def _send(self, frame: Frame) -> None:
+        if self._control is None:
+            return  # nobody is there to hear it
         if not self._outgoing:
             self._poll.modify(self._control.fileno(), select.EPOLLIN | select.EPOLLOUT)
         self._outgoing += wire.pack(frame)
 
     def run(self) -> None:
-        """Serve until the parent closes the socket or asks to close."""
+        """Serve until the parent closes the socket, or asks to close, and nobody takes its place."""
         self._send({"ready": True})
-        control, packets = self._control.fileno(), self._engine.fileno()
+        packets = self._engine.fileno()
         next_tick = time.monotonic() + TICK_S
-        while not self._closing or self._outgoing:
+        while (not self._closing or self._outgoing) and time.monotonic() < self._until:
             for descriptor, event in self._poll.poll(TICK_S):
                 if descriptor == packets:
                     self._carry()
-                elif descriptor == control:
+                elif self._listener is not None and descriptor == self._listener.fileno():
+                    self._admit(self._listener)
+                elif self._control is not None and descriptor == self._control.fileno():
                     if event & select.EPOLLOUT:
                         self._flush()
-                    if event & ~select.EPOLLOUT and not self._read():
-                        return
+                    if event & ~select.EPOLLOUT and not self._heed():
+                        self._abandoned()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
                 self._engine.tick(TICK_SHARE)
         self._engine.close()
+        if self._refuge is not None:
+            self._refuge.remove()
+
+    def _heed(self) -> bool:
+        """Read commands; False when the other end is gone or, with a refuge, is none that knows them."""
+        if self._refuge is None:
+            return self._read()
+        try:
+            return self._read()
+        except (wire.FrameError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def _abandoned(self) -> None:
+        """Go on without commands, for as long as the refuge says."""
+        if self._control is not None:
+            self._poll.unregister(self._control.fileno())
+            self._control.close()
+        self._control = None
+        self._reader, self._outgoing = wire.FrameReader(), bytearray()
+        if self._refuge is not None:
+            _let_go_of_output()
+        patience = self._refuge.seconds if self._refuge is not None and not self._closing else 0.0
+        self._until = time.monotonic() + patience
+
+    def _admit(self, listener: socket.socket) -> None:
+        """Take commands from who comes, of the same user, while nobody else gives any."""
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            if self._control is not None or peer_of(connection)[1] != os.getuid():
+                connection.close()
+                return
+            connection.settimeout(0.0)
+            self._control, self._until = connection, float("inf")
+            self._poll.register(connection.fileno(), select.EPOLLIN)
+            self._send({"ready": True})
 
     def _carry(self) -> None:
         """Stay with the packets while there are many, but not so long that a command waits for more than a moment."""
@@ -77,15 +131,19 @@ class Worker:
             pass
 
     def _flush(self) -> None:
+        assert self._control is not None
         try:
             sent = self._control.send(self._outgoing)
         except BlockingIOError:
             return
+        except OSError:  # reading tells that the other end is gone
+            sent = len(self._outgoing)
         del self._outgoing[:sent]
         if not self._outgoing:
             self._poll.modify(self._control.fileno(), select.EPOLLIN)
 
     def _read(self) -> bool:
+        assert self._control is not None
         try:
             octets = self._control.recv(1 << 20)
         except BlockingIOError:
@@ -120,6 +178,11 @@ class Worker:
                 return [wire.write_statistics(each) for each in engine.statistics(wanted)]
             case "drain":
                 return engine.drain()
+            case "remember":
+                self._remember(wire.text(fields["key"]), fields["note"])
+                return None
+            case "remembered":
+                return dict(self._remembered)
             case "close":
                 self._closing = True
                 return None
@@ -140,6 +203,20 @@ class Worker:
         engine.rekey(stream_id, side, send=send, receive=receive, reset_roc=bool(fields["reset_roc"]))
         return None
 
+    def _remember(self, key: str, note: Json) -> None:
+        if note is None:
+            self._remembered.pop(key, None)
+        else:
+            self._remembered[key] = wire.text(note)
+
+
+def _let_go_of_output() -> None:
+    """Who reads the parent's output shall see its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
 
 def _die_with_parent() -> None:
     """Ask the kernel for SIGKILL when the parent dies; the closed socket is the second way to learn of it."""
@@ -147,17 +224,25 @@ def _die_with_parent() -> None:
 
 
 def main() -> NoReturn:
-    """Run the loop on the socket whose descriptor is the first argument; two more give a port range."""
-    _die_with_parent()
+    """Run the loop on the socket whose descriptor is the first argument."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("descriptor", type=int)
+    parser.add_argument("--ports", type=int, nargs=2, metavar=("FIRST", "LAST"))
+    parser.add_argument("--refuge", type=Path, help="socket at which to wait without a parent")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait there")
+    options = parser.parse_args()
+    refuge = Refuge(options.refuge, options.patience) if options.refuge is not None else None
+    if refuge is None:
+        _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the parent
-    control = socket.socket(fileno=int(sys.argv[1]))
-    port_range = (int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 3 else None
+    control = socket.socket(fileno=options.descriptor)
+    port_range = (options.ports[0], options.ports[1]) if options.ports else None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        worker = Worker(control, port_range)
-    except RelayError as error:
+        worker = Worker(control, port_range, refuge)
+    except (RelayError, OSError) as error:
         control.settimeout(None)
         control.sendall(wire.pack({"ready": False, "message": str(error)}))
         sys.exit(1)

@@ -29,6 +29,11 @@ class ImsAgwSettings(NodeSettings):
     relay: Literal["process", "in-process"] = Field(
         default="process", description="Where the packet loop runs; in-process only for tests"
     )
+    relay_patience_s: float = Field(
+        default=15.0,
+        ge=0,
+        description="Seconds the packet loop carries on when this process was killed, until it is back; 0 = not at all",
+    )
     key_export: bool = Field(
         default=False,
         validation_alias=AliasChoices("key_export", "allow_key_export"),

@@ -107,6 +107,7 @@ class MediaGateway:
         except RelayError as error:
             raise of_relay(error) from error
         record.config = config
+        self._changed(context)
 
     async def release(self, context: Context, termination_id: str = "") -> list[RelayStatistics]:
         """Release a termination, or the whole context, and return the final counters. Raises ProblemError IQ_430."""
@@ -140,6 +141,27 @@ class MediaGateway:
         self.contexts.clear()
         self.epoch = secrets.token_hex(8)
         return contexts
+
+    async def restore(self, contexts: Iterable[Context], epoch: str) -> int:
+        """Take back what an earlier process of this gateway left in the packet loop; returns how many contexts.
+
+        A context whose streams are not all there is void, and streams that belong to none are ended. With the epoch
+        the contexts are what their IMS-ALGs believe them to be (IQ-4). Raises RelayError.
+        """
+        there = {each.stream_id for each in await self.relay.statistics()}
+        for context in contexts:
+            names = {context.relay_id(stream) for stream in context.stream_ids}
+            if names and names <= there:
+                self.contexts[context.context_id] = context
+                there -= names
+                for termination in context.terminations.values():
+                    for record in termination.streams.values():
+                        self._associations.open(context, termination, record)
+        for stray in there:
+            await self.relay.remove(stray)
+        if epoch:
+            self.epoch = epoch
+        return len(self.contexts)
 
     @staticmethod
     def termination(context: Context, termination_id: str) -> Termination:

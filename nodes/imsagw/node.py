@@ -1,6 +1,7 @@
 """The IMS-AGW process: wiring of relay, contexts, services and notifications."""
 
 import asyncio
+import contextlib
 import time
 
 from media.relay import (
@@ -8,6 +9,7 @@ from media.relay import (
     Latched,
     MediaInactive,
     PythonRelay,
+    Refuge,
     Relay,
     RelayError,
     RelayEvent,
@@ -21,6 +23,7 @@ from nodes.imsagw.config import ImsAgwSettings
 from nodes.imsagw.context import Context
 from nodes.imsagw.gateway import MediaGateway
 from nodes.imsagw.hanging import hanging_contexts
+from nodes.imsagw.memory import EPOCH, ForeignNoteError, read_context, write_context
 from nodes.imsagw.notifications import NotificationLog
 from nodes.imsagw.service import IqService
 from protos.iq_pb2 import LatchedAddress, Notification
@@ -46,11 +49,17 @@ class ImsAgw(NetworkFunction):
         associations = Associations(self.telemetry.tracer, self.environment.instance)
         self._notifications = NotificationLog()
         self._watching: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Future[None]] = set()
+        self._refuge = self._find_refuge()
+        adopted = await self._adopt_relay()
         try:
-            relay = await self._start_relay()
+            relay = adopted or await self._start_relay()
         except RelayError as error:
             raise ConfigurationError(f"the packet loop does not start: {error}") from error
         self.gateway = MediaGateway(relay, self.settings, associations, time.monotonic, changed=self._changed)
+        if adopted is not None:
+            await self._restore(adopted)
+        self._remember(EPOCH, self.gateway.epoch)
         self._capture = MediaCaptureService(self.gateway, self.settings, self.environment.instance)
         self._iq = IqService(
             self.gateway,
@@ -116,18 +125,68 @@ class ImsAgw(NetworkFunction):
         if self.settings.relay == "in-process":
             relay: Relay = PythonRelay(port_range=self.settings.port_range)
         else:
-            child = await RelayProcess.start(port_range=self.settings.port_range)
+            child = await RelayProcess.start(port_range=self.settings.port_range, refuge=self._refuge)
             child.on_death = self._relay_died
             self.telemetry.log("packet-loop", pid=child.pid)
             relay = child
         relay.set_listeners(self._relay_event, self._relay_packet)
         return relay
 
+    def _find_refuge(self) -> Refuge | None:
+        """Where a packet loop waits for the next life of this node; None where there is no such place."""
+        if not self.settings.relay_patience_s or self.settings.relay == "in-process":
+            return None
+        folder = self.environment.node_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            self.telemetry.log("packet-loop-without-refuge", level="warning", error=str(error))
+            return None
+        return Refuge(folder / "packets.sock", self.settings.relay_patience_s)
+
+    async def _adopt_relay(self) -> RelayProcess | None:
+        """Find the packet loop of an earlier life that was killed: it carries the packets of its calls still."""
+        if self._refuge is None:
+            return None
+        try:
+            relay = await RelayProcess.adopt(self._refuge)
+        except RelayError:
+            return None
+        relay.on_death = self._relay_died
+        relay.set_listeners(self._relay_event, self._relay_packet)
+        return relay
+
+    async def _restore(self, relay: RelayProcess) -> None:
+        notes = dict(await relay.remembered())
+        epoch = notes.pop(EPOCH, "")
+        contexts, now = [], time.monotonic()
+        for context_id, note in notes.items():
+            try:
+                contexts.append(read_context(context_id, note, now))
+            except ForeignNoteError as error:
+                self.telemetry.log("foreign-note", level="error", fault=str(error))
+        count = await self.gateway.restore(contexts, epoch)
+        self.telemetry.log("packet-loop-adopted", level="warning", pid=relay.pid, contexts=count)
+
+    def _remember(self, key: str, note: str | None) -> None:
+        """Leave a note with the packet loop; one that is gone has nobody to leave it for."""
+
+        async def leave() -> None:
+            with contextlib.suppress(RelayError):
+                await self.gateway.relay.remember(key, note)
+
+        if self._refuge is not None:
+            task = asyncio.ensure_future(leave())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
     def _relay_packet(self, packet: TappedPacket) -> None:
         self._capture.packet(packet)
 
     def _changed(self, context: Context) -> None:
         self._capture.changed(context)
+        kept = self.gateway.contexts.get(context.context_id) is context
+        self._remember(context.context_id, write_context(context) if kept else None)
 
     def _relay_died(self) -> None:
         """Void every context, tell their owners with a new epoch, and start the packet loop again."""
@@ -148,6 +207,7 @@ class ImsAgw(NetworkFunction):
                 self.telemetry.log("packet-loop-refused", level="error", error=str(error))
                 await asyncio.sleep(1.0)
             else:
+                self._remember(EPOCH, self.gateway.epoch)
                 return
 
     def _relay_event(self, event: RelayEvent) -> None:

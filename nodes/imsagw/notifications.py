@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,8 @@ class NotificationLog:
     """One numbered sequence for the gateway, one queue per IMS-ALG."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(1)
+        # above those of an earlier life of this gateway, after the last of which an IMS-ALG goes on to ask
+        self._numbers = itertools.count(time.time_ns() // 1_000_000)
         self._kept: dict[str, deque[Notification]] = defaultdict(lambda: deque(maxlen=KEPT))
         self._waiting: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 

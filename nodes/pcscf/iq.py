@@ -21,6 +21,8 @@ from sba.errors import RemoteProblem
 NF_TYPE: Final = "IMS_AGW"
 SERVICE: Final = "nimsagw-iq"
 PROFILE_VERSION: Final = "1"
+_RESTARTING_S: Final = 0.25
+"""Pause between two requests to a gateway that is being started again, s."""
 _METHODS = iq_pb2.DESCRIPTOR.services_by_name["Iq"].methods_by_name
 
 _SIDES: Final = {Side.ACCESS: iq_pb2.ACCESS, Side.CORE: iq_pb2.CORE}
@@ -143,6 +145,8 @@ class IqClient:
         """IMS-AGWs that get no new calls: silent, overloaded or going down."""
         self._doubtful: dict[str, set[str]] = {}
         """IMS-AGW -> calls for which it may hold a context that nobody heard of."""
+        self._unreleased: dict[str, set[str]] = {}
+        """IMS-AGW -> contexts whose release it did not answer."""
         self._reserving: Counter[str] = Counter()
 
     def tx_id(self) -> str:
@@ -203,17 +207,25 @@ class IqClient:
         RemoteProblem.
         """
         calls = {call_id for call_id in self._doubtful.get(gateway, ()) if not self._reserving[call_id]}
-        if not calls:
+        unreleased = self._unreleased.pop(gateway, set())
+        if not calls and not unreleased:
             return 0
-        audit = await self.audit(gateway)
+        try:
+            audit = await self.audit(gateway)
+        except RemoteProblem:
+            self._unreleased.setdefault(gateway, set()).update(unreleased)
+            raise
         lost = [
             one.context_id
             for one in audit.contexts
-            if one.owner == self.alg_id and one.correlation in calls and one.context_id not in kept
+            if one.owner == self.alg_id
+            and (one.correlation in calls or one.context_id in unreleased)
+            and one.context_id not in kept
         ]
         for context_id in lost:
             await self.release(AgwContext(gateway, context_id, audit.epoch), normal=False)
-        self._doubtful[gateway] -= calls
+        if calls:
+            self._doubtful[gateway] -= calls
         return len(lost)
 
     async def _reserve_at(
@@ -244,7 +256,7 @@ class IqClient:
                 termination = request.terminations.add(id=context.terminations[side], side=_SIDES[side])
                 termination.streams.extend(self._spec(side, stream) for stream in streams)
         try:
-            response = await self._once_more(context.agw, "Configure", request, setup=setup)
+            response = await self._patiently(context.agw, "Configure", request, setup=setup)
         except RemoteProblem as problem:
             raise _error(problem) from problem
         locals_: LocalMap = {}
@@ -260,7 +272,9 @@ class IqClient:
             response = await self._sbi.call(
                 _METHODS["Release"], request, timeout=self._times.other_s, instance=context.agw
             )
-        except RemoteProblem:
+        except RemoteProblem as problem:
+            if problem.code in _SILENT:  # it may come back with the context
+                self._unreleased.setdefault(context.agw, set()).add(context.context_id)
             return []
         return list(response.statistics)
 
@@ -270,6 +284,17 @@ class IqClient:
             _METHODS["Audit"], iq_pb2.AuditRequest(root=True), timeout=self._times.other_s, instance=gateway
         )
         return answer
+
+    async def _patiently(self, gateway: str, name: str, request: Any, *, setup: bool) -> Any:
+        """Call about a context that is there: a gateway that was killed is back with it within moments (T9)."""
+        until = asyncio.get_running_loop().time() + 2 * self._times.setup_s
+        while True:
+            try:
+                return await self._once_more(gateway, name, request, setup=setup)
+            except RemoteProblem as problem:
+                if problem.code is not grpc.StatusCode.UNAVAILABLE or asyncio.get_running_loop().time() >= until:
+                    raise
+            await asyncio.sleep(_RESTARTING_S)
 
     async def _once_more(self, gateway: str, name: str, request: Any, *, setup: bool = True) -> Any:
         """Call; after a deadline Audit asks whether the gateway lives, then the same tx_id goes again (IQ-1, IQ-2)."""

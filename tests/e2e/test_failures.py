@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from typing import Any
 
@@ -77,13 +79,27 @@ def test_registrations_survive_the_death_of_the_cscf(lab: Lab) -> None:
     assert_calls_work(lab)
 
 
-def test_gateway_death_ends_its_calls_and_new_calls_work(lab: Lab) -> None:
-    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "20")
+def test_media_goes_on_while_the_gateway_is_dead_and_the_call_ends_in_order(lab: Lab) -> None:
+    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "6")
     call.wait_media()
     dead = lab.kill("imsagw-a")
+    lab.wait_back("imsagw-a", dead)
+    result = call.join()
+    assert (result["result"], result["reason"]) == ("established", "talk time over"), result
+    assert all(audio["heard"] and audio["loss"] < 0.02 for audio in result["audio"].values()), result["audio"]
+    lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "streams of an ended call remain")
+    assert_calls_work(lab)
+
+
+def test_death_of_the_packet_loop_ends_its_calls_and_new_calls_work(lab: Lab) -> None:
+    call = BackgroundCall(lab, "alice", "bob", "--security", "e2ae-sdes", "--seconds", "20")
+    call.wait_media()
+    log = (lab.state / "logs" / "imsagw-a.log").read_text()
+    loops = [json.loads(line)["pid"] for line in log.splitlines() if '"packet-loop' in line and '"pid"' in line]
+    os.kill(loops[-1], signal.SIGKILL)
     result = call.join()
     assert result.get("result") in {"established", "failed"}, result
-    lab.wait_back("imsagw-a", dead)
+    assert result.get("reason") != "talk time over"
     lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "streams of a dead call remain")
     assert_calls_work(lab)
 
