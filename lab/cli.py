@@ -26,6 +26,7 @@ from lab.cli_base import (
 )
 from lab.cli_parts import pki, ue, user
 from lab.client_config_cli import client_config
+from lab.compose_cli import compose_file
 from lab.console_cli import console, link_of
 from lab.control import ControlError, Json, Params, ask
 from lab.database_cli import database
@@ -422,7 +423,7 @@ def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None
     raise SystemExit(run_demo(out, config, state, keep=keep))
 
 
-for part in (console, capture, client_config, pki, user, ue, ticket, kms, mikey, new_nf, database, scale):
+for part in (compose_file, console, capture, client_config, pki, user, ue, ticket, kms, mikey, new_nf, database, scale):
     imslab.add_command(part)
 
 

@@ -6,9 +6,14 @@ of ``config/lab.yaml``. It keeps to what Compose v2 and docker-compose 1.29 both
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
+import yaml
+
+from lab.compose_packages import Mounts
 from lab.config import LabConfig
 from lab.layout_containers import (
     DATABASE_SERVICE,
@@ -87,7 +92,7 @@ services:
   # Lays the lab out and gives each service its secrets; ends. Root, to give files to the users of other containers.
   init:
     <<: [*image, *guarded]
-    command: ["python", "-m", "lab.containers", "--config", "/config/lab.yaml"]
+    command: [{init_command}]
     user: "0:0"
     cap_add: [CHOWN, DAC_OVERRIDE, FOWNER]
     network_mode: none
@@ -97,7 +102,7 @@ services:
       - ${{IMSLAB_CONFIG:-{source_here}}}:/config/lab.yaml:ro
       - ${{IMSLAB_SECRETS:-./secrets}}:/secrets
       - authority:/var/lib/imslab/authority
-      - operator:/var/lib/imslab
+      - operator:/var/lib/imslab{mounts}
 
   postgres:
     <<: *guarded
@@ -154,7 +159,7 @@ services:
     ports: ["127.0.0.1:${{IMSLAB_CONSOLE_PORT:-{console_port}}}:{console_port}"]
     volumes:
       - operator:/var/lib/imslab
-      - out:/out
+      - out:/out{mounts}
     secrets: [{{source: console, target: imslab}}]
     networks: [management, sba, observation, outside]
     depends_on: {{init: {{condition: service_completed_successfully}}}}
@@ -176,11 +181,11 @@ services:
     volumes:
       - authority:/var/lib/imslab/authority
       - operator:/var/lib/imslab
-      - out:/out
+      - out:/out{mounts}
 """
 
 
-def _service(service: Service, layout: ContainerLayout) -> Iterator[str]:
+def _service(service: Service, layout: ContainerLayout, mounts: Sequence[str]) -> Iterator[str]:
     title = _TITLES.get(service.kind, f"a {service.kind}")
     several = "; several with --scale" if service.scales else ""
     yield f"  # {title}{several}"
@@ -188,10 +193,13 @@ def _service(service: Service, layout: ContainerLayout) -> Iterator[str]:
     yield f"    <<: *{'phone' if service.kind == 'ue' else 'node'}"
     if service.kind in _MEMORY:
         yield f"    mem_limit: {_MEMORY[service.kind]}"
+    volumes = list(mounts)
     if service.scales:
-        yield f'    volumes: ["slots-{service.name}:/var/lib/imslab/slots"]'
+        volumes.insert(0, f"slots-{service.name}:/var/lib/imslab/slots")
     if service.kind == "ue":
-        yield f'    volumes: ["state-{service.name}:/var/lib/imslab/state"]'
+        volumes.insert(0, f"state-{service.name}:/var/lib/imslab/state")
+    if volumes:
+        yield f"    volumes: [{', '.join(map(_text, volumes))}]"
     yield f"    secrets: [{{source: {service.name}, target: imslab}}]"
     fixed = layout.fixed.get(service.name, {})
     if not fixed:
@@ -200,6 +208,10 @@ def _service(service: Service, layout: ContainerLayout) -> Iterator[str]:
     yield "    networks:"
     for network in service.networks:
         yield f"      {network}: {{ipv4_address: {_quoted(fixed[network])}}}"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value)  # a JSON text is a YAML text
 
 
 def _prefixed(text: str) -> str:
@@ -242,13 +254,19 @@ def _ends(layout: ContainerLayout) -> Iterator[str]:
             yield f"  state-{service.name}: {{}}"
 
 
-def compose_file(config: LabConfig, source: str, *, context: str = "..", source_here: str = "") -> str:
+def compose_file(
+    config: LabConfig, source: str, *, context: str = "..", source_here: str = "", packages: Mounts | None = None
+) -> str:
     """Return the text of a compose file for ``config``.
 
     ``source`` names the description in comments, ``source_here`` is its path seen from the compose file and
     ``context`` that of the checkout. Raises ``lab.layout.ResolveError`` for one that cannot run in containers.
     """
     layout = ContainerLayout(config)
+    packages = packages or Mounts()
+    mounts = [f"{folder}:{inside}:ro" for folder, inside in packages.folders]
+    command = ["python", "-m", "lab.containers", "--config", "/config/lab.yaml"]
+    command += [f"--package={inside}" for inside in packages.path] + [f"--kind={kind}" for kind in packages.kinds]
     head = _HEAD.format(
         name=config.name,
         source=source,
@@ -256,11 +274,26 @@ def compose_file(config: LabConfig, source: str, *, context: str = "..", source_
         context=context,
         prefix=DEFAULT_PREFIX,
         console_port=CONSOLE_PORT,
+        init_command=", ".join(map(_text, command)),
+        mounts="".join(f"\n      - {_text(mount)}" for mount in mounts),
     )
     parts: Sequence[Iterable[str]] = [
         [head],
-        *([*_service(service, layout), ""] for service in layout.services),
+        *([*_service(service, layout, mounts), ""] for service in layout.services),
         [*_networks(layout), ""],
         _ends(layout),
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
+
+
+def secret_folders(text: str, root: Path) -> int:
+    """Make the folders that the secrets of a compose file stand for, content ignored by git; return how many.
+
+    They have to be there before the first container is made: an engine does not make them. Raises ``OSError``.
+    """
+    names = yaml.safe_load(text)["secrets"]
+    for name in names:
+        folder = root / name
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n!.gitignore\n", "utf-8")
+    return len(names)

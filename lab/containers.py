@@ -14,7 +14,7 @@ import secrets as random_text
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -89,7 +89,9 @@ def _give(path: Path, user: int) -> None:
         os.chown(path, user, user, follow_symlinks=False)
 
 
-def hand_outs(config: LabConfig, authority: StateFolder, prefix: str = DEFAULT_PREFIX) -> list[Handout]:
+def hand_outs(
+    config: LabConfig, authority: StateFolder, prefix: str = DEFAULT_PREFIX, packages: Sequence[str] = ()
+) -> list[Handout]:
     """Resolve the description in the authority's folder and return what each service gets.
 
     Raises ``lab.layout.ResolveError`` for a description that cannot run in containers, and what
@@ -101,6 +103,7 @@ def hand_outs(config: LabConfig, authority: StateFolder, prefix: str = DEFAULT_P
     forward = config.otlp_forward or COLLECTOR
     described = config.model_copy(update={"database": database, "otlp_forward": forward})
     lab = cast("dict[str, Any]", resolve(described, authority, layout=layout, instances=several))
+    lab["package_path"] = [*packages]
     common = {name: (authority.pki / name).read_bytes() for name in ("ca.crt", "ca.crl")}
     found = [_of_service(service, lab, authority, common) for service in layout.services]
     return [*found, _of_operator(authority, common), *_of_database(lab, authority, common)]
@@ -209,12 +212,20 @@ def _of_database(lab: Mapping[str, Any], authority: StateFolder, common: Mapping
     ]
 
 
-def initialise(config: LabConfig, authority: StateFolder, operator: StateFolder, secrets: Path, prefix: str) -> int:
+def initialise(
+    config: LabConfig,
+    authority: StateFolder,
+    operator: StateFolder,
+    secrets: Path,
+    prefix: str,
+    packages: Sequence[str] = (),
+) -> int:
     """Write every service's folder below ``secrets`` and the operator's state folder; return the number of services.
 
+    ``packages`` are folders at the end of every node's ``sys.path``.
     As root it gives each file to the user of its container. Raises what :func:`hand_outs` raises, ``OSError``.
     """
-    made = hand_outs(config, authority, prefix)
+    made = hand_outs(config, authority, prefix, packages)
     for handout in made:
         handout.write(secrets)
     wanted = {handout.service for handout in made}
@@ -223,6 +234,7 @@ def initialise(config: LabConfig, authority: StateFolder, operator: StateFolder,
             Handout(path.name).write(secrets)  # of a service that is no more: nothing
     operator.root.mkdir(parents=True, exist_ok=True)
     _replace(operator.lab_json, operators_description(authority))
+    _replace(operator.packages, _text({"folders": [], "path": [*packages]}))
     for name in ("pki", "secrets"):  # whoever has the authority's volume too can use the commands about these
         link = operator.root / name
         if not link.is_symlink():
@@ -249,22 +261,34 @@ def main() -> int:
     from lab.config_problems import ConfigError
     from lab.launch import default_config
     from lab.layout import ResolveError
+    from lab.with_packages import with_nodes
     from sba.errors import ConfigurationError
+    from sba.packages import NODES, Package, PackageError, extend_path
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--authority", type=Path, default=STATE / "authority")
     parser.add_argument("--operator", type=Path, default=STATE)
     parser.add_argument("--secrets", type=Path, default=Path("/secrets"))
+    parser.add_argument("--package", action="append", default=[], help="folder at the end of every node's sys.path")
+    parser.add_argument("--kind", action="append", default=[], help="kind of node that a package brings")
     parser.add_argument("--prefix", default=os.environ.get("IMSLAB_PREFIX") or DEFAULT_PREFIX)
     given = parser.parse_args()
     os.umask(0o077)
     config = given.config if given.config is not None and given.config.is_file() else default_config()
+    extend_path(given.package)
     try:
+        brought = Package("mounted", "0", Path("/"), Path("/"), {NODES: dict.fromkeys(given.kind, "")})
+        described = with_nodes(load(config), [brought])
         count = initialise(
-            load(config), StateFolder.at(given.authority), StateFolder.at(given.operator), given.secrets, given.prefix
+            described,
+            StateFolder.at(given.authority),
+            StateFolder.at(given.operator),
+            given.secrets,
+            given.prefix,
+            given.package,
         )
-    except (ConfigError, ResolveError, ConfigurationError, OSError) as error:
+    except (ConfigError, ResolveError, ConfigurationError, PackageError, OSError) as error:
         sys.stderr.write(f"the lab of {config} cannot be laid out for containers\n{error}\n")
         return 2
     sys.stdout.write(f"{count} services have their secrets\n")
