@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.lab import ROOT
 
 ENTRY = '[project.entry-points."imslab.nodes"]\nodd = "odd_nf.node:Odd"\n'
@@ -37,3 +39,13 @@ def small_package(folder: Path, entries: str = ENTRY, *, name: str = "odd-nf", m
     )
     (folder / "pyproject.toml").write_text(f'[project]\nname = "{name}"\nversion = "1.0"\n\n{entries}')
     return folder
+
+
+def tool(name: str) -> str:
+    """A program of the lint extra; without it the test fails in CI and is skipped elsewhere."""
+    program = Path(sys.executable).with_name(name)
+    if not program.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed (the lint extra)")
+    return str(program)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from lab.newnf import NewNfError, check_name, write
 from tests.e2e.lab import ROOT
-from tests.extending.package import BUILD, imslab, run
+from tests.extending.package import BUILD, imslab, run, tool
 
 pytest.importorskip("grpc_tools", reason="the contract compiler is the build extra")
 ODD_NAME = "x9-9-0z"
@@ -47,21 +46,12 @@ def test_everything_a_network_function_has_is_written(written: Path) -> None:
     assert left == []
 
 
-def _tool(name: str) -> str:
-    program = Path(sys.executable).with_name(name)
-    if not program.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed (the lint extra)")
-    return str(program)
-
-
 def test_the_package_keeps_the_rules_of_the_house(written: Path) -> None:
-    ruff = _tool("ruff")
+    ruff = tool("ruff")
     for command in ((ruff, "check", "--no-cache", "."), (ruff, "format", "--no-cache", "--check", ".")):
         done = run(*command, cwd=written)
         assert done.returncode == 0, done.stdout
-    typed = run(_tool("mypy"), "--cache-dir", str(written / ".mypy_cache"), cwd=written, MYPYPATH=str(ROOT))
+    typed = run(tool("mypy"), "--cache-dir", str(written / ".mypy_cache"), cwd=written, MYPYPATH=str(ROOT))
     assert typed.returncode == 0, typed.stdout
 
 
