@@ -11,6 +11,7 @@ from lab.config import HomeDomain, LabConfig, User
 from lab.config_kms import KmsGroup, KmsRights
 from lab.control import Json
 from lab.layout import Layout
+from sba.identity import access_name, cscf_name
 
 Settings = dict[str, Json]
 
@@ -25,15 +26,14 @@ def bsf_name(domain: str) -> str:
     return f"bsf.{domain}"
 
 
-def cscf_name(domain: str) -> str:
-    """Return the name that the certificate of a domain's I- and S-CSCF shows to its HSS."""
-    return f"scscf.{domain}"
-
-
 def names_of(config: LabConfig, nf: str) -> list[str]:
-    """Return the DNS names a network function has beside its own, from what it is in its home domain."""
+    """Return the DNS names an NF has beside its own, from what it is in a home domain or access network."""
     names = [kms_name(home.name) for home in config.home_domains if home.kms == nf]
     names += [cscf_name(home.name) for home in config.home_domains if home.cscf == nf]
+    domain = config.home_domains[0].name
+    names += [
+        access_name(access.name, domain) for access in config.access_networks if nf in (access.pcscf, access.gateway)
+    ]
     return names + [bsf_name(home.name) for home in config.home_domains if home.bsf == nf]
 
 

@@ -7,10 +7,13 @@ import ssl
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 
 from sba.config import NodeEnvironment
 from sba.errors import ConfigurationError, IdentityError
@@ -18,6 +21,16 @@ from sba.pki import NF_TYPES_OID, decode_nf_types
 
 _URN = "urn:uuid:"
 _CACHE_SIZE = 512
+
+
+def access_name(network: str, domain: str) -> str:
+    """Return the name that the certificate of a P-CSCF or IMS-AGW shows for the access network it serves."""
+    return f"{network}.access.{domain}"
+
+
+def cscf_name(home_domain: str) -> str:
+    """Return the name that the certificate of an I- or S-CSCF shows for a home domain it serves."""
+    return f"scscf.{home_domain}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +163,22 @@ class NodeIdentity:
         if self.fqdn not in self.own.dns_names:
             raise ConfigurationError(f"the certificate of {self.instance} does not name {self.fqdn}")
         self.revoked = RevocationList(pki / "ca.crl", self.ca_certificate)
+
+    def check(self) -> None:
+        """Raise :class:`ConfigurationError` when certificate and key are not what peers of the lab believe."""
+        try:
+            key = serialization.load_pem_private_key(self.key_path.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(f"{self.instance} has no usable key: {error}") from error
+        if key.public_key() != self.certificate.public_key():
+            raise ConfigurationError(f"{self.key_path} is not the key of {self.certificate_path}")
+        try:
+            self.certificate.verify_directly_issued_by(self.ca_certificate)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise ConfigurationError(f"{self.certificate_path} was not issued by {self.ca_path}") from error
+        now, end = datetime.now(UTC), self.certificate.not_valid_after_utc
+        if not self.certificate.not_valid_before_utc <= now <= end:
+            raise ConfigurationError(f"{self.certificate_path} is valid until {end:%Y-%m-%d %H:%M} UTC, not now")
 
     @property
     def instance_id(self) -> str:

@@ -277,7 +277,7 @@ class NetworkFunction(MultiService):
             allowed_nf_types=settings.allowed_nf_types,
             heartbeat_s=settings.heartbeat_s,
             attributes=self.attributes(),
-            nf_set_id=settings.nf_set_id,
+            nf_set_id=settings.nf_set_id or node.nf_set,
         )
         for servicer in (*self.servicers(), self._own_capture, self._own_lifecycle):
             contract = service_contract(servicer.service)  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ class Nrf(NetworkFunction):
         self.signing_keys = SigningKeys(self.store, keys, overlap_s=settings.key_overlap_s, clock=time.time)
         await self.signing_keys.load()
         self._servicers = (
-            NfManagement(self.registry, settings, self.telemetry),
+            NfManagement(self.registry, settings, self.telemetry, self.environment.domain),
             NfDiscovery(self.registry, settings),
             AccessToken(
                 self.registry,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from google.protobuf import empty_pb2
 
@@ -13,16 +13,23 @@ from nodes.nrf.registry import Registry
 from protos import nrf_disc_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
-from sba.identity import PeerIdentity
+from sba.identity import PeerIdentity, access_name, cscf_name
 from sba.telemetry import Telemetry
 
 BEARER = "Bearer"
 
 
-def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity) -> None:
+ACCESS_TYPES = frozenset({"PCSCF", "IMS_AGW"})
+"""NF types that are looked for by access network."""
+CSCF_TYPES = frozenset({"SCSCF", "ICSCF"})
+
+
+def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: str) -> None:
     """Check that a profile says nothing its certificate does not (P.1.3-3, P.1.3-18).
 
-    Raises :class:`ProblemError` 400 for a missing part and 403 for a foreign instance id, NF type or name.
+    By what consumers look for it: instance id, NF types and names, for a P-CSCF or IMS-AGW its access network, for a
+    CSCF its home domains; and the NF set it belongs to. `domain` is that of the lab. Raises :class:`ProblemError` 400
+    for a missing part and 403 for what the certificate does not show.
     """
     missing = [name for name in ("nf_instance_id", "nf_types", "fqdn", "host", "port") if not getattr(profile, name)]
     if missing:
@@ -33,6 +40,26 @@ def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity) -> None:
         raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name these NF types")
     if profile.fqdn not in peer.dns_names:
         raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name this FQDN")
+    for needed, what in _needed_names(profile, domain):
+        if needed not in peer.dns_names:
+            raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", f"the certificate does not show {what}")
+
+
+def _needed_names(profile: nrf_nfm_pb2.NfProfile, domain: str) -> Iterator[tuple[str, str]]:
+    """Names the certificate has to show for what a profile claims, each with what it stands for."""
+    types = set(profile.nf_types)
+    for point in profile.endpoints:
+        if point.tls_name:
+            yield point.tls_name, f"the name of its endpoint {point.role[:20]}"
+    if profile.nf_set_id:
+        yield profile.nf_set_id, "this NF set"
+    if types & ACCESS_TYPES:
+        networks = {profile.access_network, *(point.access_network for point in profile.endpoints)} - {""}
+        for network in sorted(networks):
+            yield access_name(network, domain), "this access network"
+    if types & CSCF_TYPES:
+        for home in profile.home_domains:
+            yield cscf_name(home), "this home domain"
 
 
 class NfManagement:
@@ -40,17 +67,18 @@ class NfManagement:
 
     service = nrf_nfm_pb2.DESCRIPTOR.services_by_name["NnrfNfManagement"]
 
-    def __init__(self, registry: Registry, settings: NrfSettings, telemetry: Telemetry) -> None:
+    def __init__(self, registry: Registry, settings: NrfSettings, telemetry: Telemetry, domain: str) -> None:
         self._registry = registry
         self._settings = settings
         self._telemetry = telemetry
+        self._domain = domain
 
     async def NfRegister(  # noqa: N802 - the name in the contract
         self, request: nrf_nfm_pb2.NfRegisterRequest, context: CallContext
     ) -> nrf_nfm_pb2.NfRegisterResponse:
         """Register or replace a profile that agrees with its certificate."""
         profile = request.profile
-        check_profile(profile, context.peer)
+        check_profile(profile, context.peer, self._domain)
         if not profile.heartbeat_s:
             profile.heartbeat_s = self._settings.heartbeat_s
         if not profile.status:
