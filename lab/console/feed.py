@@ -32,8 +32,10 @@ GATHER_S: Final = 0.25
 """How long changes are gathered before they become events: a call is told at most so often, s."""
 SAMPLE_S: Final = 1.0
 """Time between two looks at the gateways during calls, s; longer where a look takes long."""
-SHARE: Final = 0.05
+SHARE: Final = 0.1
 """Share of the time that looking at gateways may take."""
+SELDOM_S: Final = 10.0
+"""Longest time between two looks, however long they take, s."""
 MOST_SAMPLED: Final = 64
 """Calls sampled at a time, the newest."""
 LOST_S: Final = 10.0
@@ -191,7 +193,7 @@ class Feed:
             took = time.monotonic() - began
             await self._keep(live)
             self._calling.set()
-            await asyncio.sleep(max(SAMPLE_S, took / SHARE))
+            await asyncio.sleep(min(max(SAMPLE_S, took / SHARE), SELDOM_S))
 
     def _live(self) -> list[CallRecord]:
         with self._reader.reading() as db:

@@ -113,7 +113,7 @@ class Browser:
 
 async def next_event(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]]:
     """The next event of a stream: its name and its document; comments and chunk sizes are passed over."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while True:
             line = await reader.readline()
             assert line, "the stream ended"
