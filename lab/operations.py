@@ -236,6 +236,7 @@ class Operations:
             "associated_uris": list(status.associated_uris),
             "expires_in_s": round(status.expires_in_s, 1),
             "transport": status.transport,
+            "pcscf": status.pcscf,
             "calls": [{"call_id": call.call_id, "state": call.state} for call in status.calls],
         }
 

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-LEAST_S: Final = 1.0
+LEAST_S: Final = 4.0
 """Shortest span over which a share is measured, s; asked more often, the last one stands."""
 
 
 class ProcessorShare:
-    """Processor time of this process per elapsed time, of one processor, in percent up to 100."""
+    """Processor time of this process per elapsed time, of one processor, in percent up to 100.
+
+    Half of what was said before stays in it, so that a moment's work does not turn everybody away.
+    """
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, used: Callable[[], float] = time.process_time
@@ -20,7 +23,7 @@ class ProcessorShare:
         self._used = used
         self._since = clock()
         self._before = used()
-        self._percent = 0
+        self._percent = 0.0
 
     def percent(self) -> int:
         """Return the share since it was last measured."""
@@ -28,9 +31,13 @@ class ProcessorShare:
         elapsed = now - self._since
         if elapsed >= LEAST_S:
             used = self._used()
-            self._percent = max(0, min(100, round(100 * (used - self._before) / elapsed)))
+            self._percent = (self._percent + share(used - self._before, elapsed)) / 2
             self._since, self._before = now, used
-        return self._percent
+        return round(self._percent)
+
+    def begin(self) -> None:
+        """Leave out what was used so far: it was for the start."""
+        self._since, self._before, self._percent = self._clock(), self._used(), 0.0
 
 
 def share(part: float, whole: float) -> int:

@@ -216,6 +216,7 @@ class NetworkFunction(MultiService):
         except TimeoutError:
             self.telemetry.log("nrf-absent", level="warning", waited_s=_REGISTER_WAIT_S)
         await self.start_node()
+        self.processor.begin()
         self._status = nrf_nfm_pb2.REGISTERED
         if self.registered.is_set():
             await self.refresh_registration()

@@ -75,15 +75,21 @@ async def test_a_node_that_is_not_ready_cannot_be_retired(tmp_path):
 def test_a_busy_process_is_loaded_and_an_idle_one_is_not():
     now, used = [0.0], [0.0]
     load = ProcessorShare(lambda: now[0], lambda: used[0])
+    now[0], used[0] = 3.0, 3.0
     assert load.percent() == 0
-    now[0], used[0] = 2.0, 0.5
-    assert load.percent() == 25
-    now[0], used[0] = 2.5, 1.0
+    load.begin()
+    now[0], used[0] = 13.0, 8.0
+    assert load.percent() == 25, "half of 50"
+    now[0], used[0] = 14.0, 9.0
     assert load.percent() == 25, "too soon to say"
-    now[0], used[0] = 4.0, 9.0
-    assert load.percent() == 100
-    now[0] = 10.0
-    assert load.percent() == 0
+    for second in range(20, 60, 5):
+        now[0], used[0] = float(second), 1000.0 * second
+        busy = load.percent()
+    assert busy == 100
+    for second in range(60, 120, 5):
+        now[0] = float(second)
+        idle = load.percent()
+    assert idle == 0
 
 
 @pytest.mark.parametrize(("part", "whole", "percent"), [(0, 10, 0), (1, 3, 33), (20, 10, 100), (5, 0, 0), (-1, 3, 0)])
