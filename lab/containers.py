@@ -3,7 +3,8 @@
 ``python -m lab.containers [--config lab.yaml]`` resolves the description into the authority's state folder (a volume
 that ``init`` and ``lab`` alone have: the CA's key, the sealing key, the subscribers' keys) and writes one folder a
 service: ``lab.json`` with its own entries, its certificates, the sealed files meant for it, the key of its own store.
-Again it changes nothing but what is due: a certificate that was issued anew, a longer revocation list.
+Again it changes nothing but what is due: a certificate that was issued anew, a longer revocation list. (What is sealed
+is sealed anew.)
 """
 
 from __future__ import annotations

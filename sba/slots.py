@@ -15,6 +15,8 @@ from pathlib import Path
 
 from sba.errors import ConfigurationError
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -31,7 +33,7 @@ def claim(folder: Path, instances: Sequence[str]) -> Slot:
     """
     for instance in instances:
         try:
-            descriptor = os.open(folder / f"{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(folder / f"{instance}.lock", _FLAGS, 0o600)
         except OSError as error:
             raise ConfigurationError(f"the folder {folder} of instances cannot be used: {error.strerror}") from error
         try:
