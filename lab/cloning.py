@@ -18,7 +18,7 @@ Document = dict[str, Any]
 
 
 def add_instance(lab: Document, nf: str, number: int) -> str:
-    """Add instance ``number`` of ``nf`` to ``lab.json`` behind the one before; returns its name.
+    """Add instance ``number`` of ``nf`` to ``lab.json`` behind those there are; returns its name.
 
     Its NF instance id is the one it had when it was there before. Raises ``KeyError`` when there is no first instance
     and ``lab.layout.ResolveError`` when there are no more addresses.
@@ -38,10 +38,10 @@ def add_instance(lab: Document, nf: str, number: int) -> str:
     entry["instance"], entry["nf"] = name, nf
     entry["nf_instance_id"] = ids.setdefault(name, str(uuid.uuid4()))
     entry["fqdn"] = f"{name}.{lab['domain']}"
-    nodes = {}
+    nodes, last = {}, [present for present, node in lab["nodes"].items() if (node.get("nf") or present) == nf][-1]
     for present, node in lab["nodes"].items():
         nodes[present] = node
-        if present == instance_name(nf, number - 1):
+        if present == last:
             nodes[name] = entry
     lab["nodes"] = nodes
     lab["layout"] = {"prefix": layout.prefix, "addresses": layout.addresses, "ports": layout.ports}
