@@ -7,25 +7,24 @@ from keying.sdes import CryptoAttribute
 from keying.secret import Secret
 from keying.suites import CryptoSuite
 from media.srtp_errors import KeyExpired, TruncatedPacket, UnknownMki
-from media.srtp_transform import Transform, rtcp_transform, rtp_transform
+from media.srtp_transform import Transform, is_carried, rtcp_transform, rtp_transform
 
 SHARED_KEY_LIMIT = 1 << 31
 """Packets that several SSRCs under one SDES master key may send together (RFC 4568 6.4.2)."""
 REKEY_ADVICE = 0.9
 """Part of the lifetime after which a new key should be negotiated (testbed choice)."""
-SUPPORTED_CIPHERS = frozenset({"AES-CM", "AES-GCM"})
 
 
 class MasterKey:
     """One master key with its salt, MKI octets and packet counts; session keys are derived at first use and kept.
 
-    Raises ValueError when lengths do not fit the suite or the suite's cipher is not supported.
+    Raises ValueError when lengths do not fit the suite or this process cannot run the suite.
     """
 
     def __init__(
         self, suite: CryptoSuite, key: Secret, salt: Secret, *, mki: bytes = b"", lifetime: int | None = None
     ) -> None:
-        if suite.cipher not in SUPPORTED_CIPHERS:
+        if not is_carried(suite):
             raise ValueError(f"suite {suite.name} is not supported")
         if len(key) != suite.key_length or len(salt) != suite.salt_length:
             raise ValueError(f"{suite.name} takes {suite.key_length} octets of key and {suite.salt_length} of salt")

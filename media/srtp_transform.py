@@ -5,6 +5,8 @@ the body and an empty one behind the MKI (RFC 7714 7.1, 8.2, 9.2), so that the c
 """
 
 import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keying.secret import Secret
-from keying.suites import CryptoSuite
+from keying.suites import DEFAULT_SUITES, CryptoSuite, SuiteError, enable_suite
 from media.srtp_errors import AuthenticationFailure
 
 LABEL_RTP_ENCRYPTION, LABEL_RTP_AUTHENTICATION, LABEL_RTP_SALT = 0, 1, 2
@@ -142,8 +144,39 @@ class GcmTransform:
         return header + self._open(self._nonce(ssrc, index), body[RTCP_CLEAR_LENGTH:-4], header + body[-4:])
 
 
+@dataclass(frozen=True)
+class SrtpSuite:
+    """A crypto suite that a package brings by an entry point of ``imslab.crypto_suites``: its row and its transforms.
+
+    `rtp` and `rtcp` take master key and master salt, in the lengths of the row, and derive the session keys.
+    """
+
+    suite: CryptoSuite
+    rtp: Callable[[Secret, Secret], Transform]
+    rtcp: Callable[[Secret, Secret], Transform]
+
+
+_OF_PACKAGES: dict[str, SrtpSuite] = {}
+_BUILT_IN_CIPHERS = frozenset({"AES-CM", "AES-GCM"})
+
+
+def enable_srtp_suite(name: str, offered: object) -> None:
+    """Let this process run the suite that an entry point `name` offers. Raises SuiteError for what is none."""
+    if not isinstance(offered, SrtpSuite) or offered.suite.name != name:
+        raise SuiteError(f"{name}: {type(offered).__name__} is no SrtpSuite of that name")
+    enable_suite(offered.suite)
+    _OF_PACKAGES[name] = offered
+
+
+def is_carried(suite: CryptoSuite) -> bool:
+    """Tell whether this process can protect packets with `suite`."""
+    return suite.name in _OF_PACKAGES or (suite.name in DEFAULT_SUITES and suite.cipher in _BUILT_IN_CIPHERS)
+
+
 def rtp_transform(suite: CryptoSuite, master_key: Secret, master_salt: Secret) -> Transform:
     """Derive the SRTP session keys of `suite` (RFC 3711 4.3.1)."""
+    if suite.name in _OF_PACKAGES:
+        return _OF_PACKAGES[suite.name].rtp(master_key, master_salt)
     return _transform(
         suite,
         master_key,
@@ -155,6 +188,8 @@ def rtp_transform(suite: CryptoSuite, master_key: Secret, master_salt: Secret) -
 
 def rtcp_transform(suite: CryptoSuite, master_key: Secret, master_salt: Secret) -> Transform:
     """Derive the SRTCP session keys of `suite` (RFC 3711 4.3.2)."""
+    if suite.name in _OF_PACKAGES:
+        return _OF_PACKAGES[suite.name].rtcp(master_key, master_salt)
     return _transform(
         suite,
         master_key,

@@ -66,7 +66,7 @@ from keying.mikey.resolve import Resolution
 from keying.mikey.sessions import SessionKeys, srtp_policy
 from keying.mikey.ticket import check_initiator_data_presence, check_vi
 from keying.mikey.update import Association
-from keying.suites import SUITES
+from keying.suites import DEFAULT_SUITES
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +309,7 @@ class TransferResponder:
         """Return the Error message for `error` (authenticated once the message verified), None to stay silent."""
         auth = None if self._auth is None else (self._suite, self._auth.auth)
         listed = tuple(
-            srtp_policy(name, number) for number, name in enumerate(self._acceptable.suites) if name in SUITES
+            srtp_policy(name, number) for number, name in enumerate(self._acceptable.suites) if name in DEFAULT_SUITES
         )
         return error_message(self._octets, error, self._profile, now, auth=auth, policies=listed)
 

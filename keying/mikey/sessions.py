@@ -11,7 +11,7 @@ from keying.mikey.kdf import suite_of as algorithms_of
 from keying.mikey.payloads import CryptoSession, KeyData, SecurityPolicy
 from keying.mikey.registry import KeyDataType, PrfFunc, ProtType, SrtpEncryption, SrtpParameter
 from keying.secret import Secret
-from keying.suites import SUITES, CryptoSuite
+from keying.suites import DEFAULT_SUITES, CryptoSuite
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class CryptoSessionKeys:
     """The keys of one crypto session. `tek` is the SRTP master key, `salt` the master salt, `spi` the MKI.
 
     `ssrc` is None where the session is not SRTP; `salt` is empty where the protocol has none. `suite` names the SRTP
-    suite as :data:`keying.suites.SUITES` does, empty for other protocols.
+    suite as :data:`keying.suites.DEFAULT_SUITES` does, empty for other protocols.
     """
 
     cs_id: int
@@ -77,8 +77,8 @@ _DERIVED = frozenset({KeyDataType.TGK, KeyDataType.TGK_SALT, KeyDataType.GTGK, K
 
 
 def srtp_policy(suite: str, policy_no: int) -> SecurityPolicy:
-    """Return the SP payload of a suite of :data:`keying.suites.SUITES`. Raises KeyError for another."""
-    row = SUITES[suite]
+    """Return the SP payload of a suite of :data:`keying.suites.DEFAULT_SUITES`. Raises KeyError for another."""
+    row = DEFAULT_SUITES[suite]
     common: list[tuple[int, int]] = [
         (_P.ENCRYPTION, SrtpEncryption.AES_GCM if row.cipher == "AES-GCM" else SrtpEncryption.AES_CM),
         (_P.ENCRYPTION_KEY_LENGTH, row.key_length),
@@ -127,7 +127,7 @@ def suite_of_policy(policy: SecurityPolicy) -> CryptoSuite:
     tag = values[_P.AEAD_TAG_LENGTH] if aead else values.get(_P.SRTP_TAG_LENGTH, values[_P.TAG_LENGTH])
     # A short tag is for SRTP alone: SRTCP keeps 80 bits (RFC 3711 5.2) unless its own length says otherwise.
     rtcp_tag = tag if aead else values.get(_P.SRTCP_TAG_LENGTH, max(tag, 10))
-    for suite in SUITES.values():
+    for suite in DEFAULT_SUITES.values():
         row = (suite.cipher, suite.key_length, suite.salt_length, suite.srtp_tag_length, suite.srtcp_tag_length)
         if row == (cipher, values[_P.ENCRYPTION_KEY_LENGTH], salt_length, tag, rtcp_tag):
             return suite

@@ -22,7 +22,7 @@ from keying.sdes.errors import (
     UnknownSuite,
 )
 from keying.secret import Secret
-from keying.suites import SUITES, CryptoSuite, find_suite
+from keying.suites import DEFAULT_SUITES, SUITES, CryptoSuite, find_suite
 
 MAX_LINES: Final = 32
 """Lines read per media description."""
@@ -32,7 +32,7 @@ MAX_LINES: Final = 32
 class SdesPolicy:
     """What this side accepts from a peer; the defaults refuse what weakens protection (TS 33.328 Annex E, assumed)."""
 
-    suites: tuple[str, ...] = tuple(SUITES)
+    suites: tuple[str, ...] = tuple(DEFAULT_SUITES)
     """Suites that may be chosen; the order is that of an own offer, never that of a choice (RFC 4568 5.1.2)."""
     allow_null_protection: bool = False
     """Accept UNENCRYPTED_SRTP, UNENCRYPTED_SRTCP and UNAUTHENTICATED_SRTP."""

@@ -13,6 +13,7 @@ import cffi
 from pylibsrtp import _binding
 
 from media.relay.interface import REPLAY_WINDOW, BadStreamConfigError, KeySet, RelayUnavailableError
+from media.srtp_transform import is_carried
 
 TRAILER_LIMIT = 4 + 16 + 128
 """Octets that SRTCP index, tag and MKI can add to a packet (SRTP_MAX_SRTCP_TRAILER_LEN)."""
@@ -149,7 +150,7 @@ class _Policy:
 
 def check_keys(keys: KeySet) -> None:
     """Raise BadStreamConfigError unless the suite is carried and every key fits it (RFC 4568 6.1)."""
-    if keys.suite.name not in _POLICY_SETTERS:
+    if not is_carried(keys.suite):
         raise BadStreamConfigError(f"suite {keys.suite.name} is not carried")
     if not keys.keys:
         raise BadStreamConfigError("a key set needs a key")

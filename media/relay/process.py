@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from media.relay import interface, wire
 from media.relay.interface import (
@@ -36,7 +37,11 @@ _KNOCK_PAUSE_S = 0.1
 
 
 def _spawn(
-    control: socket.socket, port_range: tuple[int, int] | None, refuge: Refuge | None
+    control: socket.socket,
+    port_range: tuple[int, int] | None,
+    refuge: Refuge | None,
+    suites: Mapping[str, str],
+    path: Sequence[str],
 ) -> "subprocess.Popen[bytes]":
     """Start the packet loop with `control` as its end of the pair, and close it here."""
     arguments = [sys.executable, "-m", "media.relay.worker", str(control.fileno())]
@@ -44,6 +49,10 @@ def _spawn(
         arguments += ["--ports", *(str(port) for port in port_range)]
     if refuge is not None:
         arguments += ["--refuge", str(refuge.path), "--patience", str(refuge.seconds)]
+    for name, value in suites.items():
+        arguments += ["--suite", f"{name}={value}"]
+    for folder in path if suites else ():
+        arguments += ["--path", folder]
     with control:
         return subprocess.Popen(  # noqa: S603 - own interpreter, own module
             arguments,
@@ -77,13 +86,21 @@ class RelayProcess(Relay):
         self.on_death: Callable[[], None] | None = None
 
     @classmethod
-    async def start(cls, *, port_range: tuple[int, int] | None = None, refuge: Refuge | None = None) -> "RelayProcess":
+    async def start(
+        cls,
+        *,
+        port_range: tuple[int, int] | None = None,
+        refuge: Refuge | None = None,
+        suites: Mapping[str, str] = MappingProxyType({}),
+        path: Sequence[str] = (),
+    ) -> "RelayProcess":
         """Start the child and wait until it serves; with a `refuge` it goes on there when this process is gone.
 
+        `suites` are those of packages to be run, name -> ``module:object``, `path` where their modules are found.
         Raises RelayUnavailableError with the reason when it refuses.
         """
         ours, theirs = socket.socketpair()
-        child = _spawn(theirs, port_range, refuge)
+        child = _spawn(theirs, port_range, refuge, suites, path)
         ours.settimeout(0.0)
         relay = cls(child, ours, child.pid)
         relay._loop.add_reader(ours.fileno(), relay._readable)

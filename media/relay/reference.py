@@ -27,7 +27,7 @@ from media.srtp import (
 from media.srtp_keys import encode_mki
 
 SUITES = frozenset({"AES_192_CM_HMAC_SHA1_80", "AES_192_CM_HMAC_SHA1_32"})
-"""Suites that go this way."""
+"""Suites that go this way, beside those of packages."""
 
 _STATUS: tuple[tuple[type[SrtpError], int], ...] = (
     (ReplayError, libsrtp.REPLAY_FAIL),
@@ -122,6 +122,6 @@ def _master_keys(keys: KeySet) -> MasterKeySet:
 
 def open_session(keys: KeySet, *, sender: bool) -> SrtpSession:
     """Return a session for the suite. Raises BadStreamConfigError."""
-    if keys.suite.name in SUITES:
+    if keys.suite.name in SUITES or keys.suite.name not in libsrtp.SUPPORTED_SUITES:
         return ReferenceSession(keys, sender=sender)
     return Session(keys, sender=sender)

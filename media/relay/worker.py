@@ -15,14 +15,18 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import NoReturn
 
+from keying.suites import SuiteError
 from media.relay import wire
 from media.relay.engine import TICK_S, TICK_SHARE, RelayEngine
 from media.relay.interface import RelayError, RelayEvent, Side, TappedPacket
 from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
+from media.srtp_transform import enable_srtp_suite
 
 _PR_SET_PDEATHSIG = 1
 _PATIENCE_S = 0.004
@@ -223,6 +227,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _enable(suites: Sequence[str]) -> None:
+    """Load the suites of packages. Raises ImportError, AttributeError and SuiteError."""
+    for suite in suites:
+        name, _, value = suite.partition("=")
+        enable_srtp_suite(name, EntryPoint(name, value, "").load())
+
+
 def main() -> NoReturn:
     """Run the loop on the socket whose descriptor is the first argument."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -230,6 +241,8 @@ def main() -> NoReturn:
     parser.add_argument("--ports", type=int, nargs=2, metavar=("FIRST", "LAST"))
     parser.add_argument("--refuge", type=Path, help="socket at which to wait without a parent")
     parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait there")
+    parser.add_argument("--suite", action="append", default=[], metavar="NAME=MODULE:OBJECT")
+    parser.add_argument("--path", action="append", default=[], help="where modules of suites are found")
     options = parser.parse_args()
     refuge = Refuge(options.refuge, options.patience) if options.refuge is not None else None
     if refuge is None:
@@ -240,9 +253,11 @@ def main() -> NoReturn:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.path.extend(options.path)
     try:
+        _enable(options.suite)
         worker = Worker(control, port_range, refuge)
-    except (RelayError, OSError) as error:
+    except (RelayError, OSError, ImportError, AttributeError, SuiteError) as error:
         control.settimeout(None)
         control.sendall(wire.pack({"ready": False, "message": str(error)}))
         sys.exit(1)

@@ -21,7 +21,7 @@ from keying.mikey.sessions import CryptoSessionKeys, SessionKeys
 from keying.mikey.update import Association
 from keying.sdes import CryptoAttribute, InlineKey
 from keying.secret import Secret
-from keying.suites import SUITES
+from keying.suites import DEFAULT_SUITES, SUITES
 from nodes.ue.media_security import TOKEN_MIKEY, TOKEN_SUITE, MediaSecurityRefused, StreamKeys
 from signalling.sdp import SdpError, SessionDescription
 from signalling.sdp.keymgmt import identifiers, identifiers_at
@@ -40,9 +40,11 @@ def refused(error: MikeyError | SdpError) -> MediaSecurityRefused:
 def usable_suites(suites: Iterable[str], profile: Profile) -> tuple[str, ...]:
     """Return the SRTP suites whose keys the profile's algorithms may protect: none longer than its own keys.
 
-    RFC 6043 12.1: no algorithm of a MIKEY message may be weaker than what it brings keys for.
+    RFC 6043 12.1: no algorithm of a MIKEY message may be weaker than what it brings keys for. Suites of packages have
+    no number in MIKEY.
     """
-    return tuple(name for name in suites if 8 * SUITES[name].key_length <= ALGORITHMS[profile.suite].key_bits)
+    bits = ALGORITHMS[profile.suite].key_bits
+    return tuple(name for name in suites if name in DEFAULT_SUITES and 8 * SUITES[name].key_length <= bits)
 
 
 def too_strong(suites: Iterable[str], profile: Profile) -> MediaSecurityRefused:
@@ -64,7 +66,7 @@ def crypto_of(keys: CryptoSessionKeys) -> CryptoAttribute:
 
     They never stand in SDP. Raises MediaSecurityRefused when they do not fit the suite.
     """
-    suite = SUITES.get(keys.suite)
+    suite = DEFAULT_SUITES.get(keys.suite)
     if suite is None or len(keys.tek) != suite.key_length or len(keys.salt) < suite.salt_length:
         raise MediaSecurityRefused(TOKEN_MIKEY, f"the keys of crypto session {keys.cs_id} do not fit SRTP")
     key_salt = keys.tek.joined(keys.salt.part(0, suite.salt_length))
