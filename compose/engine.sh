@@ -24,6 +24,15 @@ ours() {
   [[ -n $pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "--data-root $folder/data "
 }
 
+# Where processes outside of any group weigh as much as a whole group (cgroup v1), all containers together would get the
+# share of one process: their group gets that of twenty.
+shares() {
+  local group=/sys/fs/cgroup/cpu/imslab-engine
+  if [[ -f /sys/fs/cgroup/cpu/cpu.shares ]] && mkdir -p "$group" 2>/dev/null; then
+    echo 20480 >"$group/cpu.shares" && printf -- '--cgroup-parent=/imslab-engine'
+  fi
+}
+
 start() {
   if [[ -n ${DOCKER_HOST:-} ]] && answers "$DOCKER_HOST"; then
     printf '%s\n' "$DOCKER_HOST"
@@ -50,7 +59,7 @@ start() {
   ours || rm -f "$folder/docker.pid" "$folder/exec/containerd/containerd.pid"
   # no bridge of its own: it would share docker0 with an engine that may come later; builds use the host's network
   setsid nohup dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/docker.pid" \
-    --host "$host" --bridge none --log-level warn </dev/null >"$folder/engine.log" 2>&1 &
+    --host "$host" --bridge none --log-level warn $(shares) </dev/null >"$folder/engine.log" 2>&1 &
   for ((waited = 0; waited < wait_s * 10; waited++)); do
     if answers "$host"; then
       printf '%s\n' "$host"

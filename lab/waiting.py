@@ -30,6 +30,18 @@ def serves(folder: StateFolder) -> bool:
     return isinstance(answer, dict) and answer.get("serving") is True
 
 
+def missing(folder: StateFolder) -> str:
+    """Say which nodes do not serve."""
+    try:
+        answer = ask(folder.socket, "status")
+    except ControlError:
+        return "the service console, which does not answer (docker compose ps, docker compose logs console)"
+    rows = answer.get("nodes") if isinstance(answer, dict) else None
+    nodes = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    names = [str(row["instance"]) for row in nodes if row.get("state") != "serving"]
+    return f"{', '.join(names) or 'nobody'} (docker compose logs NAME)"
+
+
 def alive(folder: StateFolder) -> bool:
     """Tell whether the console answers."""
     try:
@@ -53,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = False
         while not serves(folder):
             if time.monotonic() > deadline:
-                sys.stderr.write("the lab does not serve yet; imslab status says which node it waits for\n")
+                sys.stderr.write(f"the lab does not serve yet; it waits for {missing(folder)}\n")
                 return 1
             if not told:
                 sys.stderr.write("waiting for the lab to serve\n")
