@@ -13,17 +13,17 @@ from lab.spans import Span
 
 HTTP_POINTS = {"KMS": "Ua", "BSF": "Ub"}
 """Reference point by the NF type of the server (TS 33.220 4.4; that 33.328 names it Ua is assumed)."""
-_BEYOND_SIP = ("HTTP ", "mikey.transfer", "kms.decision")
+_BEYOND_SIP = ("mikey.transfer", "kms.decision")
 
 
 def is_http(span: Span) -> bool:
     """Tell whether a span is an HTTP request at either end."""
-    return span.name.startswith("HTTP ")
+    return "http.request.method" in span.attributes
 
 
 def is_beside_sip(span: Span) -> bool:
     """Tell whether a span begins key management that belongs to the call of its trace although it knows no Call-ID."""
-    return span.name.startswith(_BEYOND_SIP)
+    return is_http(span) or span.name.startswith(_BEYOND_SIP)
 
 
 def http_steps(own: Sequence[Span], spans: Sequence[Span], names: Mapping[str, str], start_ns: int) -> Iterable[Step]:

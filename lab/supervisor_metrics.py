@@ -28,9 +28,7 @@ def count_lab(meter: Meter, fleet: Nodes, forward: OtlpForward | None) -> None:
         return [Observation(found[state.value], {"imslab.node.state": state.value}) for state in State]
 
     def restarts(_options: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(node.restarts, {"imslab.node": name}) for name, node in fleet.nodes.items() if node.restarts
-        ]
+        return [Observation(node.restarts, {"imslab.node": name}) for name, node in fleet.nodes.items()]
 
     meter.create_observable_gauge("imslab.nodes", [states], "{node}", "Nodes of the lab by state")
     meter.create_observable_counter("imslab.node.restarts", [restarts], "{restart}", "Nodes started again after a fall")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -29,6 +30,9 @@ from sba.telemetry import Telemetry, format_traceparent
 MAX_RESPONSE: Final = 256 * 1024
 """Largest response with its head that is read, octets."""
 _HTTPS: Final = 443
+_CLIENT_FAULT: Final = 400
+_CHALLENGE: Final = 401
+"""Ends no procedure: the request comes again with an answer (RFC 9110 15.5.2)."""
 
 
 class HttpsClient:
@@ -50,6 +54,11 @@ class HttpsClient:
         self._tap = tap or Tap()
         self._tls = siptls.client(ca_path, identity)
         self._telemetry = telemetry
+        self._durations = telemetry.latencies(
+            "http.client.request.duration",
+            "Duration of HTTP requests asked",
+            ("http.request.method", "http.response.status_code", "error.type", "url.scheme"),
+        )
         self._source = (source, 0) if source else None
 
     async def request(
@@ -69,21 +78,29 @@ class HttpsClient:
         """
         attributes: dict[str, str | int] = {
             "http.request.method": method,
+            "url.scheme": "https",
             "url.path": target.partition("?")[0],
             "server.address": address.name,
             "server.port": address.port,
-            "imslab.http.from": self._telemetry.service_name,
-            "imslab.http.to": address.name,
         }
-        with self._telemetry.tracer.start_as_current_span(f"HTTP {method}", None, SpanKind.CLIENT, attributes) as span:
+        with self._telemetry.tracer.start_as_current_span(method, None, SpanKind.CLIENT, attributes) as span:
             fields = (*headers, ("Traceparent", format_traceparent(span.get_span_context())))
+            started, outcome = time.perf_counter(), ("", "cancelled")
             try:
                 response = await self._exchange(method, address, target, fields, body, timeout_s)
-            except HttpError as failed:
-                span.set_attribute("error.type", failed.fault.value)
-                span.set_status(Status(StatusCode.ERROR, failed.fault.value))
+                failed = response.status >= _CLIENT_FAULT and response.status != _CHALLENGE
+                outcome = (str(response.status), str(response.status) if failed else "")
+            except HttpError as fault:
+                outcome = ("", fault.fault.value)
                 raise
-            span.set_attribute("http.response.status_code", response.status)
+            finally:
+                status, failure = outcome
+                if status:
+                    span.set_attribute("http.response.status_code", int(status))
+                if failure:
+                    span.set_attribute("error.type", failure)
+                    span.set_status(Status(StatusCode.ERROR, failure))
+                self._durations.record((method, status, failure, "https"), time.perf_counter() - started)
             return response
 
     async def _exchange(

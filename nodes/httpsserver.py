@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
 from nodes import siptls
+from nodes.handshakes import Handshakes
 from nodes.httpchannel import Channels, HttpServer, Request
 from nodes.httpmessage import Fields, HttpLimits, HttpRequest, HttpResponse
 from nodes.httptap import HttpTap
@@ -20,7 +31,7 @@ from sba import runtime
 from sba.errors import ProblemError, StoreUnavailableError
 from sba.identity import NodeIdentity
 from sba.tap import Tap
-from sba.telemetry import Telemetry, activate, deactivate, remote_context
+from sba.telemetry import Telemetry, activate, deactivate, parse_traceparent
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 """Answers a request. May raise ``ProblemError`` (its status is answered); whatever else it raises is answered 500."""
@@ -52,15 +63,22 @@ class HttpsServer(HttpServer):
         self._handler = handler
         self._identity = identity
         self._listening: list[Any] = []
-        self._answered = telemetry.meter.create_counter("http.server.requests", "1", "HTTP requests answered")
-        self._turned_away = telemetry.meter.create_counter("http.server.refused", "1", "HTTP refused before a handler")
+        self._handshakes = Handshakes(telemetry)
+        self._durations = telemetry.latencies(
+            "http.server.request.duration",
+            "Duration of HTTP requests answered",
+            ("http.request.method", "http.response.status_code", "url.scheme"),
+        )
+        self._turned_away = telemetry.meter.create_counter(
+            "imslab.http.refused", "{connection}", "HTTP refused before a handler"
+        )
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port; 0 lets the kernel choose. Raises ``CannotListenError``.
 
         Again with another host the server is reached there as well; the first address is the one it goes by.
         """
-        settings = cast("Any", siptls.server(self._identity, mutual=False))
+        settings = cast("Any", siptls.server(self._identity, mutual=False, watch=self._handshakes.watch("HTTPS")))
         factory = _TlsFactory(settings, isClient=False, wrappedFactory=cast("Any", Channels(self)))
         factory.noisy = False
         listening = cast("Any", runtime.reactor()).listenTCP(port, factory, interface=host)
@@ -84,7 +102,7 @@ class HttpsServer(HttpServer):
 
     def refused(self, reason: str) -> None:
         """Count what was turned away before it was a request."""
-        self._turned_away.add(1, {"reason": reason})
+        self._turned_away.add(1, {"imslab.refusal.reason": reason})
 
     def serve(self, request: Request) -> None:
         """Answer a complete request in a task and a context of its own."""
@@ -99,18 +117,19 @@ class HttpsServer(HttpServer):
             for value in values
         )
         named = method if method in _METHODS else "_OTHER"
+        started = time.perf_counter()
         traceparent = next((value for name, value in fields if name.lower() == "traceparent"), None)
         span = self.telemetry.tracer.start_span(
-            f"HTTP {named}",
-            _trace_of(traceparent),
+            named if named in _METHODS else "HTTP",
+            _trace_of(traceparent, self.telemetry),
             SpanKind.SERVER,
             {
                 "http.request.method": named,
+                "url.scheme": "https",
                 "url.path": target.partition("?")[0][:_SHOWN_PATH],
                 "server.address": self._identity.fqdn,
                 "client.address": request.remote[0],
-                "imslab.http.to": self._identity.instance,
-                "imslab.http.from": request.remote[0],
+                "server.port": self.port,
             },
         )
         token = activate(span)
@@ -121,8 +140,9 @@ class HttpsServer(HttpServer):
             response = await self._answer(found, request.acceptable)
             span.set_attribute("http.response.status_code", response.status)
             if response.status >= _SERVER_FAULT:
+                span.set_attribute("error.type", str(response.status))
                 span.set_status(Status(StatusCode.ERROR))
-            self._answered.add(1, {"http.request.method": named, "http.response.status_code": response.status})
+            self._durations.record((named, str(response.status), "https"), time.perf_counter() - started)
             watch.response(response.status, response.headers, response.body)
             request.respond(response)
         finally:
@@ -153,14 +173,16 @@ class HttpsServer(HttpServer):
             return HttpResponse(500)
 
 
-def _trace_of(traceparent: str | None) -> Context:
-    """The trace of the client where it records it; else one of our own.
+def _trace_of(traceparent: str | None, telemetry: Telemetry) -> Context:
+    """Below the span the client names, where traces of that id are recorded here; else a trace of our own.
 
-    A client is anybody: whether what he does here is recorded is not for him to say.
+    A client is anybody: it may say where in its own trace a request belongs, and not whether what it does is recorded.
     """
-    context = remote_context(traceparent)
-    sampled = get_current_span(context).get_span_context().trace_flags.sampled
-    return context if sampled else Context()
+    named = parse_traceparent(traceparent)
+    if named is None or not telemetry.tracer.samples(named.trace_id):
+        return Context()
+    sampled = SpanContext(named.trace_id, named.span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return set_span_in_context(NonRecordingSpan(sampled), Context())
 
 
 def _failed(span: Span) -> None:

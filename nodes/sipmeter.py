@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
@@ -23,7 +23,12 @@ _DROPS = {
 class SipMeter:
     """Instruments of one SIP stack; `transactions` tells those that are open, by key with the role first."""
 
-    def __init__(self, telemetry: Telemetry, transactions: Callable[[], Mapping[tuple[str, str, str], object]]) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        transactions: Callable[[], Mapping[tuple[str, str, str], object]],
+        interfaces: Collection[str],
+    ) -> None:
         self._durations = telemetry.latencies(
             "sip.transaction.duration",
             "Time from a SIP request to its final response or failure",
@@ -34,6 +39,12 @@ class SipMeter:
             "sip.retransmissions", "{message}", "SIP messages that came or went again"
         )
         self._dropped = meter.create_counter("sip.dropped", "{message}", "Octets on SIP ports that were discarded")
+
+        for interface in set(interfaces):  # a series that begins with its first event hides that event from a rate
+            for direction in ("received", "sent"):
+                self._repeated.add(0, {"sip.direction": direction, "imslab.interface": interface})
+        for reason in {*_DROPS.values(), "other"}:
+            self._dropped.add(0, {"sip.drop.reason": reason})
 
         def active(_options: CallbackOptions) -> Iterable[Observation]:
             roles = [key[0] for key in tuple(transactions())]

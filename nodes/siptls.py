@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSS
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from nodes.handshakes import Watch
 from nodes.mwnames import Names, no_names
 from sba.errors import IdentityError
 from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal, read_identity
@@ -38,9 +39,13 @@ SWEEP_S: Final = 1.0
 _Check = Callable[[SSL.Connection, X509, int, int, int], bool]
 
 
-def _context(ca_path: Path, identity: NodeIdentity | None, check: _Check | None) -> SSL.Context:
+def _context(
+    ca_path: Path, identity: NodeIdentity | None, check: _Check | None, watch: Watch | None = None
+) -> SSL.Context:
     """Settings both ends share. `identity`: the certificate shown; `check`: what the peer's has to pass."""
     context = SSL.Context(SSL.TLS_METHOD)
+    if watch is not None:
+        context.set_info_callback(watch)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
     context.set_options(_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
@@ -96,11 +101,18 @@ class _Server:
 class _Client:
     """The client end of connections to one name or address."""
 
-    def __init__(self, ca_path: Path, identity: NodeIdentity | None, name: str, instead: Names) -> None:
+    def __init__(
+        self,
+        ca_path: Path,
+        identity: NodeIdentity | None,
+        name: str,
+        instead: Names = no_names,
+        watch: Watch | None = None,
+    ) -> None:
         self._name = name
         self._instead = instead
         self._identity = identity
-        self._context = _context(ca_path, identity, self._checked)
+        self._context = _context(ca_path, identity, self._checked, watch)
 
     def _checked(self, _connection: SSL.Connection, certificate: X509, _error: int, depth: int, verified: int) -> bool:
         if self._identity is not None and not _unrevoked(certificate, depth, self._identity):
@@ -120,26 +132,30 @@ class _Client:
         return connection
 
 
-def server(identity: NodeIdentity, *, mutual: bool) -> ContextFactory:
+def server(identity: NodeIdentity, *, mutual: bool, watch: Watch | None = None) -> ContextFactory:
     """A listener. `mutual`: nobody without a certificate of the lab CA gets through the handshake (Mw);
-    otherwise the client is not asked for one (Gm, TLS-1)."""
-    return cast(
-        "ContextFactory", _Server(_context(identity.ca_path, identity, _by_the_ca(identity) if mutual else None))
-    )
+    otherwise the client is not asked for one (Gm, TLS-1). `watch` sees every handshake."""
+    check = _by_the_ca(identity) if mutual else None
+    return cast("ContextFactory", _Server(_context(identity.ca_path, identity, check, watch)))
 
 
 def client(
-    ca_path: Path, identity: NodeIdentity | None = None, instead: Names = no_names
+    ca_path: Path,
+    identity: NodeIdentity | None = None,
+    instead: Names = no_names,
+    *,
+    watch: Watch | None = None,
 ) -> Callable[[str], ContextFactory]:
     """Outgoing connections by the name or address dialled; `identity` is shown when the server asks.
 
     `instead` gives names of which the certificate may show one where an address was dialled (:mod:`nodes.mwnames`).
+    `watch` sees every handshake.
     """
     made: dict[str, _Client] = {}
 
     def for_name(name: str) -> ContextFactory:
         if name not in made:
-            made[name] = _Client(ca_path, identity, name, instead)
+            made[name] = _Client(ca_path, identity, name, instead, watch)
         return cast("ContextFactory", made[name])
 
     return for_name

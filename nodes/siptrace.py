@@ -100,6 +100,7 @@ class SipTracer:
         believes: Callable[[Flow], bool] = _nobody,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.telemetry = telemetry
         self._spans = telemetry.tracer
         self._node = node
         self._interfaces = dict(interfaces)
@@ -114,7 +115,7 @@ class SipTracer:
         self._drops_left = DROPS_PER_SECOND
         self._next_sweep = 0.0
         self._next: DelayedCall | None = None
-        self._meter = SipMeter(telemetry, lambda: self._open)
+        self._meter = SipMeter(telemetry, lambda: self._open, self._interfaces.values())
 
     # -- for the node -------------------------------------------------------------------------------------------------
 

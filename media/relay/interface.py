@@ -303,6 +303,11 @@ TapListener = Callable[[TappedPacket], None]
 class Relay(ABC):
     """The packet loop of a media gateway. Commands are asynchronous: the loop may be another process."""
 
+    @property
+    def pending(self) -> int:
+        """Commands that were given and not answered yet."""
+        return 0
+
     @abstractmethod
     async def add(self, config: StreamConfig) -> Mapping[Side, LocalAddress]:
         """Open the ports of a stream. Raises DuplicateStreamError, BadStreamConfigError, PortsExhaustedError,

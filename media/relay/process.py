@@ -141,6 +141,11 @@ class RelayProcess(Relay):
         return self._pid
 
     @property
+    def pending(self) -> int:
+        """Commands that were given and not answered yet."""
+        return len(self._waiting)
+
+    @property
     def alive(self) -> bool:
         """Whether commands can still be given."""
         return not self._closed

@@ -51,9 +51,11 @@ class Bsf(NetworkFunction):
         if spoiled:
             self.telemetry.log("bsf.records-spoiled", level="error", count=spoiled)
         meter = self.telemetry.meter
-        self._requests = meter.create_counter("bsf.ub.requests", "1", "requests on Ub by step and outcome")
-        self._keys = meter.create_counter("bsf.zn.requests", "1", "requests of NAFs by outcome")
-        meter.create_observable_gauge("bsf.bootstraps", [self._observe], "1", "bootstraps kept")
+        self._requests = meter.create_counter(
+            "imslab.bsf.ub.requests", "{request}", "Requests on Ub by step and outcome"
+        )
+        self._keys = meter.create_counter("imslab.bsf.zn.requests", "{request}", "Requests of NAFs by outcome")
+        meter.create_observable_gauge("imslab.bsf.bootstraps", [self._observe], "{bootstrap}", "Bootstraps kept")
         self._service = GbaService(
             self._bootstraps,
             home_domains=domains,
@@ -126,7 +128,12 @@ class Bsf(NetworkFunction):
 
     def _decided(self, outcome: Outcome) -> None:
         """Note a decision on Ub: counter, span, and a line for refusals that an operator wants to see."""
-        self._requests.add(1, {"step": outcome.step, "outcome": outcome.outcome, "reason": outcome.reason})
+        labels = {
+            "imslab.bsf.step": outcome.step,
+            "imslab.result": outcome.outcome,
+            "imslab.refusal.reason": outcome.reason,
+        }
+        self._requests.add(1, {name: value for name, value in labels.items() if value})
         self._span("ub." + outcome.step, outcome.outcome, outcome.reason, impi=outcome.impi)
         if outcome.outcome == "bootstrapped":
             self.telemetry.log("bsf.bootstrapped", impi=outcome.impi)
@@ -137,7 +144,8 @@ class Bsf(NetworkFunction):
 
     def _given(self, outcome: str, reason: str, naf: str, impi: str) -> None:
         """Note a decision on Zn; who got which user's key is always on record."""
-        self._keys.add(1, {"outcome": outcome, "reason": reason})
+        labels = {"imslab.result": outcome, "imslab.refusal.reason": reason}
+        self._keys.add(1, {name: value for name, value in labels.items() if value})
         self._span("zn.key", outcome, reason, naf=naf, impi=impi)
         level = "info" if outcome == "given" else "warning"
         self.telemetry.log("bsf.key", level=level, outcome=outcome, reason=reason, naf=naf, impi=impi)

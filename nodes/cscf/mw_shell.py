@@ -18,6 +18,7 @@ from nodes.cscf.register_request import SUPPORTED_OPTIONS, read_register
 from nodes.cscf.rejection import RejectionError
 from nodes.cscf.trust import Peer
 from nodes.siptrace import SipTracer
+from sba.telemetry import within
 from signalling.sip.flow import Flow
 from signalling.sip.grammar import GrammarError, parse_digits
 from signalling.sip.headers import parse_via
@@ -57,7 +58,9 @@ class MwShell:
         tracer: SipTracer,
         spawn: Callable[[Awaitable[None]], asyncio.Future[None]],
         journal: Journal,
+        registering: Callable[[str], None],
     ) -> None:
+        self._registering = registering
         self._stack = stack
         self._settings = settings
         self._procedures = procedures
@@ -75,7 +78,8 @@ class MwShell:
         """Serve a request in a task of its own."""
         task = self._spawn(self._serve(txn))
         self._running[txn] = task
-        task.add_done_callback(lambda done: self._served(txn, done))
+        with within(self._tracer.context_of(txn.request)):
+            task.add_done_callback(lambda done: self._served(txn, done))
 
     def cancel_received(self, txn: ServerTxn, cancel: SipRequest) -> None:
         """Pass a CANCEL on; while no branch stands the INVITE ends here with 487 (RFC 3261 9.2, 16.10)."""
@@ -175,9 +179,18 @@ class MwShell:
 
     async def _register(self, txn: ServerTxn, peer: Peer) -> None:
         if not peer.trusted:
+            self._registering("refused")
             raise RejectionError(403, "Not Through A P-CSCF")
-        register = read_register(txn.request, self._procedures.home_domains, self._settings)
-        answer = await self._procedures.register.handle(txn.request, register)
+        result = "failed"
+        try:
+            register = read_register(txn.request, self._procedures.home_domains, self._settings)
+            answer = await self._procedures.register.handle(txn.request, register)
+            result = "challenged" if answer.status == 401 else "accepted"
+        except (RejectionError, GrammarError):
+            result = "refused"
+            raise
+        finally:
+            self._registering(result)
         txn.respond(make_response(txn.request, answer.status, headers=answer.headers))
 
     async def _local(self, txn: ServerTxn) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from keying.secret import Secret
@@ -25,12 +25,14 @@ from nodes.cscf.route_tokens import KEY_OCTETS, RouteTokens
 from nodes.cscf.routing import OwnNames
 from nodes.cscf.servers import ApplicationServers
 from nodes.cscf.trust import UNTRUSTED, Peer, peer_of_address, peer_of_certificate
+from nodes.handshakes import Handshakes
 from nodes.hepexport import HepExport
 from nodes.mwnames import MwNames
 from nodes.siptap import observing, trace_finder
 from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
+from sba.metrics import observed
 from sba.nf import NetworkFunction
 from signalling.aka.nonces import NonceBook
 from signalling.sip.flow import Flow
@@ -59,6 +61,9 @@ class Cscf(NetworkFunction):
             await self.store.key_value("registration"), self.clock, time.time, self._spawn, self._registration_ended
         )
         found = await self._location.load()
+        self.telemetry.meter.create_observable_gauge(
+            "imslab.registrations", observed(lambda: len(self._location)), "{registration}", "Registrations kept"
+        )
         self.telemetry.log("cscf.registrations", count=found, home_domains=list(self._home_domains))
 
     async def start_node(self) -> None:
@@ -76,7 +81,11 @@ class Cscf(NetworkFunction):
         )
         self._stack.request_hooks.append(self._tracer.request_hook)
         self._stack.failure_hooks.append(self._tracer.failure_hook)
-        tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
+        tls = (
+            siptls.server(self.identity, mutual=True, watch=Handshakes(self.telemetry).watch("Mw"))
+            if transport == "TLS"
+            else None
+        )
         if tls is not None:
             self._names = MwNames(self.sbi.discovery, settings.trusted_nf_types)
             if self.environment.lab.networks:
@@ -100,7 +109,7 @@ class Cscf(NetworkFunction):
         await self._reg_event.load()
         self._peers = siptls.TlsPeers(self._stack, MW, self.identity, self.telemetry.log)
         self._shell = MwShell(
-            self._stack, settings, self._procedures(), self._tracer, runtime.spawn, self.telemetry.log
+            self._stack, settings, self._procedures(), self._tracer, runtime.spawn, self.telemetry.log, self._counted()
         )
         self._peers.start()
         self._tracer.start(self.clock)
@@ -147,6 +156,12 @@ class Cscf(NetworkFunction):
                 tls_name=self.environment.node.fqdn if self._own.transport == "TLS" else "",
             )
         ]
+
+    def _counted(self) -> Callable[[str], None]:
+        attempts = self.telemetry.meter.create_counter(
+            "imslab.registration.attempts", "{request}", "REGISTER requests by what became of them"
+        )
+        return lambda result: attempts.add(1, {"imslab.result": result})
 
     def _procedures(self) -> Procedures:
         settings = self.settings

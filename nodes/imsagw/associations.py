@@ -1,21 +1,33 @@
 """A `media.association` span per stream and side, from reservation to release, with the counters at its end."""
 
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import get_current_span
 
-from media.relay import Protection, SideStatistics
+from media.relay import Protection, Side, SideStatistics
 from nodes.imsagw.context import Context, StreamRecord, Termination
+from nodes.imsagw.meter import MediaMeter
+from nodes.sipcontext import call_trace
+from sba.spans import SpanSource
 
 
 class Associations:
     """Opens and closes the spans of a gateway. Nothing of a key is put on them."""
 
-    def __init__(self, tracer: Tracer, node: str) -> None:
+    def __init__(self, tracer: SpanSource, node: str, meter: MediaMeter | None = None) -> None:
         self._tracer = tracer
         self._node = node
+        self._meter = meter
+        self._open: dict[int, tuple[str, Side]] = {}
 
     def open(self, context: Context, termination: Termination, record: StreamRecord) -> None:
-        """Start the span of a stream that was just reserved."""
-        record.span = self._tracer.start_span("media.association")
+        """Start the span of a stream that was just reserved, or that another life of this gateway left running.
+
+        That one has no request above it; it belongs to the trace of its call all the same.
+        """
+        self._open[id(record)] = context.relay_id(record.stream_id), termination.side
+        if get_current_span().get_span_context().is_valid:
+            record.span = self._tracer.start_span("media.association")
+        else:
+            record.span = self._tracer.start_root("media.association", call_trace(context.correlation))
         record.span.set_attributes(
             {
                 "sip.call_id": context.correlation,
@@ -55,6 +67,9 @@ class Associations:
         if span is None:
             return
         record.span = None
+        ended = self._open.pop(id(record))
+        if self._meter is not None:
+            self._meter.ended(*ended, statistics)
         if statistics is not None:
             for name in ("packets_in", "packets_out", "octets_in", "octets_out", "rtcp_in", "rtcp_out"):
                 span.set_attribute(f"media.{name}", getattr(statistics, name))

@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import time
 
+from opentelemetry.context import Context as TraceContext
+from opentelemetry.trace import set_span_in_context
+
 from media.relay import (
     KeyExpired,
     Latched,
@@ -20,10 +23,11 @@ from media.relay import (
 from nodes.imsagw.associations import Associations
 from nodes.imsagw.capture import MediaCaptureService
 from nodes.imsagw.config import ImsAgwSettings
-from nodes.imsagw.context import Context
+from nodes.imsagw.context import Context, Termination
 from nodes.imsagw.gateway import MediaGateway
 from nodes.imsagw.hanging import hanging_contexts
 from nodes.imsagw.memory import EPOCH, ForeignNoteError, read_context, write_context
+from nodes.imsagw.meter import MediaMeter
 from nodes.imsagw.notifications import NotificationLog
 from nodes.imsagw.service import IqService
 from protos.iq_pb2 import LatchedAddress, Notification
@@ -33,6 +37,7 @@ from protos.nrf_nfm_pb2 import Endpoint
 from sba.errors import ConfigurationError
 from sba.load import share
 from sba.nf import NetworkFunction
+from sba.telemetry import within
 
 _WATCH_S = 5.0
 
@@ -46,7 +51,8 @@ class ImsAgw(NetworkFunction):
 
     async def open_node(self) -> None:
         """Start the packet loop. Raises ConfigurationError when it refuses, e.g. for an untested SRTP library."""
-        associations = Associations(self.telemetry.tracer, self.environment.instance)
+        self._meter = MediaMeter(self.telemetry)
+        associations = Associations(self.telemetry.tracer, self.environment.instance, self._meter)
         self._notifications = NotificationLog()
         self._watching: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Future[None]] = set()
@@ -57,6 +63,13 @@ class ImsAgw(NetworkFunction):
         except RelayError as error:
             raise ConfigurationError(f"the packet loop does not start: {error}") from error
         self.gateway = MediaGateway(relay, self.settings, associations, time.monotonic, changed=self._changed)
+        gateway = self.gateway
+        self._meter.watch(
+            streams=lambda: gateway.streams_in_use,
+            room=self.settings.streams_max,
+            contexts=lambda: len(gateway.contexts),
+            commands=lambda: gateway.relay.pending,
+        )
         if adopted is not None:
             await self._restore(adopted)
         self._remember(EPOCH, self.gateway.epoch)
@@ -234,7 +247,8 @@ class ImsAgw(NetworkFunction):
                 notification.key_expired = "near" if event.near else "expired"
         if not isinstance(event, Latched):
             fields = {"call_id": context.correlation, "side": event.side.value, "stream": int(stream_id)}
-            self.telemetry.log(notification.WhichOneof("event") or "media-event", level="warning", **fields)
+            with within(_trace_of(termination, int(stream_id))):
+                self.telemetry.log(notification.WhichOneof("event") or "media-event", level="warning", **fields)
         self._notifications.add(context.owner, notification)
 
     async def _watch(self) -> None:
@@ -245,11 +259,13 @@ class ImsAgw(NetworkFunction):
                 counters = await self.gateway.relay.statistics()
             except RelayError:  # being restarted
                 continue
+            self._meter.read(counters)
             now = time.monotonic()
             for context in hanging_contexts(
                 self.gateway.contexts.values(), counters, self._iq.heard, now, self.settings.hanging_after_s
             ):
-                self.telemetry.log("hanging-context-freed", level="warning", call_id=context.correlation)
+                with within(_trace_of(next(iter(context.terminations.values()), None))):
+                    self.telemetry.log("hanging-context-freed", level="warning", call_id=context.correlation)
                 self._notifications.add(
                     context.owner, Notification(context_id=context.context_id, bearer_released="hanging")
                 )
@@ -261,3 +277,11 @@ class ImsAgw(NetworkFunction):
         except Exception as error:  # noqa: BLE001 - the next context must be ended too
             self.telemetry.log("release-failed", level="warning", why=why, error=str(error))
         self.gateway.forget(context)
+
+
+def _trace_of(termination: Termination | None, stream_id: int = 0) -> TraceContext | None:
+    """The trace of a stream, or of any stream of a termination; None where there is none."""
+    records = list(termination.streams.values()) if termination is not None else []
+    spans = [record.span for record in records if record.stream_id == (stream_id or record.stream_id)]
+    span = next((span for span in spans if span is not None), None)
+    return None if span is None else set_span_in_context(span, TraceContext())

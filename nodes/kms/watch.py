@@ -23,14 +23,16 @@ class Watch:
     def __init__(self, telemetry: Telemetry, keys: Callable[[], int]) -> None:
         self._telemetry = telemetry
         meter = telemetry.meter
-        self._exchanges = meter.create_counter("imslab.kms.exchanges", "1", "requests by operation and outcome")
-        self._time = meter.create_histogram("imslab.kms.duration", "s", "time to answer a request")
-        self._pruned = meter.create_counter("imslab.kms.pruned", "1", "expired rows removed from the store")
+        self._exchanges = meter.create_counter(
+            "imslab.kms.exchanges", "{request}", "Requests for tickets and their keys, by operation and outcome"
+        )
+        self._time = telemetry.latencies("imslab.kms.duration", "Time to decide a request", ("imslab.kms.operation",))
+        self._pruned = meter.create_counter("imslab.kms.pruned", "{row}", "Expired rows removed from the store")
 
         def count(_options: CallbackOptions) -> list[Observation]:
             return [Observation(keys())]
 
-        meter.create_observable_gauge("imslab.kms.ticket_keys", [count], "1", "ticket protection keys kept")
+        meter.create_observable_gauge("imslab.kms.ticket_keys", [count], "{key}", "Ticket protection keys kept")
 
     @contextmanager
     def deciding(self, operation: str) -> Iterator[Decision]:
@@ -70,9 +72,13 @@ class Watch:
                 )
                 if decision.outcome != GRANTED:
                     span.set_status(Status(StatusCode.ERROR, decision.reason[:200]))
-                labels = {"operation": decision.operation, "outcome": decision.outcome, "reason": word}
+                labels = {
+                    "imslab.kms.operation": decision.operation,
+                    "imslab.kms.outcome": decision.outcome,
+                    "imslab.refusal.reason": word,
+                }
                 self._exchanges.add(1, labels)
-                self._time.record(time.perf_counter() - started, {"operation": decision.operation})
+                self._time.record((decision.operation,), time.perf_counter() - started)
                 self._log(decision)
 
     def pruned(self, rows: int) -> None:

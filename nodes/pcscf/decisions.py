@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nodes.pcscf.media_plan import AlgDecision, Refusal, StreamAnswer, StreamPlan
 from nodes.pcscf.mediasec import Agreement
 from sba.spans import SpanSource
@@ -13,6 +15,8 @@ class DecisionRecorder:
     def __init__(self, tracer: SpanSource, node: str) -> None:
         self._tracer = tracer
         self._node = node
+        self.on_refused: Callable[[str, int], None] = lambda _reason, _status: None
+        """Told the reason, one word, and the SIP status of every refusal."""
 
     def record(self, outcome: str, *, call_id: str, **facts: str | int | bool) -> None:
         """One decision; `facts` become `imslab.decision.<name>`. A refusal is recorded whether the call is or not."""
@@ -41,6 +45,11 @@ class DecisionRecorder:
             announced_by_ue=",".join(agreement.client),
             announced_by_network=",".join(agreement.server),
         )
+
+    def registration_refused(self, call_id: str, reason: str, status: int) -> None:
+        """A REGISTER without the agreement that its announcement wants."""
+        self.on_refused("mediasec", status)
+        self.record("refused", call_id=call_id, mode="mediasec", reason=reason, sip_status=status)
 
     def offer(self, call_id: str, decision: AlgDecision) -> None:
         """What becomes of an offer."""
@@ -80,6 +89,7 @@ class DecisionRecorder:
 
     def refused(self, call_id: str, refusal: Refusal, side: str) -> None:
         """A request or answer that was refused for its media."""
+        self.on_refused(refusal.token, refusal.status)
         self.record(
             "refused",
             call_id=call_id,

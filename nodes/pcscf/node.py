@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 
 from keying.secret import Secret
 from nodes import siptls
+from nodes.handshakes import Handshakes
 from nodes.hepexport import HepExport
 from nodes.mwnames import MwNames
 from nodes.pcscf.bindings import Bindings, Registration
@@ -24,6 +25,7 @@ from nodes.pcscf.flowtoken import FlowAddress, FlowTokens
 from nodes.pcscf.forwarding import Forwarding, take_hop
 from nodes.pcscf.iq import IqClient, IqTimes
 from nodes.pcscf.media_plan import Side
+from nodes.pcscf.meter import EdgeMeter
 from nodes.pcscf.ratelimit import SourceRate
 from nodes.pcscf.register import EdgePorts, RegisterEdge
 from nodes.pcscf.rejection import RejectionError
@@ -101,6 +103,9 @@ class Pcscf(NetworkFunction):
         tokens = FlowTokens(await self._token_key())
         sessions = Sessions(await self.store.key_value("session"))
         recorder = DecisionRecorder(self.telemetry.tracer, node)
+        meter = EdgeMeter(self.telemetry, sessions, bindings)
+        recorder.on_refused = meter.refused
+        self._handshakes = Handshakes(self.telemetry)
         self.edge = Edge(
             node, self.environment.domain, network, settings, stack, bindings, sessions, tokens, iq, recorder,
             tracer, time.time, self._core_entry,
@@ -112,7 +117,7 @@ class Pcscf(NetworkFunction):
         )
         self._releaser = Releaser(self.edge)
         self._ue = UeRequests(self.edge)
-        self._session_edge = SessionEdge(self.edge, self._releaser, self._ue)
+        self._session_edge = SessionEdge(self.edge, self._releaser, self._ue, meter)
         self._link = ControlLink(self.edge, self._releaser, self.telemetry.log)
         self._rate = SourceRate(settings.registrations_per_second, settings.registration_burst, self.clock.seconds)
         found = await bindings.load()
@@ -132,14 +137,22 @@ class Pcscf(NetworkFunction):
         stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))
         access = _timers(TimerConfig.access(), settings.t1_access_s)
         for index, spot in enumerate(settings.mw):
-            context = siptls.server(self.identity, mutual=True) if spot.transport == "TLS" else None
+            context = (
+                siptls.server(self.identity, mutual=True, watch=self._handshakes.watch("Mw"))
+                if spot.transport == "TLS"
+                else None
+            )
             listener = await stack.listen(spot.transport, spot.host, spot.port, role=MW, tls=context)
             addresses.append(listener.address)
             if index == 0:
                 self.edge.mw = OwnUri(spot.transport, *listener.address)
         self.gm: list[OwnUri] = []
         for spot in settings.gm:
-            context = siptls.server(self.identity, mutual=False) if spot.transport == "TLS" else None
+            context = (
+                siptls.server(self.identity, mutual=False, watch=self._handshakes.watch("Gm"))
+                if spot.transport == "TLS"
+                else None
+            )
             listener = await stack.listen(spot.transport, spot.host, spot.port, role=GM, tls=context, timers=access)
             self.gm.append(OwnUri(spot.transport, *listener.address))
             addresses.append(listener.address)
@@ -342,10 +355,7 @@ class Pcscf(NetworkFunction):
             attempt = self._register.accept(request, txn.flow, under_sa=txn.flow.role == GM_PROTECTED)
         except RejectionError as refusal:
             if refusal.status in (421, 494):
-                self.edge.recorder.record(
-                    "refused", call_id=request.call_id, mode="mediasec", reason=refusal.reason,
-                    sip_status=refusal.status,
-                )  # fmt: skip
+                self.edge.recorder.registration_refused(request.call_id, refusal.reason, refusal.status)
             raise
         attempt.traced = self.edge.tracer.carries_trace(txn.request)
         hop = await self._core_entry(domain_of(request.uri))

@@ -15,6 +15,7 @@ from nodes.pcscf.flowtoken import FlowAddress
 from nodes.pcscf.forwarding import Forwarding, take_hop
 from nodes.pcscf.identity import ASSERTED, clean_from_ue, clean_towards_ue
 from nodes.pcscf.media_plan import AlgPolicy, Refusal, Side
+from nodes.pcscf.meter import EdgeMeter
 from nodes.pcscf.register import charging_vector
 from nodes.pcscf.rejection import RejectionError, media_rejection
 from nodes.pcscf.release import MEDIA_SECURITY, UE_LOST, Releaser
@@ -41,8 +42,9 @@ _ENDS_DIALOG: Final = frozenset({408, 481})
 class SessionEdge:
     """Requests other than REGISTER, their responses, ACK and CANCEL."""
 
-    def __init__(self, edge: Edge, releaser: Releaser, ue: UeRequests) -> None:
+    def __init__(self, edge: Edge, releaser: Releaser, ue: UeRequests, meter: EdgeMeter) -> None:
         self._edge = edge
+        self._meter = meter
         self._releaser = releaser
         self._ue = ue
         self._invites: dict[str, Forwarding] = {}
@@ -168,6 +170,7 @@ class SessionEdge:
         )
         session.invite = forwarding
         self._invites[txn.key] = forwarding
+        status = 500
         try:
             async with session.lock:
                 if caller is Side.ACCESS:
@@ -182,10 +185,12 @@ class SessionEdge:
             hop, role = await self._first_hop(request, caller, registration)
             forwarding.start(request, hop, role, hide_path=role != MW)
             status = await forwarding.done
-        except RejectionError:
+        except RejectionError as rejection:
+            status = rejection.status
             await self._releaser.finish(session, normal=False)
             raise
         finally:
+            self._meter.call(session, status)
             self._invites.pop(txn.key, None)
             if self._edge.sessions.get(session.id) is None:
                 self._edge.sessions.leave(session)

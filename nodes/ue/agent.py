@@ -17,6 +17,7 @@ from nodes.ue.gm import Gm
 from nodes.ue.key_management import KeyManagement
 from nodes.ue.kms_policy import level_towards
 from nodes.ue.media_security import SDES, SecurityContext
+from nodes.ue.meter import UeMeter
 from nodes.ue.registrar import Registrar
 from nodes.ue.registration import Registration
 from nodes.ue.report import voice_of
@@ -57,6 +58,7 @@ class UserAgent:
         self.reactor = reactor
         self.clock = reactor
         self.keys = keys
+        self.meter = UeMeter(telemetry)
         self.behaviour = Behaviour()
         self.calls: dict[str, Call] = {}
         self.finished: OrderedDict[str, Call] = OrderedDict()

@@ -227,6 +227,8 @@ class Call:
         span.set_attributes({f"imslab.decision.{name}": value for name, value in facts.items()})
         span.set_attributes({"sip.call_id": self.call_id, "imslab.node": self.agent.name})
         span.end()
+        if token and outcome in {"refused", "failed"}:
+            self.agent.meter.refused(token, self.figures.status)
         if token and outcome != "fallback":  # that one has a line of its own
             with within(self.trace_context):
                 self.agent.telemetry.log(
@@ -297,6 +299,8 @@ class Call:
             "lost": figures.lost,
             "jitter_ms": round(figures.jitter_ms, 3),
         }
+        facts |= {f"drops.{cause}": count for cause, count in figures.drops.items()}
+        self.agent.meter.ended(figures)
         span.set_attributes({f"media.{name}": value for name, value in facts.items() if value != ""})
         span.set_attributes({"sip.call_id": self.call_id, "imslab.node": self.agent.name})
         span.end()

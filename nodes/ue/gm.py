@@ -10,6 +10,7 @@ from pathlib import Path
 from opentelemetry.context import Context
 
 from nodes import siptls
+from nodes.handshakes import Handshakes
 from nodes.siptap import observing
 from nodes.siptrace import SipTracer
 from nodes.ue.config import UeSettings
@@ -70,7 +71,7 @@ class Gm:
         self.tracer = tracer
         watchers = observing(tracer, tap or Tap(), self.interfaces())
         self.stack = SipStack(reactor, timers=timers, observer=watchers, server_name=settings.user_agent)
-        self.stack.set_client_tls(ROLE, siptls.client(ca_path))
+        self.stack.set_client_tls(ROLE, siptls.client(ca_path, watch=Handshakes(tracer.telemetry).watch("Gm")))
         self.stack.request_hooks.append(_offer_keep_alive)
         self.stack.failure_hooks.append(tracer.failure_hook)
         self.contact_port = 0

@@ -81,7 +81,7 @@ async def test_a_card_ahead_of_the_home_network_is_followed(tmp_path):
         assert max(ue.remembered[-1].values()) > 1_000_000
         [span] = [span for span in it.spans.get_finished_spans() if span.name == "gba.bootstrap"]
         assert [event.name for event in span.events] == ["resynchronisation"]
-        requests = [span for span in it.spans.get_finished_spans() if span.name == "HTTP GET"]
+        requests = [span for span in it.spans.get_finished_spans() if span.name == "GET"]
         assert [span.attributes["http.response.status_code"] for span in requests] == [401, 401, 200]
 
 
@@ -223,7 +223,7 @@ async def test_one_trace_shows_bootstrapping_and_key_request(tmp_path):
         assert [span.attributes["imslab.bsf.outcome"] for span in decisions] == ["challenged", "bootstrapped"]
         by_id = {span.context.span_id: span for span in trace}
         for span in decisions:
-            assert by_id[span.parent.span_id].name == "HTTP GET"
+            assert by_id[span.parent.span_id].name == "GET"
         given = [
             span for span in it.spans.get_finished_spans() if span.attributes.get("imslab.bsf.operation") == "zn.key"
         ]

@@ -144,7 +144,7 @@ def http(
     return [
         span(
             client,
-            "HTTP POST",
+            "POST",
             at_ms,
             until_ms,
             kind="CLIENT",
@@ -154,7 +154,7 @@ def http(
         ),
         span(
             server,
-            "HTTP POST",
+            "POST",
             at_ms + 1,
             until_ms - 1,
             kind="SERVER",

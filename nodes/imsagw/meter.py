@@ -1,0 +1,81 @@
+"""What a gateway counts: packets, octets and drops of all its media, streams and contexts, commands that wait."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from media.relay import RelayStatistics, Side, SideStatistics
+from sba.metrics import observed
+from sba.telemetry import Telemetry
+
+_Key = tuple[str, ...]
+
+
+class MediaMeter:
+    """Sums the counters of streams that ended and those of the streams that go on, as last read.
+
+    A stream's counters never fall, so neither does a sum.
+    """
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._ended: Counter[_Key] = Counter()
+        self._live: dict[tuple[str, Side], SideStatistics] = {}
+        self._meter = meter = telemetry.meter
+        meter.create_observable_counter(
+            "media.packets", [self._observe("packets", "network.io.direction")], "{packet}", "RTP packets by side"
+        )
+        meter.create_observable_counter(
+            "media.octets", [self._observe("octets", "network.io.direction")], "By", "Octets of RTP packets by side"
+        )
+        meter.create_observable_counter(
+            "media.drops", [self._observe("drops", "media.drop.cause")], "{packet}", "Packets not forwarded, by cause"
+        )
+
+    def watch(
+        self, *, streams: Callable[[], int], room: int, contexts: Callable[[], int], commands: Callable[[], int]
+    ) -> None:
+        """Make the gauges of the gateway: `room` is how many streams it takes."""
+        meter = self._meter
+        meter.create_observable_gauge("media.streams", observed(streams), "{stream}", "Streams in use")
+        meter.create_observable_gauge("media.streams.limit", observed(lambda: room), "{stream}", "Streams there may be")
+        meter.create_observable_gauge("imslab.iq.contexts", observed(contexts), "{context}", "Contexts kept")
+        meter.create_observable_gauge(
+            "imslab.relay.commands", observed(commands), "{command}", "Commands the packet loop has not answered"
+        )
+
+    def read(self, counters: Iterable[RelayStatistics]) -> None:
+        """Take the present counters of all streams."""
+        self._live = {(one.stream_id, side): told for one in counters for side, told in one.sides.items()}
+
+    def ended(self, stream_id: str, side: Side, final: SideStatistics | None) -> None:
+        """Take the last counters of a side; None where the packet loop took them with it: as last read."""
+        last = self._live.pop((stream_id, side), None)
+        found = final if final is not None else last
+        if found is not None:
+            self._ended.update(_counts(side, found))
+
+    def _observe(self, what: str, label: str) -> Callable[[CallbackOptions], list[Observation]]:
+        def read(_options: CallbackOptions) -> list[Observation]:
+            total = Counter(self._ended)
+            for (_, side), told in tuple(self._live.items()):
+                total.update(_counts(side, told))
+            return [
+                Observation(count, {"media.side": key[1], label: key[2]})
+                for key, count in sorted(total.items())
+                if key[0] == what
+            ]
+
+        return read
+
+
+def _counts(side: Side, told: SideStatistics) -> Mapping[_Key, int]:
+    return {
+        ("packets", side.value, "receive"): told.packets_in,
+        ("packets", side.value, "transmit"): told.packets_out,
+        ("octets", side.value, "receive"): told.octets_in,
+        ("octets", side.value, "transmit"): told.octets_out,
+        **{("drops", side.value, cause.value): count for cause, count in told.drops.items()},
+    }
