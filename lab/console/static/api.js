@@ -9,9 +9,32 @@ try {
   // a browser without storage asks for the link again after a reload
 }
 
+// Tabs of one browser share the cookie, and so they share the key: a tab that opens a session tells the others, and a
+// tab that has none asks. Only pages of this very origin hear it.
+const tabs = new BroadcastChannel("imslab-session");
+const ASK_MS = 250;
+
+tabs.onmessage = ({ data }) => {
+  if (data.want && pageKey) tabs.postMessage({ key: pageKey });
+  if (typeof data.key === "string") keep(data.key);
+};
+
 /** Opens a session with the token of the link. */
 export async function openSession(token) {
-  pageKey = (await request("POST", "/api/session", { token })).page_key;
+  keep((await request("POST", "/api/session", { token })).page_key);
+  tabs.postMessage({ key: pageKey });
+}
+
+/** Takes over the session of another tab, where there is one. */
+export async function sessionOfOtherTabs() {
+  if (pageKey) return;
+  tabs.postMessage({ want: true });
+  const until = performance.now() + ASK_MS;
+  while (!pageKey && performance.now() < until) await new Promise((done) => setTimeout(done, 10));
+}
+
+function keep(key) {
+  pageKey = key;
   try {
     sessionStorage.setItem(PAGE_KEY, pageKey);
   } catch {

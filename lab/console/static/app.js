@@ -1,6 +1,6 @@
 // The page: opens a session with the token of the link, then shows the view that the hash names.
 
-import { openSession } from "./api.js";
+import { openSession, sessionOfOtherTabs } from "./api.js";
 import { buildBar } from "./bar.js";
 import { announce, el, replace } from "./dom.js";
 import { lab } from "./lab.js";
@@ -15,14 +15,14 @@ import { compareView } from "./compare.js";
 import { placeView } from "./place.js";
 import { registrationsView } from "./registrations.js";
 import { searchView } from "./search.js";
-import { signInView } from "./signin.js";
+import { refusal, signInView } from "./signin.js";
 import { ticketsView } from "./tickets.js";
 import { topologyView } from "./topology.js";
 import { traceView } from "./trace.js";
 
 // A view is made for a route and gives {title, element, update(route)?, close()?}. `update` answers false when the
 // route needs a view of its own.
-const VIEWS = {
+const VIEWS = new Map(Object.entries({
   topology: topologyView,
   calls: callsView,
   call: callView,
@@ -32,14 +32,14 @@ const VIEWS = {
   place: placeView,
   search: searchView,
   trace: traceView,
-};
+}));
 
 const main = document.getElementById("main");
 let shown = null;
 let bar = null;
 
 function show(route) {
-  const make = VIEWS[route.view] ?? topologyView;
+  const make = VIEWS.get(route.view) ?? topologyView;
   if (shown?.make === make && shown.view.update?.(route) !== false && shown.view.update) {
     bar.mark(route.view);
     return;
@@ -104,14 +104,17 @@ async function begin() {
   live.on("refused", signIn); // the lab was started anew, or the session is over: its halves are void
   const token = tokenOfLink();
   if (token) await open(token);
-  else await start();
+  else {
+    await sessionOfOtherTabs();
+    await start();
+  }
 }
 
 async function open(token) {
   try {
     await openSession(token);
   } catch (error) {
-    signIn(error);
+    signIn(refusal(error));
     return;
   }
   await start();

@@ -32,7 +32,7 @@ export function callView(route) {
   let timer = 0;
   let wide = 0;
   let shownState = "";
-  const head = el("div", { class: "head" });
+  const head = el("div", { class: "head" }, el("h1", {}, "Call"));
   const about = el("div", { class: "card" }, waiting());
   const path = el("div", { class: "scroll-x path-holder", tabindex: "0", role: "region", "aria-label": "Media path" });
   const said = el("div", {});

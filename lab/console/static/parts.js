@@ -1,6 +1,7 @@
 // Pieces that several views are made of: states, tables, tabs, notices.
 
 import { announce, el, newId, replace } from "./dom.js";
+import { live } from "./live.js";
 import { link } from "./route.js";
 import { standing } from "./words.js";
 
@@ -16,15 +17,23 @@ export function callBadge(call) {
 export const button = (words, run, attributes = {}) =>
   el("button", { type: "button", ...attributes, on: { click: run } }, words);
 
-/** What went wrong, in words, with a way on. */
+/** What went wrong, in words, with a way on. Where nobody answered, `retry` is also made once somebody does. */
 export function problem(error, retry = null) {
-  return el(
+  if (retry && error.status === 0) {
+    const stop = live.on("status", (status) => {
+      if (status !== "live") return;
+      stop();
+      if (notice.isConnected) retry();
+    });
+  }
+  const notice = el(
     "div",
     { class: "notice bad", role: "alert" },
     el("p", {}, error.message || String(error)),
     error.cause && el("p", { class: "dim" }, `Cause: ${error.cause}`),
-    retry && button("Try again", retry),
+    retry && button("Try again", () => retry()),
   );
+  return notice;
 }
 
 /** Nothing is here yet, and what to do about it. */

@@ -4,6 +4,11 @@ import { openSession } from "./api.js";
 import { el, replace } from "./dom.js";
 import { field, problem } from "./parts.js";
 
+const WRONG = "This token does not open the console of the lab that runs now; every start of a lab makes a new one. imslab console prints the link.";
+
+/** What a refused token means: the server tells a wrong one and a missing one alike. */
+export const refusal = (error) => (error.status === 401 ? new Error(WRONG) : error);
+
 /** `reason` is what was refused, if anything; `onOpen()` is called with a session open. */
 export function signInView(reason, onOpen) {
   const said = el("div", {}, reason && problem(reason));
@@ -19,7 +24,7 @@ export function signInView(reason, onOpen) {
             // The whole link will do as well as the token alone.
             await openSession(token.value.trim().replace(/^.*#token=/, ""));
           } catch (error) {
-            replace(said, problem(error));
+            replace(said, problem(refusal(error)));
             token.select();
             return;
           }

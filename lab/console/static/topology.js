@@ -41,6 +41,7 @@ export function topologyView(first) {
   let known = "";
   let kind = first.with.as ?? (innerWidth < TOO_NARROW ? "table" : "drawing");
   let showFocus = () => {};
+  let entry = "";
 
   const tabs = tabList(
     [{ name: "drawing", title: "Drawing" }, { name: "table", title: "Table" }],
@@ -89,6 +90,9 @@ export function topologyView(first) {
     const box = (name) => boxes.find((one) => one.name === name || one.instances.includes(name));
     const chosenBox = chosen ? box(chosen)?.name : null;
     const near = (line) => !chosenBox || line.a === chosenBox || line.b === chosenBox;
+    // One tab stop: the chosen node, else the first one reads.
+    const [topmost] = [...boxes].sort((a, b) => a.y - b.y || a.x - b.x);
+    entry = box(chosen) ? chosen : topmost.instances[0];
     const picture = svg(
       "svg",
       { width: full, height: height + 2, viewBox: `-1 -1 ${full + 2} ${height + 4}`, class: "topology-drawing", role: "group", "aria-label": "Nodes of the lab; arrow keys move between them, Enter opens one" },
@@ -121,7 +125,7 @@ export function topologyView(first) {
       return svg(
         "g",
         {
-          class: `node ${tone(node.state)} ${instance === chosen ? "chosen" : ""}`, role: "button", tabindex: instance === (chosen || lab.current.nodes[0].instance) ? 0 : -1, "data-node": instance,
+          class: `node ${tone(node.state)} ${instance === chosen ? "chosen" : ""}`, role: "button", tabindex: instance === entry ? 0 : -1, "data-node": instance,
           "aria-label": words.filter(Boolean).join(", "), "aria-pressed": String(instance === chosen), on: { click: () => choose(instance) },
         },
         svg("rect", { class: "hit", x: x + 3, y: y + 1, width: wide - 6, height: height - 2, rx: 4 }),

@@ -32,7 +32,7 @@ export function virtualGrid({ label, columns, height, total, row, onNeed, onOpen
     const drawn = [];
     for (let i = first; i <= last; i++) drawn.push(drawRow(i));
     space.replaceChildren(...drawn);
-    if (rows && !(active >= first && active <= last)) element.removeAttribute("aria-activedescendant");
+    if (!rows || active < first || active > last) element.removeAttribute("aria-activedescendant");
     else element.setAttribute("aria-activedescendant", `${id}-${active}`);
   }
 
