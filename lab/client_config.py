@@ -17,6 +17,7 @@ SIPP_PORT = 5070
 """Port of sipp's own: another port is another contact, and there are ten."""
 SIPP_MARKS = frozenset(b"\x00 []\"'<>&,;=\r\n\t")
 """Octets that sipp 3.6 reads as something else where they stand in K, OP or AMF."""
+_ASKED = ("Require: mediasec", "Proxy-Require: mediasec", "Security-Client: sdes-srtp;mediasec")
 TONE_FILE = "tone.wav"
 CA_FILE = "ca.crt"
 
@@ -51,6 +52,8 @@ class Account:
     folder: str
     password: Secret | None = None
     card: Card | None = None
+    mediasec: bool = False
+    """Whether sipp asks for an agreement on media security when it registers (TS 24.229 5.1.1.2)."""
 
     def at(self, port: int) -> str:
         """Return the P-CSCF with a port."""
@@ -134,6 +137,8 @@ def linphone(account: Account) -> ClientFiles:
             f"bind_address={account.address}",
             f"contact=<sip:{account.user}@{account.address}>",
         ),
+        "misc": (f"user_certificates_path={account.folder}",),  # its listening port makes itself a certificate
+        "storage": ("backend=sqlite3", f"uri={account.folder}/linphone.db"),
         "net": ("firewall_policy=0",),
         "rtp": ("audio_rtp_port=-1",),
         "proxy_0": (
@@ -159,9 +164,10 @@ def linphone(account: Account) -> ClientFiles:
         frozenset({"linphonerc"}),
         (f"linphonec -c {account.folder}/linphonerc",),
         (
-            "then type (the second line on a machine without sound):",
+            "then type (the lines on sound on a machine without any):",
             "status register",
             "soundcard use files",
+            f"play {account.folder}/{TONE_FILE}",
             f"call {account.callee}",
             "terminate",
             "its calls are protected end to end with SDES: it knows no mediasec; linphonec -a answers by itself",
@@ -185,17 +191,21 @@ def sipp(account: Account) -> ClientFiles:
         f"sipp {account.at(account.pcscf_port)} -i {account.address} -p {SIPP_PORT} -m 1 -l 1 -nostdin "
         f"-auth_uri {account.domain} -recv_timeout 8000"
     )
-    notes = ["register first; run both from the same port"]
+    register = f"{common} -sf {account.folder}/register.xml"
+    call = f"{common} -sf {account.folder}/call.xml -key callee {account.callee} -mi {account.address} -rtp_echo"
+    notes = ["register first; both run from the same port"]
     if account.card is not None:
         notes.append("about 3 of 100 registrations fail with 403: sipp takes RES for text and stops at a zero octet")
     notes.append(f"the call goes to {account.callee} and sends back what it hears; sipp speaks no SRTP")
     return ClientFiles(
-        {"register.xml": _register(account, credentials), "call.xml": _call(account)},
+        {
+            "register.xml": _register(account, credentials),
+            "call.xml": _call(account),
+            "register.sh": _lines([register]),
+            "call.sh": _lines([call]),
+        },
         frozenset({"register.xml"}),
-        (
-            f"{common} -sf {account.folder}/register.xml",
-            f"{common} -sf {account.folder}/call.xml -key callee {account.callee} -mi {account.address} -rtp_echo",
-        ),
+        (f"sh {account.folder}/register.sh", f"sh {account.folder}/call.sh"),
         tuple(notes),
     )
 
@@ -222,12 +232,19 @@ def _sipp_credentials(account: Account) -> str:
 def _register(account: Account, credentials: str) -> str:
     first = f'Authorization: Digest username="{account.impi}",realm="{account.domain}",'
     first += f'uri="sip:{account.domain}",nonce="",response=""'
+    challenged, verify = '<recv response="401" auth="true"/>', []
+    if account.mediasec:
+        challenged = (
+            '<recv response="401" auth="true"><action><ereg regexp=".*" search_in="hdr" header="Security-Server:" '
+            'check_it="true" assign_to="agreed"/></action></recv>'
+        )
+        verify = ["Security-Verify:[$agreed]"]
     return _scenario(
         f"{account.user} registers",
         _send(_register_head(account, 1), first),
         '<recv response="100" optional="true"/>',
-        '<recv response="401" auth="true"/>',
-        _send(_register_head(account, 2), f"[authentication {credentials}]"),
+        challenged,
+        _send(_register_head(account, 2), *verify, f"[authentication {credentials}]"),
         '<recv response="100" optional="true"/>',
         '<recv response="200"/>',
     )
@@ -244,6 +261,7 @@ def _register_head(account: Account, number: int) -> list[str]:
         f"CSeq: {number} REGISTER",
         f"Contact: <sip:{account.user}@[local_ip]:[local_port]>;expires=600",
         "Supported: path",
+        *(_ASKED if account.mediasec else ()),
     ]
 
 
@@ -279,7 +297,10 @@ def _call(account: Account) -> str:
         '<recv response="180" optional="true"/>',
         '<recv response="183" optional="true"/>',
         '<recv response="200" rrs="true"/>',
-        _whole(["ACK [next_url] SIP/2.0", *head, "[routes]", *parties, "CSeq: 1 ACK", "Content-Length: 0", "", ""]),
+        _whole(
+            ["ACK [next_url] SIP/2.0", *head, "[routes]", *parties, "CSeq: 1 ACK", "Content-Length: 0", "", ""],
+            again=False,
+        ),
         '<pause milliseconds="5000"/>',
         _whole(["BYE [next_url] SIP/2.0", *head, "[routes]", *parties, "CSeq: 2 BYE", "Content-Length: 0", "", ""]),
         '<recv response="200"/>',
@@ -290,8 +311,9 @@ def _send(head: list[str], *more: str) -> str:
     return _whole([*head, *more, "Content-Length: 0", "", ""])
 
 
-def _whole(lines: list[str]) -> str:
-    return '<send retrans="500"><![CDATA[\n' + "\n".join(lines) + "\n]]></send>"
+def _whole(lines: list[str], *, again: bool = True) -> str:
+    send = '<send retrans="500">' if again else "<send>"
+    return f"{send}<![CDATA[\n" + "\n".join(lines) + "\n]]></send>"
 
 
 def _scenario(name: str, *steps: str) -> str:

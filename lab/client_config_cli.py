@@ -34,9 +34,17 @@ TONE_HERTZ = 440
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Lab description, for sipp as a user with a card (usim).",
 )
+@click.option("--mediasec", is_flag=True, help="Have sipp agree on media security (announce_on_clear_gm).")
 @state_option
 def client_config(
-    client: str, name: str, out: Path | None, callee: str, address: str, config: Path | None, state: Path | None
+    client: str,
+    name: str,
+    out: Path | None,
+    callee: str,
+    address: str,
+    config: Path | None,
+    mediasec: bool,
+    state: Path | None,
 ) -> None:
     """Write a working configuration with which CLIENT is USER; the password goes into a file of mode 0600 only."""
     from lab.labfile import LabFile, LabFileError
@@ -58,6 +66,7 @@ def client_config(
     target = (out or Path(f"{client}-{name}")).absolute()
     try:
         account = _account(folder, row, target, address, _callee(lab, row, callee))
+        account = replace(account, mediasec=mediasec)
         if config is not None:
             account = replace(account, card=_card(config, name))
         made = CLIENTS[client](account)
@@ -126,7 +135,7 @@ def _write(target: Path, made: ClientFiles, ca: Path) -> None:
         with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
     shutil.copyfile(ca, target / CA_FILE)
-    if "accounts" in made.files and not (target / TONE_FILE).exists():
+    if not (target / TONE_FILE).exists():
         from media.tone import tone
         from media.wav import write_wav
 
