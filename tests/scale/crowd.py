@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from lab.control import ControlError, ask
+from lab.control import ControlError, Params, ask
 from tests.e2e.lab import Lab
 
 CALLERS = tuple(f"u{number}" for number in range(1, 7))
@@ -69,6 +69,7 @@ class OngoingCall:
         self.began = time.monotonic()
         self.result: dict[str, Any] = {}
         self.states: list[str] = []
+        self.call_id = ""
         self._crowd = crowd
         self._order = {"from": caller, "to": callee, "security": "", "seconds": 2.0, **more}
         media = self._order.pop("media", "on")
@@ -79,9 +80,13 @@ class OngoingCall:
     def _place(self) -> None:
         path = self._crowd.lab.state / "control.sock"
         try:
-            self.result = ask(path, "call", self._order, lambda item: self.states.append(str(item["state"])))  # type: ignore[assignment]
+            self.result = ask(path, "call", self._order, self._note)  # type: ignore[assignment]
         except ControlError as error:
             self.result = {"result": "failed", "sip_status": 0, "reason": str(error), "legs": []}
+
+    def _note(self, item: Params) -> None:
+        self.states.append(str(item["state"]))
+        self.call_id = self.call_id or str(item.get("call_id") or "")
 
     @property
     def established(self) -> bool:

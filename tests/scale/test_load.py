@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.lab import running
-from tests.scale.crowd import CALLERS, SCALED, Crowd, OngoingCall, crowded
+from tests.scale.crowd import CALLERS, SCALED, Crowd, OngoingCall
 
 pytestmark = [pytest.mark.lab, pytest.mark.attack("T9"), pytest.mark.timeout(300)]
 
@@ -16,14 +14,6 @@ CLEAR = frozenset({408, 430, 480, 500, 503, 504})
 """What a set-up may be told whose P-CSCF, gateway or KMS died under it."""
 LOSS = 0.02
 """Share of media packets that a busy machine may lose by itself."""
-
-
-@pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
-    with running(tmp_path_factory.mktemp("scale"), crowded) as lab:
-        found = Crowd(lab)
-        found.register()
-        yield found
 
 
 def instances(nf: str) -> list[str]:
