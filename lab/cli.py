@@ -77,6 +77,7 @@ def up(
     from lab.launch import LaunchError, StateFolderError, default_config, runs_another, runs_other_packages
     from lab.launch import up as start
     from lab.show import StartProgress, node_table
+    from sba.errors import SbaError
     from sba.packages import PackageError
 
     if packages and without_packages:
@@ -96,9 +97,10 @@ def up(
         fail(f"the lab description has {count} fault{'' if count == 1 else 's'}\n{error}", 2)
     except StateFolderError as error:
         fail(str(error), 2)
-    except (LaunchError, OSError, RuntimeError) as error:
+    except (LaunchError, SbaError, OSError, RuntimeError) as error:
         if as_json and isinstance(error, LaunchError):
-            echo_json({"error": error.reason, "node": error.node, "log_line": error.log_line})
+            facts = {"error": error.reason, "node": error.node, "log_line": error.log_line, "log": error.log}
+            echo_json({**facts, "others": list(error.others)})
         fail(f"the lab did not come up\n{error}")
     if others:
         fail(f"a lab with other packages runs in {folder.root}; end it first with: imslab down", 2)

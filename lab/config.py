@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -245,11 +245,15 @@ def _extra_faults(nodes: Sequence[ExtraNode]) -> Iterator[Fault]:
             yield where, f"{extra.kind} is a kind of the lab itself", "a kind that another distribution brings"
 
 
-def load(path: Path) -> LabConfig:
+Check = Callable[["LabConfig"], Iterable[Fault]]
+"""Looks for faults that only what is installed can tell; given what can be made of a description that has others."""
+
+
+def load(path: Path, check: Check | None = None) -> LabConfig:
     """Read the lab description at ``path``.
 
     Raises ``ConfigError`` with every fault found: unreadable file, YAML syntax, wrong entries, entries that do not
-    fit together.
+    fit together, and what ``check`` finds.
     """
     file = str(path)
     try:
@@ -258,14 +262,14 @@ def load(path: Path) -> LabConfig:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(file, f"cannot be read ({error})", "a readable file") from None
-    return parse(text, file)
+    return parse(text, file, check)
 
 
 def _unusable(file: str, found: str, right: str) -> ConfigError:
     return ConfigError([ConfigProblem(file, 1, "the file", found, right)])
 
 
-def parse(text: str, file: str = "lab.yaml") -> LabConfig:
+def parse(text: str, file: str = "lab.yaml", check: Check | None = None) -> LabConfig:
     """Build a ``LabConfig`` from YAML ``text``; ``file`` names it in errors. Raises ``ConfigError``."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -277,20 +281,31 @@ def parse(text: str, file: str = "lab.yaml") -> LabConfig:
         raise ConfigError([problem]) from None
     except yaml.YAMLError as error:
         raise ConfigError([ConfigProblem(file, 1, "YAML", str(error), "valid YAML")]) from None
-    duplicates = list(duplicate_keys(tree, file))
+    problems = list(duplicate_keys(tree, file))
+    config: LabConfig | None = None
+    faults: list[Fault] = []
     try:
         config = LabConfig.model_validate(content)
     except ValidationError as error:
-        problems = [*duplicates, *problems_of(error, tree, file)]
-        wrong = {(problem.line, problem.where) for problem in problems}
-        for location, found, right in _inconsistencies(_salvage(content)):
-            problem = ConfigProblem(file, line_of(tree, location), dotted(location), found, right)
-            if (problem.line, problem.where) not in wrong:
-                problems.append(problem)
+        problems += problems_of(error, tree, file)
+        salvage = _salvage(content)
+        faults += _inconsistencies(salvage)
+    if check is not None:
+        faults += check(config or salvage)
+    wrong = {(problem.line, problem.where) for problem in problems}
+    for location, found, right in faults:
+        problem = ConfigProblem(file, line_of(tree, location), dotted(location), found, right)
+        if (problem.line, problem.where) not in wrong:
+            problems.append(problem)
+    if config is None or problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.line)) from None
-    if duplicates:
-        raise ConfigError(duplicates)
     return config
+
+
+def located(path: Path, faults: Iterable[Fault]) -> list[ConfigProblem]:
+    """Return faults in the sound description at ``path`` with their lines."""
+    tree = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+    return [ConfigProblem(str(path), line_of(tree, where), dotted(where), *said) for where, *said in faults]
 
 
 def _salvage(content: object) -> LabConfig:
@@ -308,6 +323,10 @@ def _salvage(content: object) -> LabConfig:
             for name, part in parts.items():
                 if name in given and (sound := _sound(part, given[name])) is not None:
                     plain[name] = sound
+            if isinstance(given.get("settings"), dict):
+                plain["settings"] = given["settings"]
+            if isinstance(given.get("suites"), list):
+                plain["suites"] = [suite for suite in given["suites"] if isinstance(suite, str)]
             blank = {name: None for name, field in kind.model_fields.items() if field.is_required()}
             made.append(kind.model_construct(None, **{**blank, **plain}))
         return made

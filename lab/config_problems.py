@@ -114,6 +114,14 @@ def duplicate_keys(node: yaml.Node | None, file: str) -> Iterator[ConfigProblem]
             yield from duplicate_keys(item, file)
 
 
+def faults_of(error: ValidationError, where: Location) -> Iterator[Fault]:
+    """Yield what another model found wrong in the entry at ``where``: the settings of a node of some kind."""
+    for item in error.errors():
+        location = (*where, *item["loc"])
+        right = _right({**item, "loc": ()}) if item["type"] == "string_pattern_mismatch" else _right(item)
+        yield location, _found(item["type"], item["msg"], item["input"]), right
+
+
 def problems_of(error: ValidationError, tree: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
     """Yield what the model found wrong."""
     for item in error.errors():

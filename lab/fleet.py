@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from lab.spawner import NodeOrder, Spawner, SpawnerLostError
+from lab.telling import fault_line, fault_text, size
 
 BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Wait before the n-th restart in a row, seconds; the last value repeats."""
@@ -21,6 +23,10 @@ MAX_FALLS_BEFORE_SERVING = 3
 """A node that falls so often without ever having served is given up."""
 PROBE_EVERY_S = 0.05
 """Pause between readiness probes of a starting node, seconds."""
+START_LIMIT_S = 90.0
+"""How long a node that never served may take before it is given up, seconds."""
+HOPELESS = (2, os.EX_UNAVAILABLE)
+"""Exit codes of a node whose settings or database are not as they have to be: it is not tried again at the start."""
 STOP_GRACE_S = 5.0
 """How long a node gets to drain after SIGTERM, seconds."""
 LOG_LIMIT = 20 << 20
@@ -55,6 +61,14 @@ class NodeProcess:
     keeper: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int = 0
+    log_start: int = 0
+    """Octets of the log that earlier processes wrote."""
+    waits_for: str = ""
+    """What it waits for while it starts; empty where nobody looked."""
+    waits_long: bool = False
+    """Whether it waits for longer than is usual."""
+    given_up: bool = False
+    """Whether it took too long to serve."""
 
     @property
     def instance(self) -> str:
@@ -149,6 +163,7 @@ class Fleet:
     async def _spawn(self, node: NodeProcess) -> None:
         assert self._spawner is not None
         rotate(Path(node.order.log))
+        node.log_start = size(Path(node.order.log))
         node.ended.clear()
         node.pid = await self._spawner.spawn(node.order)
         self._by_pid[node.pid] = node
@@ -170,7 +185,8 @@ class Fleet:
             if node.state is State.SERVING and time.monotonic() - node.since >= STABLE_S:
                 node.falls = 0
             node.falls += 1
-            if not node.served and node.falls >= MAX_FALLS_BEFORE_SERVING:
+            hopeless = node.given_up or node.exit_code in HOPELESS or node.falls >= MAX_FALLS_BEFORE_SERVING
+            if not node.served and hopeless:
                 self._enter(node, State.FAILED, reason)
                 return
             delay = BACKOFF_S[min(node.falls, len(BACKOFF_S)) - 1]
@@ -180,8 +196,11 @@ class Fleet:
 
     async def _live(self, node: NodeProcess) -> str:
         ended = asyncio.ensure_future(node.ended.wait())
+        deadline = time.monotonic() + START_LIMIT_S
         try:
             while not node.ended.is_set():
+                if not node.served and time.monotonic() > deadline:
+                    return self._give_up(node)
                 if await self._probe(node.instance):
                     if node.state is State.STARTING:
                         node.served = True
@@ -191,13 +210,21 @@ class Fleet:
             await node.ended.wait()
         finally:
             ended.cancel()
-        return _how(node.exit_code)
+        why = fault_text(fault_line(Path(node.order.log), node.log_start)) if node.exit_code else ""
+        return f"{_how(node.exit_code)}: {why}" if why else _how(node.exit_code)
+
+    def _give_up(self, node: NodeProcess) -> str:
+        node.given_up = True
+        if self._spawner is not None:
+            self._spawner.signal(node.pid, signal.SIGKILL)
+        waited = f"; it waited for {node.waits_for}" if node.waits_for else ""
+        return f"did not serve within {START_LIMIT_S:.0f} s{waited}"
 
     async def restart(self, instance: str) -> None:
         """End a node and let it come back (used after its certificate changed). Raises ``KeyError``."""
         node = self.nodes[instance]
         if node.state is State.FAILED:
-            node.falls = 0
+            node.falls, node.given_up = 0, False
             self._keep(node)
         elif node.pid and self._spawner is not None:
             node.falls = 0
@@ -243,16 +270,3 @@ def rotate(log: Path) -> None:
     with contextlib.suppress(OSError):
         if log.stat().st_size > LOG_LIMIT:
             log.replace(log.with_suffix(".log.1"))
-
-
-def last_log_line(log: Path, limit: int = 8192) -> str:
-    """Return the last line of a log that says something about a fault, else the last line; empty without a log."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - limit))
-            lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    telling = [line for line in lines if "rror" in line or "ERROR" in line or "xception" in line]
-    return (telling or lines or [""])[-1][:400]

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.control import ControlError, Json, NotRunningError, Params, ask
-from lab.fleet import last_log_line
 from lab.state import StateFolder
+from lab.telling import fault_line, several
 
 if TYPE_CHECKING:
     from lab.config import LabConfig
 
-CONNECT_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 60.0
 """How long a new supervisor may take to answer, seconds."""
 NO_CONSOLE = "--no-console"
 """Argument of a supervisor that is to have no console."""
@@ -31,13 +31,22 @@ _left_behind: list[subprocess.Popen[bytes]] = []
 
 
 class LaunchError(Exception):
-    """The lab did not come up; ``node``, ``reason`` and ``log_line`` say which part and why."""
+    """The lab did not come up; ``node``, ``reason``, ``log_line``, ``log`` say which part, why, and where."""
 
-    def __init__(self, node: str, reason: str, log_line: str = "") -> None:
-        super().__init__(f"{node}: {reason}" + (f"\n  {log_line}" if log_line else ""))
+    def __init__(self, node: str, reason: str, log_line: str = "", log: str = "", others: Sequence[str] = ()) -> None:
+        text = f"{node}: {reason}"
+        if log_line:
+            text += f"\n  {log_line}"
+        if log:
+            text += f"\n  log: {log}"
+        if others:
+            text += f"\nand so did {several(others)}"
+        super().__init__(text)
         self.node = node
         self.reason = reason
         self.log_line = log_line
+        self.log = log
+        self.others = tuple(others)
 
 
 class StateFolderError(Exception):
@@ -97,16 +106,9 @@ def up(
     if is_running(folder):
         return Started(rows_of(ask(folder.socket, "status")), 0.0, already=True)
     began = time.monotonic()
-    from lab.config import load
-
-    description = load(config)
-    try:
-        folder.create()
-    except OSError as error:
-        raise StateFolderError(f"the state folder {folder.root} cannot be written: {error.strerror}") from None
-    from lab.with_packages import prepare, with_nodes
-
-    description = with_nodes(description, prepare(folder, packages))
+    progress({"phase": "the lab description"})
+    description = _described(config, folder, packages)
+    progress({"phase": "certificates, keys and addresses"})
     supervisor = _start_supervisor(folder, console=console)
     try:
         from lab.resolve import resolve
@@ -118,6 +120,7 @@ def up(
         supervisor.kill()
         supervisor.wait()
         raise
+    progress({"phase": "the supervisor"})
     assert supervisor.stdin is not None
     supervisor.stdin.write(b"go\n")
     supervisor.stdin.close()
@@ -129,8 +132,35 @@ def up(
         down(folder)
         supervisor.wait()
         row = next(row for row in rows if row["instance"] == failed[0])
-        raise LaunchError(str(row["instance"]), str(row["reason"]), str(row["log_line"]))
+        node, reason, line, log = (str(row[name]) for name in ("instance", "reason", "log_line", "log"))
+        raise LaunchError(node, reason, line, log, [str(name) for name in failed[1:]])
     return Started(rows, time.monotonic() - began)
+
+
+def _described(config: Path, folder: StateFolder, packages: Sequence[Path] | None) -> LabConfig:
+    """Read the description and hold it against what is installed and what the packages bring, before anything starts.
+
+    Makes the state folder. Raises ``ConfigError``, ``PackageError`` and ``StateFolderError``.
+    """
+    from lab.config import load, located
+    from lab.config_kinds import installed_faults
+    from lab.config_problems import ConfigError
+    from lab.with_packages import prepare, remembered, with_nodes
+    from sba.packages import read_package
+
+    named = remembered(folder) if packages is None else packages
+    brought = [read_package(path).entry_points for path in named]
+    later = {name for groups in brought for entries in groups.values() for name in entries}
+    description = load(config, lambda read: installed_faults(read, unless=later))
+    try:
+        folder.create()
+    except OSError as error:
+        raise StateFolderError(f"the state folder {folder.root} cannot be written: {error.strerror}") from None
+    description = with_nodes(description, prepare(folder, packages))
+    problems = located(config, installed_faults(description)) if later else []
+    if problems:
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+    return description
 
 
 def runs_other_packages(packages: Sequence[Path], folder: StateFolder) -> bool:
@@ -189,7 +219,8 @@ def _wait(supervisor: subprocess.Popen[bytes], folder: StateFolder, progress: Ca
             reason = str(error)
         supervisor.kill()
         supervisor.wait()
-        raise LaunchError("supervisor", reason, last_log_line(folder.log_of("supervisor")))
+        log = folder.log_of("supervisor")
+        raise LaunchError("supervisor", reason, fault_line(log), str(log))
 
 
 def down(folder: StateFolder) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
@@ -159,9 +160,9 @@ class Operations:
                     await asyncio.wait({change, started}, return_when=asyncio.FIRST_COMPLETED)
                     if change.done():
                         node = change.result()
-                        await progress(
-                            {"node": {"instance": node.instance, "state": node.state.value, "reason": node.reason}}
-                        )
+                        row = {"instance": node.instance, "state": node.state.value, "reason": node.reason}
+                        since = round(time.monotonic() - node.since, 1)
+                        await progress({"node": {**row, "waits_for": node.waits_for, "since_s": since}})
                     else:
                         change.cancel()
             finally:

@@ -347,7 +347,7 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, str]]]:
 def _issue_certificates(
     folder: StateFolder, nodes: Sequence[ResolvedNode], ids: Mapping[str, str], names: Mapping[str, Sequence[str]]
 ) -> None:
-    authority = LabCa.open(folder.pki) if (folder.pki / "ca.key").exists() else LabCa.create(folder.pki)
+    authority = LabCa.open(folder.pki) if (folder.pki / "ca.crt").exists() else LabCa.create(folder.pki)
     for node in nodes:
         wanted = names[node.instance]
         addresses = [address for address in node.addresses if not address.startswith("@")]  # known when it starts

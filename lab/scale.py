@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from lab.cloning import add_instance, remove_instance
 from lab.control import ControlError, Json, Params, Progress
-from lab.fleet import State, last_log_line
+from lab.fleet import State
 from lab.instances import MOST, SCALABLE, instance_name, keep, kept
 from lab.layout import ResolveError
 from lab.spawner import NodeOrder
+from lab.telling import fault_line
 from sba.errors import ConfigurationError, RemoteProblem
 from sba.identity import read_identity
 from sba.pki import LabCa, write_private
@@ -110,7 +111,7 @@ class Scaler:
         order = NodeOrder(instance, row.kind, str(self._folder.lab_json), str(self._folder.log_of(instance)))
         node = await self._supervisor.fleet.add(order)
         if node.state is State.FAILED:
-            reason, line = node.reason, last_log_line(self._folder.log_of(instance))
+            reason, line = node.reason, fault_line(self._folder.log_of(instance))
             await self._remove(instance, progress)
             self._keep(nf, number - 1)
             raise ControlError(f"{instance} does not serve: {reason}" + (f"\n  {line}" if line else ""))

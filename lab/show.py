@@ -70,37 +70,65 @@ def plain_table(columns: Sequence[str], rows: Sequence[Params]) -> None:
 
 
 class StartProgress:
-    """The progress of ``up``: how many nodes serve."""
+    """The progress of ``up``: how many nodes serve, and which one waits for what.
+
+    On a terminal one line that changes; elsewhere a line for everything that takes longer than ``PATIENCE_S``.
+    """
+
+    PATIENCE_S = 2.0
+    """How long a node may wait before that is worth a line, seconds."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet or not sys.stderr.isatty()
+        self._bar = not quiet and sys.stderr.isatty()
+        self._quiet = quiet
         self._states: dict[str, str] = {}
+        self._waits: dict[str, str] = {}
+        self._said: set[tuple[str, str]] = set()
+        self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(), console=Console(stderr=True), transient=True,
+            BarColumn(20), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+            TextColumn("{task.description}"), console=self._console, transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if not self._quiet:
+        if self._bar:
             self._progress.start()
             self._task = self._progress.add_task("starting", total=None)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
-        if not self._quiet:
+        if self._bar:
             self._progress.stop()
 
     def note(self, message: Params) -> None:
-        """Take in one progress message of ``watch``."""
+        """Take in what is done now, or one progress message of ``watch``."""
+        if message.get("phase") and self._task is not None:
+            self._progress.update(self._task, description=str(shown(message["phase"])))
         row = shown(message.get("node"))
-        if not isinstance(row, dict) or self._task is None:
+        if not isinstance(row, dict):
             return
-        self._states[str(row["instance"])] = str(row["state"])
+        name, state = str(row["instance"]), str(row["state"])
+        self._states[name], self._waits[name] = state, str(row.get("waits_for") or row.get("reason") or "")
+        if self._task is not None:
+            self._show()
+        elif not self._quiet:
+            self._say(name, row)
+
+    def _show(self) -> None:
         serving = sum(state == "serving" for state in self._states.values())
-        waiting = [name for name, state in self._states.items() if state != "serving"]
-        text = f"waiting for {waiting[0]}" if waiting else "all serve"
-        self._progress.update(self._task, total=len(self._states), completed=serving, description=f"{text:28}")
+        late = [name for name, state in self._states.items() if state not in ("serving", "stopped")]
+        waiting = late or [name for name, state in self._states.items() if state != "serving"]
+        text = f"{waiting[0]} waits for {self._waits[waiting[0]] or 'its turn'}" if waiting else "all serve"
+        assert self._task is not None
+        self._progress.update(self._task, total=len(self._states), completed=serving, description=text)
+
+    def _say(self, name: str, row: Params) -> None:
+        since, waits = row.get("since_s"), self._waits[name]
+        slow = isinstance(since, (int, float)) and since >= self.PATIENCE_S
+        if row["state"] in ("starting", "fallen") and waits and slow and (name, waits) not in self._said:
+            self._said.add((name, waits))
+            self._console.print(f"{name} waits for {waits}", soft_wrap=True, highlight=False)
 
 
 class CallProgress:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.fleet import Fleet, NodeProcess, State, last_log_line
+from lab.fleet import Fleet, NodeProcess, State
 from lab.labfile import LabFile
 from lab.launch import NO_CONSOLE
 from lab.spawner import (
@@ -32,6 +32,7 @@ from lab.spawner import (
     redirect_output,
 )
 from lab.state import StateFolder
+from lab.telling import fault_line, several, waits_for
 
 if TYPE_CHECKING:
     from lab.console.settings import ConsoleSettings
@@ -40,15 +41,24 @@ NODE_MODULES = ("nrf", "hss", "cscf", "pcscf", "imsagw", "bsf", "kms", "ue")
 """Node kinds whose modules the fork server loads before it forks."""
 TELEMETRY_GRACE_S = 0.6
 """How long nodes may take to send the spans they hold, seconds; a little above the export interval."""
+LOOK_S = 0.2
+"""How often the logs of starting nodes are looked at, seconds."""
+LATE_S = 2.0
+"""How long a node waits before that is told once more, seconds."""
 _FIRST = ("nrf",)
 _LAST = ("ue",)
 
 
 def run_node(order: NodeOrder) -> int:
     """Run one node in this process; returns its exit status."""
+    from sba.errors import ConfigurationError
     from sba.run import run
 
-    return run(order.kind, order.instance, order.config)
+    try:
+        return run(order.kind, order.instance, order.config)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
 
 
 class Supervisor:
@@ -149,10 +159,12 @@ class Supervisor:
         self.fleet.use(self._spawner)
         await self._operations.open()
         starting = asyncio.create_task(self._start(began))
+        looking = asyncio.create_task(self._look())
         try:
             await self._stopping.wait()
         finally:
             starting.cancel()
+            looking.cancel()
             await self.fleet.stop(self._stop_stages())
             assert self._spawner is not None
             await self._spawner.close()
@@ -164,6 +176,27 @@ class Supervisor:
         self.failed = await self.fleet.start(self.stages())
         self.start_seconds = time.monotonic() - began
         self.started.set()
+
+    async def _look(self) -> None:
+        """Keep true what each node waits for, until the lab has started."""
+        while not self.started.is_set():
+            for node in list(self.fleet.nodes.values()):
+                waits, late = self._waits_for(node), time.monotonic() - node.since > LATE_S
+                if (waits, late) != (node.waits_for, node.waits_long):
+                    node.waits_for, node.waits_long = waits, late
+                    for queue in self._watchers:
+                        queue.put_nowait(node)
+            await asyncio.sleep(LOOK_S)
+        for node in self.fleet.nodes.values():
+            node.waits_for = ""
+
+    def _waits_for(self, node: NodeProcess) -> str:
+        if node.state is State.STOPPED:
+            before = [name for name in self.stages()[0] if self.fleet.nodes[name].state is not State.SERVING]
+            return several(before) or "its turn"
+        if node.state is State.FALLEN:
+            return f"another try: {node.reason}"
+        return waits_for(Path(node.order.log), node.log_start) if node.state is State.STARTING else ""
 
     def status(self) -> list[dict[str, object]]:
         """Return one row for each node."""
@@ -185,10 +218,15 @@ class Supervisor:
                     "sbi": f"{row.host}:{row.port}",
                     "since_s": round(time.monotonic() - node.since, 1),
                     "log": node.order.log,
-                    "log_line": last_log_line(Path(node.order.log)) if node.state is not State.SERVING else "",
+                    "log_line": self._telling(node),
+                    "waits_for": node.waits_for,
                 }
             )
         return rows
+
+    @staticmethod
+    def _telling(node: NodeProcess) -> str:
+        return fault_line(Path(node.order.log), node.log_start) if node.state is not State.SERVING else ""
 
 
 def main() -> int:

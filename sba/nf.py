@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,14 @@ from sba.capture import NodeCapture
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
 from sba.contracts import service_contract
-from sba.errors import ConfigurationError, RemoteProblem
+from sba.errors import (
+    ConfigurationError,
+    ContractError,
+    IdentityError,
+    MigrationError,
+    RemoteProblem,
+    StoreUnavailableError,
+)
 from sba.health import Health
 from sba.identity import NodeIdentity
 from sba.lifecycle import NodeLifecycle
@@ -86,6 +94,7 @@ class NetworkFunction(MultiService):
         self.environment = environment
         self.setName(environment.instance)  # type: ignore[no-untyped-call]
         self.identity = NodeIdentity(environment)
+        self.identity.check()
         if not set(self.nf_types) <= set(self.identity.nf_types):
             raise ConfigurationError(f"the certificate of {environment.instance} does not name its NF types")
         self.telemetry = Telemetry.for_node(environment, self.identity)
@@ -107,11 +116,20 @@ class NetworkFunction(MultiService):
         """Validate the node's settings and construct it; raises :class:`ConfigurationError`."""
         from pydantic import ValidationError
 
+        cls.prepare(environment)
         try:
             settings = cls.settings_class.model_validate(environment.settings)
         except ValidationError as error:
-            raise ConfigurationError(f"settings of {environment.instance}: {error}") from error
+            faults = (f"{'.'.join(map(str, item['loc'])) or 'all'}: {item['msg']}" for item in error.errors())
+            raise ConfigurationError(f"settings of {environment.instance}: {'; '.join(faults)}") from error
         return cls(settings, environment)
+
+    @classmethod
+    def prepare(cls, environment: NodeEnvironment) -> None:
+        """Make this process ready before settings are read, e.g. load what the lab enables of packages.
+
+        Raises :class:`ConfigurationError`.
+        """
 
     # What a node overrides.
 
@@ -362,6 +380,14 @@ class NetworkFunction(MultiService):
         return str(response.jwks_json)
 
 
+def exit_status(fault: BaseException | None) -> int:
+    """Return how a node ends that could not start: 2 what it was given is wrong, 69 no database, 1 anything else."""
+    if isinstance(fault, StoreUnavailableError):
+        return os.EX_UNAVAILABLE
+    wrong = (ConfigurationError, MigrationError, ContractError, IdentityError)
+    return 2 if isinstance(fault, wrong) else 1
+
+
 def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> int:
     """Run one node in this process until SIGTERM or SIGINT; return the exit status."""
 
@@ -372,7 +398,7 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
             loop.add_signal_handler(number, stopping.set)
         try:
             node = factory.from_environment(environment)
-        except ConfigurationError as error:
+        except (ConfigurationError, IdentityError) as error:
             sys.stderr.write(f"{error}\n")
             return 2
         node.startService()
@@ -381,8 +407,9 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
         await asyncio.wait((ready, stop), return_when=asyncio.FIRST_COMPLETED)
         status = 0
         if ready.done() and ready.exception() is not None:
-            node.telemetry.log("start-failed", level="error", error=str(ready.exception()))
-            status = 1
+            fault = ready.exception()
+            node.telemetry.log("start-failed", level="error", error=str(fault), kind=type(fault).__name__)
+            status = exit_status(fault)
         else:
             await stop
         await node.stop()

@@ -150,7 +150,7 @@ class LabCa:
             certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
             key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{folder} holds no usable certificate authority") from error
+            raise ConfigurationError(f"{folder} holds no usable certificate authority: {error}") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ConfigurationError(f"the authority in {folder} has no EC key")
         return cls(folder, certificate, key)

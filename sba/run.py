@@ -19,15 +19,40 @@ GROUP = "imslab.nodes"
 """Entry-point group through which network functions are found."""
 
 
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of node that are installed."""
+    return tuple(dict.fromkeys(entry.name for entry in entry_points(group=GROUP)))
+
+
 def node_class(kind: str) -> type[NetworkFunction]:
-    """Return the class of a kind of node; raises :class:`ConfigurationError` when nothing offers it."""
+    """Return the class of a kind of node.
+
+    Raises :class:`ConfigurationError` when nothing offers it, or what does cannot be loaded.
+    """
     found = list(entry_points(group=GROUP, name=kind))
     if not found:
         raise ConfigurationError(f"no network function of kind {kind!r} is installed")
-    loaded = found[0].load()
+    try:
+        loaded = found[0].load()
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(
+            f"{found[0].value} of kind {kind!r} cannot be loaded: {fault}{_where(error)}"
+        ) from error
     if not isinstance(loaded, type) or not issubclass(loaded, NetworkFunction):
         raise ConfigurationError(f"{found[0].value} is not a NetworkFunction")
     return loaded
+
+
+def _where(error: BaseException) -> str:
+    """Return the file and line a fault was raised at."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    file = frame.tb_frame.f_code.co_filename if frame is not None else ""
+    return f" ({file}:{frame.tb_lineno})" if frame is not None and not file.startswith("<frozen") else ""
 
 
 def run(kind: str, instance: str, config: str | Path) -> int:

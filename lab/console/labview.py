@@ -17,12 +17,13 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 from lab.console.documents import Names
 from lab.console.topology import Place, links, places
 from lab.control import Json, Params
-from lab.fleet import NodeProcess, State, last_log_line
+from lab.fleet import NodeProcess, State
 from lab.labfile import LabFile, UserRow
 from lab.operator import Operator
 from lab.refusals import explain
 from lab.resolve import OPERATOR, nf_types
 from lab.state import StateFolder
+from lab.telling import fault_line
 from protos import iq_pb2, ue_control_pb2
 from sba.errors import RemoteProblem
 from sba.telemetry import within
@@ -113,7 +114,7 @@ class LabView:
         since = time.time() - (time.monotonic() - process.since) if process is not None else None
         line = ""
         if log_line and process is not None and state is not State.SERVING and process.order.log:
-            line = last_log_line(Path(process.order.log))
+            line = fault_line(Path(process.order.log))
         return {
             "instance": name,
             "nf": place.nf,

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from lab import fleet as fleet_module
-from lab.fleet import Fleet, NodeProcess, State, last_log_line, rotate
+from lab.fleet import Fleet, NodeProcess, State, rotate
 from lab.spawner import NodeOrder, ProcessSpawner
+from lab.telling import fault_line
 
 SERVES = "import signal, sys; print('ready', flush=True); signal.pause()"
 FALLS = "import sys; print('RuntimeError: no port', flush=True); sys.exit(3)"
@@ -123,11 +124,11 @@ def test_a_node_that_never_serves_is_given_up_with_its_reason(tmp_path: Path) ->
         stage = Stage(tmp_path, {"cscf": FALLS})
         (failed,) = await stage.fleet.start([["cscf"]])
         assert failed.instance == "cscf"
-        assert failed.reason == "ended with exit code 3"
+        assert failed.reason == "ended with exit code 3: RuntimeError: no port"
         assert failed.falls == fleet_module.MAX_FALLS_BEFORE_SERVING
 
     play(main)
-    assert last_log_line(tmp_path / "cscf.log") == "RuntimeError: no port"
+    assert fault_line(tmp_path / "cscf.log") == "RuntimeError: no port"
 
 
 def test_a_node_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""Nodes of kinds that others bring, and suites: what a description says of them held against what is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from lab.config_problems import Fault, Location, faults_of
+
+if TYPE_CHECKING:
+    from lab.config import ExtraNode, LabConfig
+
+
+def installed_faults(config: LabConfig, unless: Collection[str] = ()) -> Iterator[Fault]:
+    """Yield what nothing installed fits: unknown suites, kinds nobody brings, settings their kind does not take.
+
+    Kinds and suites in ``unless`` are not looked at: packages bring them that are not on the path yet.
+    """
+    yield from _suite_faults(config, unless)
+    for index, node in enumerate(config.extra_nodes):
+        if node.kind not in unless:
+            yield from _node_faults(node, ("extra_nodes", index))
+
+
+def _suite_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]:
+    from importlib.metadata import entry_points
+
+    from keying.suites import RECOGNISED_SUITES, SUITES
+    from sba.packages import CRYPTO_SUITES
+
+    brought = {*unless, *(entry.name for entry in entry_points(group=CRYPTO_SUITES))}
+    entries = [(("access_networks", index), access.suites) for index, access in enumerate(config.access_networks)]
+    entries += [(("users", index), user.suites) for index, user in enumerate(config.users)]
+    for where, suites in entries:
+        for position, name in enumerate(suites):
+            place: Location = (*where, "suites", position)
+            if name in suites[:position]:
+                yield place, f"{name} is listed twice", "each suite once"
+            elif name in RECOGNISED_SUITES:
+                yield place, f"{name} is known and never used", f"one of {', '.join(SUITES)}"
+            elif name not in SUITES and name not in brought:
+                yield place, f"{name} is no suite", f"one of {', '.join(SUITES)}"
+
+
+def _node_faults(node: ExtraNode, where: Location) -> Iterator[Fault]:
+    from sba.errors import ConfigurationError
+    from sba.run import kinds, node_class
+
+    if node.kind is None or node.kind in _own_kinds():
+        return  # said where entries are held against each other
+    try:
+        offered = node_class(node.kind)
+    except ConfigurationError as error:
+        known = kinds()
+        brought = ", ".join(sorted(set(known) - _own_kinds())) or "(none is installed)"
+        right = "a module that can be imported" if node.kind in known else f"a kind that is installed: {brought}"
+        yield (*where, "kind"), str(error), f"{right}, or imslab up --with its folder"
+        return
+    if not offered.nf_types:
+        yield (*where, "kind"), f"the class of {node.kind} states no NF type", "nf_types in its class"
+    try:
+        offered.settings_class.model_validate(node.settings)
+    except ValidationError as error:
+        yield from faults_of(error, (*where, "settings"))
+
+
+def _own_kinds() -> frozenset[str]:
+    from lab.config import OWN_KINDS
+
+    return OWN_KINDS
