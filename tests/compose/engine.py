@@ -124,6 +124,15 @@ class Lab:
         assert isinstance(found, list)
         return found
 
+    def inspected(self) -> dict[str, dict[str, Any]]:
+        """The first container of each service that is there, ended ones too, by service."""
+        found = self.inspect(*self.containers(ended=True))
+        labels = {one["Id"]: one["Config"]["Labels"] for one in found}
+        found.sort(
+            key=lambda one: int(labels[one["Id"]].get("com.docker.compose.container-number", "99")), reverse=True
+        )
+        return {labels[one["Id"]]["com.docker.compose.service"]: one for one in found}
+
     def inside(self, service: str, *command: str, check: bool = True, timeout: float = 120.0) -> str:
         """Run a command in the first container of a service."""
         return self.docker("exec", self.containers(service)[0], *command, check=check, timeout=timeout)
