@@ -162,6 +162,7 @@ class GbaClient:
             servers = await self._network.bsf()
         except NotFound as error:
             raise GbaError("unreachable", str(error)) from None
+        failure = GbaError("unreachable", "there is no instance of the BSF")
         for server in servers:
             try:
                 return server, await self._ask(server, DigestCredentials(self._card.impi, self._bsf, PATH))

@@ -192,6 +192,7 @@ class KmsClient:
             servers = await self._network.kms()
         except NotFound as error:
             raise KmsUnreachable(str(error)) from None
+        failure: KmsError = KmsUnreachable("there is no instance of the KMS")
         for server in servers:
             try:
                 return await self._ask_one(server, word, build, tamper)
