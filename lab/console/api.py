@@ -6,15 +6,15 @@ import asyncio
 import base64
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
-from keying.suites import SUITES
 from lab import callfind, callstore
 from lab.callfind import Found, Wanted
 from lab.console import documents
 from lab.console.answers import Problem, answer
 from lab.console.calldetail import CallPages
+from lab.console.choices import Choices
 from lab.console.events import MOST_CLIENTS
 from lab.console.feed import Feed, in_ms
 from lab.console.labview import Host, LabView
@@ -45,12 +45,12 @@ class Api:
         feed: Feed,
         orders: OrderDesk,
         operations: Mapping[str, Operation],
-        modes: Callable[[], Sequence[tuple[str, str]]],
+        choices: Choices,
     ) -> None:
         self._host, self._view, self._operator = host, view, operator
         self._store, self._reader, self._feed, self._orders = store, reader, feed, orders
         self._operations = operations
-        self._modes = modes
+        self._choices = choices
         self._pages = CallPages(view, reader)
 
     def routes(self) -> Routes:
@@ -88,8 +88,8 @@ class Api:
             "state_folder": str(self._host.folder.root),
             "key_export": lab.key_export,
             "domains": [*(domains or (lab.domain,))],
-            "security_modes": [{"name": name, "title": title} for name, title in self._modes()],
-            "suites": [*SUITES],
+            "security_modes": [{"name": name, "title": mode.title} for name, mode in self._choices.modes.items()],
+            "suites": [*self._choices.suites],
             "nodes": [*self._view.nodes()],
             "links": [*self._view.links()],
             "users": [*users],

@@ -15,6 +15,7 @@ from protos import iq_pb2
 SRTP, RTP, OPAQUE = "SRTP", "RTP", "opaque"
 SDES, TICKET = "SDES", "MIKEY-TICKET"
 _SIDES = {iq_pb2.ACCESS: "access", iq_pb2.CORE: "core"}
+_KEYING = {"e2e-sdes": SDES, "e2e-kms": TICKET}
 _MOST_LEGS = 16
 
 
@@ -250,7 +251,7 @@ def protections(legs: Sequence[Leg], security: str) -> list[Protection]:
     """
     whole = next((_own(end) for end in _ues(legs) if end.scope == "e2e" or security.startswith("e2e-")), None)
     if whole is None and security.startswith("e2e-"):
-        whole = Protection(SRTP, TICKET if security == "e2e-kms" else SDES, "", "e2e")
+        whole = Protection(SRTP, _KEYING.get(security, security.removeprefix("e2e-")), "", "e2e")
     return [_protection(leg, whole) for leg in legs]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lab.console.mediapath import OPAQUE, RTP, TICKET, End, Leg, Protection, Surroundings, legs_of, protections
+from lab.console.mediapath import OPAQUE, RTP, SDES, TICKET, End, Leg, Protection, Surroundings, legs_of, protections
 from lab.control import Json, Params
 
 
@@ -84,6 +84,10 @@ def key_words(leg: Leg, kept: Protection, around: Surroundings) -> str:
             f"From a ticket of {kms}: {around.caller} put it into its offer, {around.callee} had it resolved, and both"
             " derive the keys from it. No node in between has them."
         )
+    if kept.scope == "e2e" and kept.keying != SDES:
+        return (
+            f"Agreed between {around.caller} and {around.callee} by {kept.keying}; the gateways forward without keys."
+        )
     if kept.scope == "e2e":
         return (
             f"{around.caller} and {around.callee} each chose the key they send with and told it in SDP, end to end; the"
@@ -123,6 +127,7 @@ def readers(leg: Leg, kept: Protection, around: Surroundings) -> dict[str, str]:
     if kept.keying == TICKET:
         for kms in around.kms:
             found[kms] = "made or resolved the ticket the keys come from"
+    if kept.keying != SDES:
         return found
     for name in around.nodes:
         if around.kinds.get(name) in ("pcscf", "cscf"):

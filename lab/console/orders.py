@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from keying.suites import SUITES
 from lab.calls import CallDesk, CallOrder
 from lab.console.answers import Problem
+from lab.console.choices import Choices
 from lab.control import ControlError, Json, Params, Progress
 
 MOST_AT_ONCE: Final = 8
@@ -70,12 +70,12 @@ class OrderDesk:
     def __init__(
         self,
         desk: CallDesk,
-        modes: Callable[[], Sequence[str]],
+        choices: Choices,
         told: Callable[[Order], None],
         noting: Callable[[CallOrder, Progress], Progress],
     ) -> None:
         self._desk = desk
-        self._modes = modes
+        self._choices = choices
         self._told = told
         self._noting = noting
         self._orders: OrderedDict[int, Order] = OrderedDict()
@@ -115,16 +115,17 @@ class OrderDesk:
             raise _wrong("from: the name of a user is needed")
         if not isinstance(callee, str) or not callee or len(callee) > 256 or not callee.isprintable():
             raise _wrong("to: the name of a user or a URI is needed")
-        if security is not None and security not in (modes := self._modes()):
+        if security is not None and security not in (modes := self._choices.modes):
             raise _wrong(f"security: {', '.join(modes)}, or nothing for what the caller prefers")
+        known = self._choices.suites
         seconds, suites = body.get("seconds", 5.0), body.get("suites", [])
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise _wrong("seconds: a number is needed")
         if not SECONDS[0] <= seconds <= SECONDS[1]:
             raise _wrong(f"seconds: from {SECONDS[0]} to {SECONDS[1]}")
         named = suites if isinstance(suites, list) and len(suites) <= MOST_SUITES else [None]
-        if not all(isinstance(suite, str) and suite in SUITES for suite in named):
-            raise _wrong(f"suites: a list of {', '.join(SUITES)}")
+        if not all(isinstance(suite, str) and suite in known for suite in named):
+            raise _wrong(f"suites: a list of {', '.join(known)}")
         return CallOrder(
             caller=caller,
             callee=callee,

@@ -13,6 +13,7 @@ from twisted.internet.error import CannotListenError
 from lab.calls import CallDesk, CallOrder
 from lab.console.access import Access, as_text, new_token, open_token
 from lab.console.api import Api
+from lab.console.choices import Choices
 from lab.console.events import EventStream
 from lab.console.feed import Feed
 from lab.console.labview import Host, LabView
@@ -24,21 +25,6 @@ from lab.control import ControlError, Json, Operation, Params, Progress
 from lab.metricstore import MetricStore
 from lab.operator import Operator
 from lab.tracestore import TraceStore
-
-TITLES: Mapping[str, str] = {
-    "none": "no protection",
-    "e2ae-sdes": "UE to access gateway, keys in SDP (SDES)",
-    "e2e-sdes": "UE to UE, keys in SDP (SDES)",
-    "e2e-kms": "UE to UE, keys from a KMS (MIKEY-TICKET)",
-}
-"""Security modes in words."""
-
-
-def security_modes() -> list[tuple[str, str]]:
-    """Return the modes that a call may be placed in, with their titles."""
-    from lab.cli import SECURITY_MODES
-
-    return [(name, TITLES.get(name, name)) for name in SECURITY_MODES]
 
 
 class Console:
@@ -91,7 +77,8 @@ class Console:
         def told(order: Order) -> None:
             events.send("order", order.document())
 
-        orders = OrderDesk(self._desk, lambda: [name for name, _ in security_modes()], told, self.noting)
+        choices = Choices(self._host.folder.lab_json)
+        orders = OrderDesk(self._desk, choices, told, self.noting)
         feed = Feed(self._host, view, self._operator, self._store, self._reader, events)
         api = Api(
             self._host,
@@ -102,7 +89,7 @@ class Console:
             feed,
             orders,
             self._operations,
-            security_modes,
+            choices,
         )
         server = ConsoleServer(self._access, api.routes(), events, hosts=self._settings.hosts, metrics=self._prometheus)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lab.calls import CallOrder
 from lab.console import documents
 from lab.console.answers import Problem, encode
+from lab.console.choices import Choices
 from lab.console.events import MOST_KEPT, EventStream
 from lab.console.orders import MOST_AT_ONCE, OrderDesk
 from lab.console.topology import links, places
@@ -184,9 +186,11 @@ class Desk:
 
 
 @async_test
-async def test_orders_are_checked_bounded_and_told():
+async def test_orders_are_checked_bounded_and_told(tmp_path):
     desk, told = Desk(), []
-    orders = OrderDesk(desk, lambda: ["none", "e2e-kms"], lambda order: told.append(order.document()), lambda _, p: p)
+    orders = OrderDesk(
+        desk, Choices(tmp_path / "lab.json"), lambda order: told.append(order.document()), lambda _, p: p
+    )
     good = {"from": "alice", "to": "bob"}
     for wrong in (
         {},
@@ -226,3 +230,15 @@ async def test_orders_are_checked_bounded_and_told():
     await asyncio.sleep(0)
     await orders.close()
     assert (again.state, again.problem) == ("refused", "the lab went down")
+
+
+def test_modes_and_suites_of_packages_are_choices_too(tmp_path):
+    path = tmp_path / "lab.json"
+    choices = Choices(path)
+    assert list(choices.modes) == ["none", "e2ae-sdes", "e2e-sdes", "e2e-kms"]
+    fact = {"name": "e2e-sealed", "title": "UE to UE, sealed", "keying": "SEALED", "words": {}}
+    path.write_text(json.dumps({"mode_facts": [fact], "crypto_suites": ["ARIA_128_CTR_HMAC_SHA1_80"]}))
+    assert (list(choices.modes)[-1], choices.modes["e2e-sealed"].title) == ("e2e-sealed", "UE to UE, sealed")
+    assert choices.suites[-1] == "ARIA_128_CTR_HMAC_SHA1_80"
+    path.write_text("{")
+    assert "e2e-sealed" in choices.modes

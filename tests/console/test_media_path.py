@@ -134,6 +134,15 @@ def test_e2e_kms_is_read_by_the_two_and_their_kms():
         assert "ticket of kms" in leg["key"]
 
 
+def test_a_mode_of_a_package_is_read_by_the_two_alone():
+    around = dataclasses.replace(AROUND, security="e2e-sealed")
+    legs = media(ends(access="opaque", core="opaque", scope="e2e", keying="SEALED"), around)
+    assert [names(leg) for leg in legs] == [["alice", "bob"]] * 3
+    assert "by SEALED" in legs[0]["key"]
+    silent = media(ends(access="opaque", core="opaque")[1:5], around)
+    assert [leg["keying"] for leg in silent] == ["sealed"] * 3
+
+
 def test_a_key_in_signalling_that_anybody_reads_is_anybodys():
     around = dataclasses.replace(AROUND, clear_gm=frozenset({"bob"}))
     near, _, far = media(ends(), around)
