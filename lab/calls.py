@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,7 @@ from lab.operator import Operator
 from lab.packets import CallCapture
 from lab.refusals import explain, meaning, refusal
 from lab.tracestore import TraceStore
+from lab.unseen import unseen
 from lab.verdict import Audio, Verdict, join_legs
 from media.quality import compare
 from media.wav import WavError, parse_wav, read_wav
@@ -209,7 +211,7 @@ class _CallInProgress:
         while True:
             for gateway in self._gateways:
                 with contextlib.suppress(RemoteProblem):
-                    audit = await self._operator.audit(gateway)
+                    audit = await unseen(partial(self._operator.audit, gateway))
                     for leg in audited_legs(gateway, audit, call_id):
                         self._audited[gateway, leg.side, leg.local] = leg
             await asyncio.sleep(AUDIT_EVERY_S)

@@ -20,16 +20,19 @@ from lab.callfold import CallRecord
 from lab.callsamples import Sample
 from lab.console import documents
 from lab.console.events import EventStream
-from lab.console.labview import Host, LabView, unseen
+from lab.console.labview import Host, LabView
 from lab.kms_operations import audit_document
 from lab.operator import Operator
 from lab.spans import Span
 from lab.tracestore import TraceStore
+from lab.unseen import unseen
 from protos import iq_pb2
 from sba.errors import RemoteProblem
 
 GATHER_S: Final = 0.25
 """How long changes are gathered before they become events: a call is told at most so often, s."""
+ROLL_CALL_S: Final = 2.0
+"""How long an instance may be gone before that is told, s."""
 SAMPLE_S: Final = 1.0
 """Time between two looks at the gateways during calls, s; longer where a look takes long."""
 SHARE: Final = 0.1
@@ -120,15 +123,20 @@ class Feed:
     # nodes
 
     async def _tell_nodes(self) -> None:
+        known = set(self._view.places())
         with self._host.watching() as queue:
             while True:
-                node = await queue.get()
                 try:
-                    document = self._view.node(node.instance, log_line=False)
-                except KeyError:  # it came or went with a change of the lab
+                    async with asyncio.timeout(ROLL_CALL_S):
+                        node = await queue.get()
+                except TimeoutError:
+                    node = None
+                there = set(self._view.places())
+                if there != known:  # an instance came or went
+                    known = there
                     self._events.send("lab", {})
-                    continue
-                self._events.send("node", document)
+                if node is not None and node.instance in there:
+                    self._events.send("node", self._view.node(node.instance, log_line=False))
 
     # calls, registrations, tickets
 

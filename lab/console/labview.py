@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from grpc import StatusCode
-from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from lab.console.documents import Names
 from lab.console.topology import Place, links, places
@@ -24,13 +22,12 @@ from lab.refusals import explain
 from lab.resolve import OPERATOR, nf_types
 from lab.state import StateFolder
 from lab.telling import fault_line
+from lab.unseen import unseen
 from protos import iq_pb2, ue_control_pb2
 from sba.errors import RemoteProblem
-from sba.telemetry import within
 
 FRESH_S = 1.0
 """How long an answer of a UE or a gateway serves others who ask, s."""
-_T = TypeVar("_T")
 
 
 class NodesOf(Protocol):
@@ -54,18 +51,6 @@ class Host(Protocol):
 
     def watching(self) -> AbstractContextManager[asyncio.Queue[NodeProcess]]:
         """Give a queue of nodes whose state changes."""
-
-
-def untraced() -> Context:
-    """Return a context under which nothing is recorded, here or where it leads: looking on is no part of any trace."""
-    parent = SpanContext(1, 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.DEFAULT))
-    return set_span_in_context(NonRecordingSpan(parent), Context())
-
-
-async def unseen(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask without leaving a trace."""
-    with within(untraced()):
-        return await ask()
 
 
 class LabView:
@@ -122,6 +107,7 @@ class LabView:
             "nf_types": [*_nf_types(place.kind)],
             "state": state.value,
             "reason": process.reason if process is not None else "",
+            "retiring": process.retiring if process is not None else False,
             "restarts": process.restarts if process is not None else 0,
             "since": round(since * 1000) if since is not None else None,
             "pid": (process.pid or None) if process is not None else None,
