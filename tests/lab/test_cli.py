@@ -375,8 +375,9 @@ def test_the_address_of_kms_and_bsf_is_among_the_facts_of_a_user(tmp_path: Path)
     lab: Any = resolve(load(ROOT / "config" / "lab.yaml"), folder)
     facts = json.loads(invoke("user", "erin", "--state", str(folder.root), "--json").output)
     told = lab["nodes"]["erin"]["settings"]
-    for role in ("kms", "bsf"):
-        assert facts[role] == f"{told[role]['host']}:{told[role]['port']}"
+    for role, instance, listener in (("kms", "kms-p", "http"), ("bsf", "bsf-p", "ub")):
+        at = lab["nodes"][instance]["settings"][listener]
+        assert facts[role] == f"{at['host']}:{at['port']}"
         assert facts[f"{role}_tls_name"] == facts[f"{role}_identity"] == f"{role}.partner.test"
     assert f"kms          {facts['kms']}" in invoke("user", "erin", "--state", str(folder.root)).output
 
