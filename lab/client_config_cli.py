@@ -135,7 +135,8 @@ def _write(target: Path, made: ClientFiles, ca: Path) -> None:
         with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
     shutil.copyfile(ca, target / CA_FILE)
-    if not (target / TONE_FILE).exists():
+    wanted = any(TONE_FILE in text for text in (*made.files.values(), *made.notes))
+    if wanted and not (target / TONE_FILE).exists():
         from media.tone import tone
         from media.wav import write_wav
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ import pytest
 
 from keying.secret import Secret
 from signalling.aka.milenage import Milenage, opc_from_op
-from tests.e2e.lab import Lab, running
+from tests.docs.pages import fences
+from tests.e2e.lab import ROOT, Lab, running
 
 pytestmark = [pytest.mark.lab, pytest.mark.peer("sipp"), pytest.mark.timeout(240)]
 
@@ -170,3 +173,55 @@ def test_fifty_registrations_in_a_row(open_gm: Lab, tmp_path: Path) -> None:
         assert outcomes.get(call) == 200 or response_has_zero(nonce), (call, outcomes.get(call))
     assert len(good) >= WANTED, outcomes
     assert open_gm.json("status")["nodes"]
+
+
+def page_file(name: str) -> str:
+    """The file of that name that docs/clients.md shows, the fence behind the words that introduce it."""
+    text = (ROOT / "docs" / "clients.md").read_text()
+    found = re.search(rf"```sh\n(# {re.escape(name)} .*?)\n```", text, re.DOTALL)
+    if found is None:
+        found = re.search(rf"`{re.escape(name)}`:\n\n```\w*\n(.*?)\n```", text, re.DOTALL)
+    assert found is not None, name
+    return found[1] + "\n"
+
+
+@pytest.mark.peer("ffmpeg")
+def test_the_page_registers_with_a_card_and_calls_with_the_media_of_ffmpeg(open_gm: Lab, tmp_path: Path) -> None:
+    played = [item.text for item in fences("docs/clients.md") if item.played_by]
+    with_card, with_media = (text.splitlines() for text in played)
+    (make,) = [line for line in with_card if line.startswith("imslab client-config")]
+    words = [str(open_gm.config) if word == "open.yaml" else word for word in shlex.split(make)[1:]]
+    folder = tmp_path / "frank"
+    open_gm.run(
+        *[str(folder) if word == "frank" and words[index - 1] == "-o" else word for index, word in enumerate(words)]
+    )
+    for attempt in range(4):  # 3 of 100 have a zero in RES
+        done = subprocess.run(["sh", str(folder / "register.sh")], cwd=tmp_path, check=False, capture_output=True)
+        if done.returncode == 0:
+            break
+        assert attempt < 3, done.stdout[-2000:]
+    for name in ("call.xml", "speak.sh", "listen.sh"):
+        (tmp_path / name).write_text(page_file(name))
+    row = open_gm.resolved["users"]["frank"]["pcscf"]
+    address = f"{row['host']}:{row['port']}"
+    environment = dict(os.environ)
+    environment["KEY"] = base64.b64encode(os.urandom(30)).decode()
+    protections = []
+    for line in with_media:
+        command = line.split("#")[0].strip().replace("127.176.108.9:47781", address)
+        if command.startswith("KEY="):
+            continue
+        if command.startswith("imslab "):
+            done = open_gm.run(*shlex.split(command)[1:])
+            if command == "imslab flow":
+                protections.append(done.stdout)
+            continue
+        ran = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=60
+        )
+        assert ran.returncode == 0, (command, ran.stdout[-2000:], ran.stderr[-2000:])
+    assert any("SRTP SDES AES_CM_128_HMAC_SHA1_80" in text for text in protections), protections
+    heard = tmp_path / "heard.wav"
+    Lab.wait(
+        lambda: heard.exists() and heard.stat().st_size > 16_000, 20, "ffmpeg does not open what the gateway protected"
+    )
