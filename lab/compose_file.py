@@ -76,17 +76,29 @@ x-health: &health
     retries: 4
     start_period: 60s
 
-# a network function: its store is a schema of its own in the database
+# a network function: its store is a schema of its own in the database; it ends before the NRF, where it de-registers
 x-node: &node
   <<: [*image, *guarded, *health]
   command: ["python", "-m", "sba.container"]
-  depends_on: {{database: {{condition: service_completed_successfully}}}}
+  depends_on:
+    database: {{condition: service_completed_successfully}}
+    {nrf}: {{condition: service_started}}
 
 # a phone: it keeps what is its own, and reaches nothing behind the edge
 x-phone: &phone
   <<: [*image, *guarded, *health]
   command: ["python", "-m", "sba.container"]
-  depends_on: {{init: {{condition: service_completed_successfully}}}}
+  depends_on:
+    init: {{condition: service_completed_successfully}}
+    {nrf}: {{condition: service_started}}
+
+# a program that is not the lab's own, for looking at telemetry
+x-observer: &observer
+  <<: *guarded
+  profiles: [observability]
+  tmpfs: ["/tmp:size=64m,mode=1777"]
+  mem_limit: 512m
+  pids_limit: 256
 
 services:
   # Lays the lab out and gives each service its secrets; ends. Root, to give files to the users of other containers.
@@ -122,7 +134,7 @@ services:
     stop_signal: SIGINT
     volumes:
       - database:/var/lib/postgresql/data
-      - ./postgres/pg_hba.conf:/etc/imslab/pg_hba.conf:ro
+      - {deploy}/postgres/pg_hba.conf:/etc/imslab/pg_hba.conf:ro
     secrets: [{{source: postgres, target: imslab}}]
     networks: [sba]
     depends_on: {{init: {{condition: service_completed_successfully}}}}
@@ -182,6 +194,51 @@ services:
       - authority:/var/lib/imslab/authority
       - operator:/var/lib/imslab
       - out:/out{mounts}
+
+  # What others use to look at telemetry: docker compose --profile observability up -d
+  collector:
+    <<: *observer
+    image: otel/opentelemetry-collector-contrib:0.116.1
+    command: ["--config=/etc/otel/collector.yaml"]
+    user: "10001:10001"
+    networks: [observation]
+    volumes: [{deploy}/otel/collector.yaml:/etc/otel/collector.yaml:ro]
+
+  jaeger:
+    <<: *observer
+    image: jaegertracing/all-in-one:1.64.0
+    user: "10001:10001"
+    environment: {{MEMORY_MAX_TRACES: "10000"}}
+    ports: ["127.0.0.1:${{IMSLAB_JAEGER_PORT:-16686}}:16686"]
+    networks: [observation, outside]
+
+  prometheus:
+    <<: *observer
+    image: prom/prometheus:v2.55.1
+    command: ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+    user: "65534:65534"
+    ports: ["127.0.0.1:${{IMSLAB_PROMETHEUS_PORT:-9090}}:9090"]
+    networks: [observation, outside]
+    volumes:
+      - {deploy}/grafana/prometheus.yml:/etc/prometheus/prometheus.yml:ro
+      - prometheus:/prometheus
+
+  grafana:
+    <<: *observer
+    image: grafana/grafana:11.4.0
+    user: "472:472"
+    environment:
+      GF_SECURITY_ADMIN_PASSWORD__FILE: /run/secrets/imslab/admin.password
+      GF_ANALYTICS_REPORTING_ENABLED: "false"
+      GF_ANALYTICS_CHECK_FOR_UPDATES: "false"
+    ports: ["127.0.0.1:${{IMSLAB_GRAFANA_PORT:-3000}}:3000"]
+    networks: [observation, outside]
+    secrets: [{{source: grafana, target: imslab}}]
+    depends_on: {{init: {{condition: service_completed_successfully}}}}
+    volumes:
+      - {deploy}/grafana/provisioning:/etc/grafana/provisioning:ro
+      - {deploy}/grafana/dashboards:/var/lib/grafana/dashboards:ro
+      - grafana:/var/lib/grafana
 """
 
 
@@ -191,6 +248,8 @@ def _service(service: Service, layout: ContainerLayout, mounts: Sequence[str]) -
     yield f"  # {title}{several}"
     yield f"  {service.name}:"
     yield f"    <<: *{'phone' if service.kind == 'ue' else 'node'}"
+    if service.kind == "nrf":
+        yield "    depends_on: {database: {condition: service_completed_successfully}}"
     if service.kind in _MEMORY:
         yield f"    mem_limit: {_MEMORY[service.kind]}"
     volumes = list(mounts)
@@ -238,7 +297,13 @@ def _quoted(value: object) -> str:
 def _ends(layout: ContainerLayout) -> Iterator[str]:
     yield "# A folder a service, which `init` fills; a container has its own alone."
     yield "secrets:"
-    for name in (*(service.name for service in layout.services), OPERATOR_SERVICE, DATABASE_SERVICE, "database"):
+    for name in (
+        *(service.name for service in layout.services),
+        OPERATOR_SERVICE,
+        DATABASE_SERVICE,
+        "database",
+        "grafana",
+    ):
         yield f'  {name}: {{file: "${{IMSLAB_SECRETS:-./secrets}}/{name}"}}'
     yield ""
     yield "volumes:"
@@ -246,6 +311,8 @@ def _ends(layout: ContainerLayout) -> Iterator[str]:
     yield "  operator: {} # control socket, traces"
     yield "  out: {} # what commands write"
     yield "  database: {}"
+    yield "  prometheus: {}"
+    yield "  grafana: {}"
     for service in layout.services:
         if service.scales:
             yield f"  slots-{service.name}: {{}} # which instance a container is"
@@ -274,6 +341,8 @@ def compose_file(
         context=context,
         prefix=DEFAULT_PREFIX,
         console_port=CONSOLE_PORT,
+        nrf=config.nrf,
+        deploy="." if context == ".." else f"{context}/compose",
         init_command=", ".join(map(_text, command)),
         mounts="".join(f"\n      - {_text(mount)}" for mount in mounts),
     )

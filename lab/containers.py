@@ -43,6 +43,9 @@ USER: Final = 10001
 """User and group of every container of the lab's image (compose/Dockerfile)."""
 DATABASE_USER: Final = 999
 """User and group of the database server (image postgres)."""
+GRAFANA_USER: Final = 472
+"""User of Grafana (image grafana/grafana)."""
+_PASSWORD_OCTETS: Final = 24
 _SUPERUSER_PASSWORD: Final = "superuser.password"  # noqa: S105 - a file's name
 _KEPT: Final = ".gitignore"
 
@@ -193,10 +196,7 @@ def _of_database(lab: Mapping[str, Any], authority: StateFolder, common: Mapping
     pki = LabCa.open(authority.pki)
     if not (authority.pki / f"{DATABASE_SERVICE}.crt").exists():
         pki.issue(DATABASE_SERVICE, ("DATABASE",), str(uuid.uuid4()), dns=[DATABASE_SERVICE])
-    superuser = authority.database / _SUPERUSER_PASSWORD
-    if not superuser.exists():
-        write_private(superuser, random_text.token_urlsafe(24).encode("ascii"))
-    own = {"ca.crt": common["ca.crt"], _SUPERUSER_PASSWORD: superuser.read_bytes()}
+    own = {"ca.crt": common["ca.crt"], _SUPERUSER_PASSWORD: _password(authority, f"{DATABASE_SERVICE}.password")}
     stores = {name: entry for name, entry in lab["nodes"].items() if entry["kind"] not in {"ue", "lab"}}
     nodes = {name: {**entry, "settings": {}} for name, entry in stores.items()}
     description = {
@@ -206,11 +206,21 @@ def _of_database(lab: Mapping[str, Any], authority: StateFolder, common: Mapping
         "database_ca_file": str(INSIDE / "ca.crt"),
     }
     owners = {entry["nf_set"] or entry["nf"] for entry in nodes.values()}
+    grafana = _password(authority, "grafana.password")
     passwords = {f"{owner}.password": (authority.database / f"{owner}.password").read_bytes() for owner in owners}
     return [
         Handout(DATABASE_SERVICE, DATABASE_USER, {**own, **_certificates(authority, [DATABASE_SERVICE])}),
         Handout("database", files={**own, **passwords, "lab.json": _text(description)}),
+        Handout("grafana", GRAFANA_USER, {"admin.password": grafana}),
     ]
+
+
+def _password(authority: StateFolder, name: str) -> bytes:
+    """A password that the lab made for somebody who is no network function; the same each time."""
+    path = authority.database / name
+    if not path.exists():
+        write_private(path, random_text.token_urlsafe(_PASSWORD_OCTETS).encode("ascii"))
+    return path.read_bytes()
 
 
 def initialise(

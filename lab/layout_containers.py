@@ -27,8 +27,21 @@ OUTSIDE: Final = "outside"
 OPERATOR_SERVICE: Final = "console"
 """The service that holds the operator's identity."""
 DATABASE_SERVICE: Final = "postgres"
-RESERVED_SERVICES: Final = frozenset({OPERATOR_SERVICE, DATABASE_SERVICE, "init", "database", "lab"})
-"""Services beside the network functions; those of the profile ``observability`` have names no node can have."""
+RESERVED_SERVICES: Final = frozenset(
+    {
+        OPERATOR_SERVICE,
+        DATABASE_SERVICE,
+        "init",
+        "database",
+        "lab",
+        "collector",
+        "jaeger",
+        "prometheus",
+        "grafana",
+        "superuser",
+    }
+)
+"""Services beside the network functions, and what else has a password: no network function is called so."""
 DEFAULT_PREFIX: Final = "10.89"
 """First two octets of every address of the lab."""
 PORTS: Final = {"sbi": 7443, "otlp": 4317, "gm": 5060, "gm-tls": 5061, "mw": 5062, "http": 7444, "ub": 7445}

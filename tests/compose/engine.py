@@ -92,7 +92,6 @@ class Lab:
     project: str
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
-    took_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def secrets(self) -> Path:
@@ -100,7 +99,8 @@ class Lab:
 
     def compose(self, *arguments: str, timeout: float = 300.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["docker-compose", "-p", self.project, "-f", str(COMPOSE), *arguments],
+            ["docker-compose", *arguments],
+            cwd=COMPOSE.parent,
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
@@ -110,6 +110,23 @@ class Lab:
         if check and done.returncode != 0:
             raise AssertionError(f"docker-compose {' '.join(arguments)}\n{done.stdout}\n{done.stderr}")
         return done
+
+    def shell(self, line: str, timeout: float = 300.0) -> str:
+        """Type a line in the checkout, with the names of this project; whichever Compose there is answers."""
+        if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
+            line = line.replace("docker compose ", "docker-compose ")
+        done = subprocess.run(
+            ["bash", "-ec", line],
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
     def docker(self, *arguments: str, check: bool = True, timeout: float = 120.0) -> str:
         return docker(*arguments, host=self.host, check=check, timeout=timeout)
@@ -196,6 +213,7 @@ def running(folder: Path) -> Iterator[Lab]:
         folder.chmod(0o755)
         environment = {
             "DOCKER_HOST": host,
+            "COMPOSE_PROJECT_NAME": project,
             "IMSLAB_IMAGE": "imslab-test",
             "IMSLAB_SECRETS": str(secrets),
             "IMSLAB_PREFIX": free_prefix(host),
@@ -203,11 +221,6 @@ def running(folder: Path) -> Iterator[Lab]:
             "COMPOSE_HTTP_TIMEOUT": "300",
         }
         lab = Lab(host, project, folder, environment)
-        began = time.monotonic()
-        build = [str(ROOT / "compose" / "build.sh"), "imslab-test"]
-        built = subprocess.run(build, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stderr
-        lab.took_s["build"] = time.monotonic() - began
         try:
             yield lab
         finally:
