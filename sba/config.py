@@ -142,6 +142,10 @@ class LabDescription(BaseModel):
     """Subnets by name of network; a node's own hosts may be written ``@NAME`` (:mod:`sba.networks`)."""
     package_path: tuple[str, ...] = ()
     """Folders at the end of ``sys.path`` of every node: packages that are not installed (:mod:`sba.packages`)."""
+    security_modes: tuple[str, ...] = ()
+    """Security modes of packages that the lab enables."""
+    crypto_suites: tuple[str, ...] = ()
+    """Crypto suites of packages that the lab enables."""
     nodes: dict[str, NodeEntry]
 
     @field_validator("plmn", mode="before")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from keying.suites import SUITES
+from keying.suites import DEFAULT_SUITES
 from sba.nf import NodeSettings
 
 
@@ -21,7 +21,9 @@ class ImsAgwSettings(NodeSettings):
     srtp: Literal["on", "off"] = Field(
         default="on", description="off = every SRTP termination is refused (TS 33.328 7.2.1-8)"
     )
-    suites: tuple[str, ...] = Field(default=tuple(SUITES), description="SRTP suites carried, in order of preference")
+    suites: tuple[str, ...] = Field(
+        default=tuple(DEFAULT_SUITES), description="SRTP suites carried, in order of preference"
+    )
     streams_max: int = Field(default=2000, ge=1, description="Streams carried at once; emergency calls may exceed it")
     streams_max_emergency: int = Field(
         default=200, ge=0, description="Streams by which emergency calls may exceed streams_max"

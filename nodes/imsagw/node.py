@@ -20,6 +20,7 @@ from media.relay import (
     SrtpFailures,
     TappedPacket,
 )
+from nodes import extensions
 from nodes.imsagw.associations import Associations
 from nodes.imsagw.capture import MediaCaptureService
 from nodes.imsagw.config import ImsAgwSettings
@@ -34,6 +35,7 @@ from protos.iq_pb2 import LatchedAddress, Notification
 from protos.iq_pb2 import MediaInactivity as InactivityNotice
 from protos.iq_pb2 import SrtpFailure as FailureNotice
 from protos.nrf_nfm_pb2 import Endpoint
+from sba.config import NodeEnvironment
 from sba.errors import ConfigurationError
 from sba.load import share
 from sba.nf import NetworkFunction
@@ -48,6 +50,11 @@ class ImsAgw(NetworkFunction):
     nf_types = ("IMS_AGW",)
     settings_class = ImsAgwSettings
     settings: ImsAgwSettings
+
+    @classmethod
+    def prepare(cls, environment: NodeEnvironment) -> None:
+        """Enable the crypto suites of packages that the lab has."""
+        extensions.crypto_suites(environment)
 
     async def open_node(self) -> None:
         """Start the packet loop. Raises ConfigurationError when it refuses, e.g. for an untested SRTP library."""
@@ -138,7 +145,12 @@ class ImsAgw(NetworkFunction):
         if self.settings.relay == "in-process":
             relay: Relay = PythonRelay(port_range=self.settings.port_range)
         else:
-            child = await RelayProcess.start(port_range=self.settings.port_range, refuge=self._refuge)
+            child = await RelayProcess.start(
+                port_range=self.settings.port_range,
+                refuge=self._refuge,
+                suites=extensions.crypto_suites(self.environment),
+                path=self.environment.lab.package_path,
+            )
             child.on_death = self._relay_died
             self.telemetry.log("packet-loop", pid=child.pid)
             relay = child

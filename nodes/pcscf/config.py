@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keying.suites import SUITES
+from keying.suites import DEFAULT_SUITES
 from nodes.hepexport import HepSettings
 from sba.nf import NodeSettings
 
@@ -135,7 +135,7 @@ class PcscfSettings(NodeSettings):
     """Pass e2e keys although Gm or Mw is not encrypted (against SDES-22)."""
     suites: tuple[str, ...] = ("AEAD_AES_256_GCM", "AEAD_AES_128_GCM", "AES_CM_128_HMAC_SHA1_80")
     """Crypto suites offered to UEs, best first."""
-    accepted_suites: tuple[str, ...] = tuple(SUITES)
+    accepted_suites: tuple[str, ...] = tuple(DEFAULT_SUITES)
     """Crypto suites accepted from UEs."""
     rekey_on_reoffer: bool = False
     """New IMS-AGW key with every offer rebuilt for the UE (PS-9)."""

@@ -85,6 +85,8 @@ class Edge:
     media_addresses: dict[Side, str] = field(default_factory=dict)
     entries: set[Hop] = field(default_factory=set)
     """Entries of home domains found at the NRF."""
+    sealed: frozenset[str] = frozenset()
+    """SDP attributes of the security modes that the lab enables."""
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.settings, self.sessions, self.node)
@@ -129,6 +131,7 @@ class Edge:
             rekey_on_reoffer=settings.rekey_on_reoffer,
             emergency=emergency,
             max_lines=settings.max_media_lines,
+            sealed=self.sealed,
             ue_ip="" if settings.trust_media_address else (registration.flow if registration else flow).remote[0],
         )
 

@@ -99,6 +99,8 @@ class AlgPolicy:
     emergency: bool = False
     max_lines: int = 8
     """m-lines an offer may have; 0: what the SDP parser takes."""
+    sealed: frozenset[str] = frozenset()
+    """SDP attributes of security modes of packages: keys under a seal, end to end."""
     ue_ip: str = ""
     """Where the UE's signalling comes from; empty: its media address is believed whatever it is."""
 

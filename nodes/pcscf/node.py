@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from opentelemetry.context import Context
 
 from keying.secret import Secret
-from nodes import siptls
+from nodes import extensions, siptls
 from nodes.handshakes import Handshakes
 from nodes.hepexport import HepExport
 from nodes.mwnames import MwNames
@@ -40,6 +40,7 @@ from nodes.siptap import observing, trace_finder
 from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
+from sba.config import NodeEnvironment
 from sba.errors import RemoteProblem
 from sba.load import share
 from sba.nf import NetworkFunction
@@ -68,6 +69,12 @@ class Pcscf(NetworkFunction):
     nf_types = ("PCSCF",)
     settings_class = PcscfSettings
     settings: PcscfSettings
+
+    @classmethod
+    def prepare(cls, environment: NodeEnvironment) -> None:
+        """Enable the media security of packages that the lab has."""
+        extensions.crypto_suites(environment)
+        extensions.security_modes(environment)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -110,6 +117,8 @@ class Pcscf(NetworkFunction):
             node, self.environment.domain, network, settings, stack, bindings, sessions, tokens, iq, recorder,
             tracer, time.time, self._core_entry,
         )  # fmt: skip
+        modes = extensions.security_modes(self.environment)
+        self.edge.sealed = frozenset(mode.attribute for mode in modes.values())
         self.edge.media_addresses = {Side.ACCESS: settings.gm[0].host, Side.CORE: settings.mw[0].host}
         self._sas = SaTable(time.time)
         self._register = RegisterEdge(

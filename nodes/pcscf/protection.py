@@ -24,7 +24,7 @@ def unprotected(sdp: SessionDescription, media: MediaDescription, policy: AlgPol
     profile = media.proto.upper()
     required = policy.effective is MediaPolicy.REQUIRED
     if profile in SECURE_TO_PLAIN:
-        if has_fingerprint(sdp, media) or sdp.key_mgmt_of(media):
+        if has_fingerprint(sdp, media) or sdp.key_mgmt_of(media) or any(map(media.has, policy.sealed)):
             return ""
         if not media.crypto:
             return f"{media.proto} without keys"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan
 
+from keying.modes import BUILT_IN, SecurityMode
 from media.session import AudioSource, MediaReactor, spoken_by
 from nodes.ue.call import SDP_TYPE, Call
 from nodes.ue.callee import Callee
@@ -22,6 +23,7 @@ from nodes.ue.registrar import Registrar
 from nodes.ue.registration import Registration
 from nodes.ue.report import voice_of
 from nodes.ue.requests import ACCEPT, ALLOW, MMTEL_FEATURE, Identity
+from nodes.ue.sealed_keys import SealedKeys
 from nodes.ue.session_media import OfferRefused
 from sba import runtime
 from sba.telemetry import Telemetry
@@ -49,6 +51,8 @@ class UserAgent:
         telemetry: Telemetry,
         reactor: MediaReactor,
         keys: KeyManagement | None = None,
+        modes: Mapping[str, SecurityMode] | None = None,
+        known_modes: Iterable[str] = (),
     ) -> None:
         self.name = name
         self.settings = settings
@@ -59,6 +63,11 @@ class UserAgent:
         self.clock = reactor
         self.keys = keys
         self.meter = UeMeter(telemetry)
+        self.modes = dict(modes or {})
+        """Modes of packages that this user has."""
+        self.sealed = SealedKeys(self.modes)
+        self.known_modes = frozenset((*BUILT_IN, *known_modes))
+        """Every mode of the lab by name."""
         self.behaviour = Behaviour()
         self.calls: dict[str, Call] = {}
         self.finished: OrderedDict[str, Call] = OrderedDict()
@@ -103,6 +112,7 @@ class UserAgent:
             suites=suites or self.settings.suites,
             kms=level_towards(policy, peer, kms) if self.keys is not None else "off",
             beside_sdes=policy.beside_sdes,
+            modes=frozenset(self.modes),
         )
 
     def spawn(self, work: Coroutine[object, object, object]) -> None:

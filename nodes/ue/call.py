@@ -76,7 +76,7 @@ class Call:
         self.state = "calling"
         self.dialog: Dialog | None = None
         self.offers = OfferAnswer()
-        self.media = SessionMedia(agent.settings.ip, context, self._open_stream)
+        self.media = SessionMedia(agent.settings.ip, context, self._open_stream, agent.sealed)
         dialled = far_end if outgoing else ""
         self.later = Renegotiation(self)
         self.keys = None if agent.keys is None else CallKeys(self, agent.keys, dialled=dialled)

@@ -45,7 +45,7 @@ class Callee:
         )
         self.call.setup = self
         self.call.cancel = lambda: self._refuse(486, "hung up before the answer")
-        self.call.media.wanted = offered_mode(request.body)
+        self.call.media.wanted = offered_mode(request.body, agent.sealed)
         self.call.media.tamper_answer = behaviour.tamper_answer
         if self.call.keys is not None:
             self.call.keys.own = agent.default_identity

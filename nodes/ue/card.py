@@ -22,6 +22,8 @@ from signalling.aka.digest import (
 )
 from signalling.aka.vectors import AkaError, MalformedNonce, SyncFailure, Usim, UsimState, parse_nonce
 
+MODE_KEY = "mode:"
+"""Opens the name of the key of a security mode in the key file."""
 DIGEST_ALGORITHMS = ("SHA-512-256", "SHA-256", "MD5")
 ALGORITHMS = {"aka-tls": ("AKAv2-SHA-256",), "aka-udp": ("AKAv1-MD5",), "digest": DIGEST_ALGORITHMS}
 """Algorithms a profile answers to; none answers to a weaker one than its own."""
@@ -65,6 +67,8 @@ class Card:
         self.usim = usim
         self.kms_psk: Secret | None = None
         """Key shared with the KMS in a lab without GBA; NON-SECURE there, and None anywhere else."""
+        self.mode_keys: dict[str, Secret] = {}
+        """Keys of security modes of packages, by mode."""
         self._password = password
         self._last: ChallengeAnswer | None = None
         self._count = 0
@@ -89,6 +93,7 @@ class Card:
                 raise CardError(str(error)) from None
             card = cls(impi, realm, profile, usim=usim)
         card.kms_psk = stored.get("kms_psk")
+        card.mode_keys = {name.removeprefix(MODE_KEY): key for name, key in stored.items() if name.startswith(MODE_KEY)}
         return card
 
     @property

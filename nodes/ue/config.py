@@ -15,7 +15,6 @@ from sba.errors import ProblemError
 from sba.nf import NodeSettings
 
 Level = Literal["off", "preferred", "required"]
-Mode = Literal["none", "e2ae-sdes", "e2e-sdes", "e2e-kms"]
 KmsLevel = Literal["off", "allowed", "preferred", "required"]
 
 
@@ -157,6 +156,8 @@ class UeSettings(NodeSettings):
     """off: plain media only. preferred: protected where agreed. required: a call without protection is refused."""
     suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80", "AEAD_AES_128_GCM", "AEAD_AES_256_GCM")
     """Crypto suites offered, best first (TS 33.328 Annex E: one to three lines, assumed)."""
+    security_modes: tuple[str, ...] = ()
+    """Modes of packages that this user has, of those that the lab enables."""
     allow_keys_on_clear_gm: bool = False
     """Send SDES keys over an unencrypted Gm (against RFC 4568 8.3; tests only)."""
     expires_s: int = Field(default=600_000, ge=60)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from keying.modes import BUILT_IN, E2E_KMS
 from keying.sdes import (
     CryptoAttribute,
     KeyChange,
@@ -38,9 +39,11 @@ TOKEN_KMS_UNREACHABLE = "kms-unreachable"  # noqa: S105
 TOKEN_MIKEY = "mikey-invalid"  # noqa: S105
 TOKEN_RESPONDER = "responder-not-allowed"  # noqa: S105
 TOKEN_SUITE = "suite-too-strong"  # noqa: S105
+TOKEN_MODE = "mode-unknown"  # noqa: S105
 KEY_MANAGEMENT_TOKENS = frozenset({TOKEN_KMS_REFUSED, TOKEN_KMS_UNREACHABLE, TOKEN_MIKEY, TOKEN_RESPONDER})
 """Failures of ``a=key-mgmt``."""
-KMS = "e2e-kms"
+KMS = E2E_KMS.name
+SDES_KEYING, KMS_KEYING = "sdes", "kms"
 EMERGENCY = "urn:service:sos"
 
 
@@ -88,6 +91,8 @@ class SecurityContext:
     """Keys from the KMS towards this far end: off (also without a KMS), allowed, preferred or required (6.2.3.3)."""
     beside_sdes: bool = False
     """Offer SDES beside MIKEY: either may be answered (7.2.3-4)."""
+    modes: frozenset[str] = frozenset()
+    """Modes of packages that this user has (:mod:`keying.modes`)."""
 
     @property
     def policy(self) -> SdesPolicy:
@@ -104,12 +109,20 @@ class StreamKeys:
     scope: str = ""
     """e2ae, e2e or empty."""
     keying: str = "sdes"
-    """sdes, or kms: then `send` and `receive` hold what MIKEY made, under their MKIs, and never stand in SDP."""
+    """sdes, or kms: then `send` and `receive` hold what MIKEY made, under their MKIs, and never stand in SDP.
+
+    Else that of a mode of a package: then they stand in SDP under a seal.
+    """
 
     @property
     def from_kms(self) -> bool:
         """True with keys of MIKEY-TICKET."""
-        return self.protected and self.keying == "kms"
+        return self.protected and self.keying == KMS_KEYING
+
+    @property
+    def sealed(self) -> bool:
+        """True with keys of a mode that a package brought."""
+        return self.protected and self.keying not in {SDES_KEYING, KMS_KEYING}
 
     @property
     def protected(self) -> bool:
@@ -144,6 +157,8 @@ def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False, t
         raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
     if emergency and wanted.startswith("e2e-"):
         raise MediaSecurityRefused(TOKEN_PROFILE, "no end-to-end security in an emergency call")
+    if wanted not in BUILT_IN:
+        return _mode_of_package(wanted, context)
     if wanted == KMS:
         if kms == "off":
             raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes keys from a KMS, or there is no KMS")
@@ -154,6 +169,12 @@ def choose_mode(wanted: str, context: SecurityContext, *, force: bool = False, t
         raise MediaSecurityRefused(TOKEN_PROFILE, "signalling is not encrypted, no key may pass")
     if wanted == "e2ae-sdes" and not context.agreed:
         raise MediaSecurityRefused(TOKEN_UNANNOUNCED, "e2ae is not agreed with the P-CSCF")
+    return wanted
+
+
+def _mode_of_package(wanted: str, context: SecurityContext) -> str:
+    if wanted not in context.modes:
+        raise MediaSecurityRefused(TOKEN_MODE, f"{wanted} is no mode of this user")
     return wanted
 
 
@@ -215,6 +236,8 @@ def judge_answer(
         if context.kms == "required":
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "policy requires keys from the KMS towards this user")
         mode = "e2e-sdes"
+    if mode in context.modes and (answer.proto in PLAIN_PROFILES or not answer.crypto):
+        raise MediaSecurityRefused(TOKEN_DOWNGRADE, "protected media was answered without protection")
     if answer.proto in PLAIN_PROFILES and not answer.crypto:
         if context.level == "required":
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "protected media was answered in the plain")
@@ -224,7 +247,8 @@ def judge_answer(
     except SdesError as error:
         raise MediaSecurityRefused(error.media_sec_token, str(error)) from None
     send = next(line for line in lines if line.tag == receive.tag)
-    return StreamKeys(send, receive, mode.removesuffix("-sdes"))
+    scope, _, keying = mode.partition("-")
+    return StreamKeys(send, receive, scope, keying)
 
 
 @dataclass(frozen=True)
@@ -235,6 +259,8 @@ class OfferJudgement:
     scope: str = ""
     managed: bool = False
     """The keys are those of MIKEY."""
+    keying: str = SDES_KEYING
+    """As in :class:`StreamKeys`."""
 
     @property
     def protected(self) -> bool:
@@ -249,10 +275,12 @@ def judge_offer(
     other_keys: Iterable[Secret] = (),
     managed: bool = False,
     ignored: bool = False,
+    sealed: str = "",
 ) -> OfferJudgement:
     """Judge the security of an offered stream (UO-4, UO-5, FLOW-6 step 5, 7.3.2, 7.3.3).
 
-    `managed`: MIKEY has keys for it. `ignored`: it came with key management that this UE does not process.
+    `managed`: MIKEY has keys for it. `ignored`: it came with key management that this UE does not process. `sealed`:
+    its crypto lines came under the seal of that mode, which a package brought.
     Raises MediaSecurityRefused for what a 488 answers.
     """
     try:
@@ -263,6 +291,8 @@ def judge_offer(
         return _judge_managed(media, context, applied=applied)
     if context.kms == "required":
         raise MediaSecurityRefused(TOKEN_REQUIRED, "policy requires keys from the KMS towards this user")
+    if sealed:
+        return _judge_sealed(media, context, sealed, other_keys, applied=applied)
     if media.proto in PLAIN_PROFILES and not (applied or media.crypto):
         if context.level == "required":
             raise MediaSecurityRefused(TOKEN_REQUIRED, "plain media was offered and policy requires protection")
@@ -281,13 +311,29 @@ def judge_offer(
         raise MediaSecurityRefused(TOKEN_REQUIRED, "a secure stream without a key")
     if not context.confidential:
         raise MediaSecurityRefused(TOKEN_PROFILE, "a key came over unencrypted signalling")
+    return OfferJudgement(_chosen(media, context, other_keys), "e2ae" if applied else "e2e")
+
+
+def _chosen(media: MediaDescription, context: SecurityContext, other_keys: Iterable[Secret]) -> CryptoAttribute:
     try:
-        chosen = choose(media.crypto, context.policy, other_keys=other_keys)
+        return choose(media.crypto, context.policy, other_keys=other_keys)
     except SdesError as error:
         cause = error.__cause__
         token = cause.media_sec_token if isinstance(cause, SdesError) else error.media_sec_token
         raise MediaSecurityRefused(token, str(error)) from None
-    return OfferJudgement(chosen, "e2ae" if applied else "e2e")
+
+
+def _judge_sealed(
+    media: MediaDescription, context: SecurityContext, mode: str, other_keys: Iterable[Secret], *, applied: bool
+) -> OfferJudgement:
+    """Judge a stream whose keys came sealed: signalling need not be confidential, everything else is as with SDES."""
+    if media.proto not in SECURE_PROFILES:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "sealed keys beside a profile that is not secure RTP")
+    if context.level == "off":
+        raise MediaSecurityRefused(TOKEN_PROFILE, "policy excludes media security")
+    if applied:
+        raise MediaSecurityRefused(TOKEN_PROFILE, "end-to-end keys on a stream that the network says it protects")
+    return OfferJudgement(_chosen(media, context, other_keys), "e2e", keying=mode.removeprefix("e2e-"))
 
 
 def _judge_managed(media: MediaDescription, context: SecurityContext, *, applied: bool) -> OfferJudgement:
@@ -310,8 +356,8 @@ def answer_keys(judgement: OfferJudgement, current: StreamKeys | None, *, moved:
     chosen = judgement.chosen
     kept = current.send if current is not None and not current.from_kms else None
     if kept is not None and not moved and kept.suite.name == chosen.suite.name and kept.tag == chosen.tag:
-        return StreamKeys(kept, chosen, judgement.scope)
-    return StreamKeys(answer_for(chosen), chosen, judgement.scope)
+        return StreamKeys(kept, chosen, judgement.scope, judgement.keying)
+    return StreamKeys(answer_for(chosen), chosen, judgement.scope, judgement.keying)
 
 
 def check_remote_change(

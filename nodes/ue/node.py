@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from keying.modes import SecurityMode
+from nodes import extensions
 from nodes.https import HttpsClient
 from nodes.siptrace import SipTracer
 from nodes.ue import kms_wiring
@@ -21,6 +23,7 @@ from nodes.ue.registration import State
 from nodes.ue.service import UeControl
 from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
+from sba.config import NodeEnvironment
 from sba.errors import ConfigurationError, StoreError
 from sba.nf import NetworkFunction
 from sba.store import KeyValueTable
@@ -66,9 +69,42 @@ class Ue(NetworkFunction):
             kms_wiring.SealedVault(self.store, await self.store.key_value("tickets")),
             key_export=self.environment.lab.key_export,
         )
-        self.agent = UserAgent(name, settings, self._gm, self._registrar, self.telemetry, reactor, self._keys)
+        self.agent = UserAgent(
+            name,
+            settings,
+            self._gm,
+            self._registrar,
+            self.telemetry,
+            reactor,
+            self._keys,
+            self._modes(),
+            self.environment.lab.security_modes,
+        )
         self._gm.stack.handler = self.agent
         self._control = UeControl(self.agent)
+
+    @classmethod
+    def prepare(cls, environment: NodeEnvironment) -> None:
+        """Enable the media security of packages that the lab has."""
+        extensions.crypto_suites(environment)
+        extensions.security_modes(environment)
+
+    def _modes(self) -> dict[str, SecurityMode]:
+        """Make the modes of packages that this user has. Raises ConfigurationError for one that the lab does not have.
+
+        A key that a mode needs is on the card.
+        """
+        known = extensions.security_modes(self.environment)
+        made = {}
+        for name in self.settings.security_modes:
+            if name not in known:
+                raise ConfigurationError(f"the lab does not enable the security mode {name}")
+            key = self._card.mode_keys.get(name)
+            octets = known[name].key_octets
+            if octets and (key is None or len(key) != octets):
+                raise ConfigurationError(f"the card has no key of {octets} octets for the security mode {name}")
+            made[name] = known[name](key if octets else None)
+        return made
 
     def _believes(self, flow: Flow) -> bool:
         return self._gm.is_from_pcscf(flow)

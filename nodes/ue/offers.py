@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keying.sdes import KeyChange
 from nodes.ue.media_security import KMS, MediaSecurityRefused, OfferJudgement, StreamKeys
+from nodes.ue.sealed_keys import Seal, SealedKeys
 from nodes.ue.stream import ChosenCodec, Stream
 from signalling.sdp import MediaDescription, SdpError, SessionDescription, parse_sdp
 
@@ -45,9 +46,11 @@ class Accepted:
     change: KeyChange
     codec: ChosenCodec
     keys: StreamKeys
+    seal: Seal | None = None
+    """Its keys came sealed, and those of the answer go so."""
 
 
-def offered_mode(body: bytes) -> str:
+def offered_mode(body: bytes, sealed: SealedKeys | None = None) -> str:
     """Return the security that the first active stream of an offer has, whether or not it can be taken."""
     try:
         sdp = parse_sdp(body)
@@ -56,6 +59,8 @@ def offered_mode(body: bytes) -> str:
     media = next((media for media in sdp.media if media.port != 0), None)
     if media is None:
         return "none"
+    if sealed is not None and (mode := sealed.mode_of(media)):
+        return mode
     if sdp.key_mgmt_of(media):
         return KMS
     if not (media.crypto or media.is_secure_rtp):

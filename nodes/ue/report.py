@@ -31,7 +31,7 @@ def media_leg(stream: Stream) -> ue_control_pb2.MediaLeg:
     return ue_control_pb2.MediaLeg(
         stream_id=stream.index + 1,
         protection="SRTP" if keys.protected else "RTP",
-        keying=KEYING[keys.keying] if keys.protected else "",
+        keying=KEYING.get(keys.keying, keys.keying) if keys.protected else "",
         suite=keys.send.suite.name if keys.send is not None else "",
         scope=keys.scope,
         packets_in=figures.packets_in,

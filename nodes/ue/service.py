@@ -28,7 +28,6 @@ from signalling.sip.dialog import DialogError, new_call_id
 from signalling.sip.stack import TransactionFailure
 from signalling.sip.uri import UriError, parse_uri
 
-MODES = frozenset({"", "none", "e2ae-sdes", "e2e-sdes", "e2e-kms"})
 DTMF_AFTER_S = 1.0
 _NO_MECHANISM = "none"
 
@@ -133,8 +132,9 @@ class UeControl:
     def _prepare(self, request: ue_control_pb2.CallRequest) -> tuple[UeCall, Caller]:
         agent = self._agent
         options = CallOptions.read(request.options)
-        if request.security not in MODES:
-            raise ProblemError(400, "INVALID_PARAM", invalid_params=[("security", "no such mode")])
+        if request.security and request.security not in agent.known_modes:
+            known = ", ".join(sorted(agent.known_modes))
+            raise ProblemError(400, "INVALID_PARAM", invalid_params=[("security", f"no such mode; there are {known}")])
         for name in request.suites:
             if name not in SUITES:
                 known = ", ".join(SUITES)

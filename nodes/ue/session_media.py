@@ -27,6 +27,7 @@ from nodes.ue.media_security import (
 )
 from nodes.ue.mikey_media import Answer, Incoming, MikeyMedia
 from nodes.ue.offers import Accepted, OfferRefused, read_body
+from nodes.ue.sealed_keys import Seal, SealedKeys
 from nodes.ue.stream import ChosenCodec, Stream, answered_direction, choose_codec
 from signalling.sdp import (
     Connection,
@@ -52,8 +53,12 @@ def _silent_on_keys(known: Stream, offer: SessionDescription, media: MediaDescri
 class SessionMedia:
     """The media side of one call. `opener` makes streams; `context` says what security is wanted and possible."""
 
-    def __init__(self, ip: str, context: SecurityContext, opener: StreamOpener) -> None:
+    def __init__(
+        self, ip: str, context: SecurityContext, opener: StreamOpener, sealed: SealedKeys | None = None
+    ) -> None:
         self.ip = ip
+        self.sealed = sealed or SealedKeys()
+        """Modes of packages that this user has."""
         self.context = context
         self.streams: list[Stream] = []
         self.local: SessionDescription | None = None
@@ -166,6 +171,8 @@ class SessionMedia:
             if not stream.ended and (stream.offered or stream.mode == KMS):
                 secure_offer(media, stream.mode, stream.offered, shape=shape)
                 spoil_offer(media, tamper)
+                if stream.mode in self.sealed:
+                    stream.seal = Seal(stream.mode, self.sealed.seal_offer(media, stream.mode))
                 stream.await_answer()
             descriptions.append(media)
         managed = {stream.index: stream.ssrc for stream in self.streams if not stream.ended and stream.mode == KMS}
@@ -187,6 +194,7 @@ class SessionMedia:
         if self.local is not None and self._draft.origin.version <= self.local.origin.version:
             self._origin = dataclasses.replace(self._origin, version=self._origin.version + 1)
             self._draft.origin = self._origin  # an answer went out meanwhile (RFC 3264 8)
+        self._seal_again(self._draft)
         if self._manage is not None:
             for section in (self._draft, *self._draft.media):
                 section.remove("key-mgmt")
@@ -195,6 +203,13 @@ class SessionMedia:
             except MediaSecurityRefused as refused:
                 raise OfferRefused.of(refused) from None
         return self._draft.to_bytes()
+
+    def _seal_again(self, draft: SessionDescription) -> None:
+        """Seal the keys of an offer anew: no value of a seal goes out twice."""
+        for stream, media in zip(self.streams, draft.media, strict=False):
+            if not stream.ended and stream.mode in self.sealed and stream.offered:
+                media.crypto = [line.encode() for line in stream.offered]
+                stream.seal = Seal(stream.mode, self.sealed.seal_offer(media, stream.mode))
 
     def withdraw_offer(self) -> None:
         """Forget an own offer that was refused: the session stays as it was (RFC 3261 14.1)."""
@@ -220,6 +235,7 @@ class SessionMedia:
                 raise OfferRefused(488, str(error), "media-sec:profile-refused", "profile-refused") from None
         managed = self._managed_answer(answer)
         offered = [key for stream in self.streams for line in stream.offered for key in line.all_keys]
+        self._open_answer(answer)
         for index, (stream, media) in enumerate(zip(self.streams, answer.media, strict=False)):
             if stream.ended:
                 continue
@@ -231,6 +247,17 @@ class SessionMedia:
         self.local, self._draft, self.remote = self._draft, None, answer
         if all(stream.ended for stream in self.streams):
             raise OfferRefused(488, "every stream was refused")
+
+    def _open_answer(self, answer: SessionDescription) -> None:
+        """Put the crypto lines of an answer in place of their seals. Raises OfferRefused."""
+        for stream, media in zip(self.streams, answer.media, strict=False):
+            if stream.ended or media.port == 0 or stream.mode not in self.sealed or stream.seal is None:
+                continue
+            try:
+                self.sealed.open_answer(answer, media, stream.seal)
+            except MediaSecurityRefused as refused:
+                if not self.ignore_failure:
+                    raise OfferRefused.of(refused) from None
 
     def _managed_answer(self, answer: SessionDescription) -> Mapping[int, StreamKeys]:
         """Return the keys that the MIKEY messages of an answer make, by stream (7.2.3, RFC 6043 8.5)."""
@@ -321,6 +348,7 @@ class SessionMedia:
         seen: list[Secret] = []
         for index, media in enumerate(offer.media):
             elsewhere = tuple(seen)
+            seal, fault = self._open_offer(offer, media)
             seen.extend(keys_in(media.crypto))
             if media.media != "audio" or media.port == 0:
                 continue
@@ -332,7 +360,9 @@ class SessionMedia:
                 refusal = refusal or OfferRefused(488, "no common codec")
                 continue
             try:
-                taken = self._judge_stream(offer, index, incoming, elsewhere, codec)
+                if fault is not None:
+                    raise fault
+                taken = self._judge_stream(offer, index, incoming, elsewhere, codec, seal)
             except MediaSecurityRefused as refused:
                 refusal = OfferRefused.of(refused)
                 if known is not None and known.keys.protected:
@@ -343,6 +373,14 @@ class SessionMedia:
             raise refusal or OfferRefused(488, "no stream can be accepted")
         return accepted
 
+    def _open_offer(
+        self, offer: SessionDescription, media: MediaDescription
+    ) -> tuple[Seal | None, MediaSecurityRefused | None]:
+        try:
+            return self.sealed.open_offer(offer, media), None
+        except MediaSecurityRefused as refused:
+            return None, refused
+
     def _judge_stream(
         self,
         offer: SessionDescription,
@@ -350,6 +388,7 @@ class SessionMedia:
         incoming: Incoming | None,
         elsewhere: Sequence[Secret],
         codec: ChosenCodec,
+        seal: Seal | None,
     ) -> Accepted:
         media = offer.media[index]
         known = self.streams[index] if index < len(self.streams) else None
@@ -360,8 +399,13 @@ class SessionMedia:
         if not managed and self._is_managed(incoming):
             # whoever is on the way could add it: nothing but the keys of the KMS says whose it is
             raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a stream without keys of the KMS in a call that has them")
+        mode = "" if seal is None else seal.mode
+        if any(stream.keys.sealed and not stream.ended and stream.keys.security != mode for stream in self.streams):
+            raise MediaSecurityRefused(TOKEN_DOWNGRADE, "a stream without the seal in a call whose keys have it")
         ignored = incoming is None and bool(offer.key_mgmt_of(media))
-        judgement = judge_offer(media, self.context, other_keys=elsewhere, managed=managed, ignored=ignored)
+        judgement = judge_offer(
+            media, self.context, other_keys=elsewhere, managed=managed, ignored=ignored, sealed=mode
+        )
         # what MIKEY gives is known, and compared, once every stream was judged
         change = KeyChange.UNCHANGED
         if known is not None and not managed:
@@ -370,7 +414,7 @@ class SessionMedia:
             change = KeyChange.NEW_CONTEXT
         stream = known if known is not None else self._new_stream(index)
         keys = StreamKeys() if managed else answer_keys(judgement, stream.keys, moved=stream.moved)
-        return Accepted(stream, media, judgement, change, codec, keys)
+        return Accepted(stream, media, judgement, change, codec, keys, seal)
 
     def _is_managed(self, incoming: Incoming | None) -> bool:
         """Tell whether the call has keys of the KMS, or gets them with this offer."""
@@ -419,6 +463,8 @@ class SessionMedia:
         if taken.keys.send is not None and not taken.keys.from_kms:
             media.crypto = [taken.keys.send.encode()]
             spoil_answer(media, self.tamper_answer, taken.judgement)
+            if taken.seal is not None:
+                self.sealed.seal_answer(media, taken.seal)
         stream.mode = taken.keys.security
         stream.apply_keys(taken.keys, taken.change, answered=True)
         stream.apply_remote(offer, taken.offer, direction)

@@ -20,6 +20,7 @@ from media.session import (
     SessionSettings,
 )
 from nodes.ue.media_security import KMS, MediaSecurityRefused, StreamKeys, check_remote_change
+from nodes.ue.sealed_keys import Seal
 from signalling.sdp import MediaDescription, SdpError, SessionDescription
 
 DISCARD_PORT = 9
@@ -84,7 +85,9 @@ class Stream:
     endpoint: RtpEndpoint | None = None
     codec: Codec = PCMA
     mode: str = "none"
-    """Mode of the own offer in progress or agreed: none, e2ae-sdes, e2e-sdes, e2e-kms."""
+    """Mode of the own offer in progress or agreed (:mod:`keying.modes`)."""
+    seal: Seal | None = None
+    """What the keys of the last own offer went under, with a mode of a package."""
     offered: tuple[CryptoAttribute, ...] = ()
     """Lines of the own offer in progress."""
     first_offered: tuple[CryptoAttribute, ...] = ()
