@@ -65,10 +65,10 @@ def _tells(line: str) -> bool:
 
 
 def fault_text(line: str) -> str:
-    """Say in words what a line of :func:`fault_line` tells; empty where it is about no fault."""
+    """Say in words what a line of :func:`fault_line` tells; empty where it is an event of no fault."""
     event = _event(line)
     if event is None:
-        return line if _tells(line) else ""
+        return line  # whoever writes no events wrote its last words
     if event.get("level") not in ("error", "warning"):
         return ""
     return next((str(event[name]) for name in _FAULTS if event.get(name)), str(event.get("event", "")))

@@ -37,10 +37,12 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab that was up once, so that it has addresses, certificates and stores; each test leaves it whole and down."""
     folder = tmp_path_factory.mktemp("small")
     lab = Lab(folder / "state", described(folder))
-    lab.run("up", "--config", str(lab.config), "--no-console")
-    lab.run("down")
-    yield lab
-    lab.run("down", check=False)
+    try:
+        lab.run("up", "--config", str(lab.config), "--no-console")
+        lab.run("down")
+        yield lab
+    finally:
+        lab.run("down", check=False)
 
 
 def failing(lab: Lab, *more: str) -> tuple[dict[str, Any], str]:
