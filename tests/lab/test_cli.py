@@ -374,7 +374,6 @@ def test_the_address_of_kms_and_bsf_is_among_the_facts_of_a_user(tmp_path: Path)
     folder = StateFolder.at(tmp_path / "state")
     lab: Any = resolve(load(ROOT / "config" / "lab.yaml"), folder)
     facts = json.loads(invoke("user", "erin", "--state", str(folder.root), "--json").output)
-    told = lab["nodes"]["erin"]["settings"]
     for role, instance, listener in (("kms", "kms-p", "http"), ("bsf", "bsf-p", "ub")):
         at = lab["nodes"][instance]["settings"][listener]
         assert facts[role] == f"{at['host']}:{at['port']}"
