@@ -11,12 +11,12 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from keying.redaction import MASK, redact
 from protos import capture_pb2, options_pb2
 from sba.contracts import MethodContract
 from sba.tap import Tap
 
 SBA = capture_pb2.CAPTURE_SBA
+MASK = "<redacted>"
 MOST_BODY = 48 << 10
 """Longest message that is shown, octets."""
 _UNSEEN = ("ims.capture.", "grpc.health.", "grpc.reflection.")
@@ -26,8 +26,17 @@ _PLAIN = frozenset({"traceparent", "user-agent", "grpc-timeout", "grpc-accept-en
 _NEVER = ("authorization", "credentials", "token", "secret", "password", "cookie")
 """Metadata with one of these words in the name show without a value."""
 
+_TELLTALE = ("inline", "crypto:", "key-mgmt", "k=", "response=", "auts=", "ck=", "ik=", "password", "eyj")
+"""What a text has that may hold a key, a proof or a token (SDES, MIKEY, digest, JWT), in lower case."""
+
 Address = tuple[str, int]
 Metadata = Iterable[tuple[str, str | bytes]]
+
+
+def shown_text(text: str) -> str:
+    """Return a text for a capture; one that may hold a secret is masked as a whole, whatever else it says."""
+    lower = text.lower()
+    return MASK if any(mark in lower for mark in _TELLTALE) else text
 
 
 def masked_headers(metadata: Metadata, *, with_keys: bool) -> list[capture_pb2.CapturedHeader]:
@@ -38,7 +47,9 @@ def masked_headers(metadata: Metadata, *, with_keys: bool) -> list[capture_pb2.C
         hidden = any(word in name.lower() for word in _NEVER)
         if hidden or not (with_keys or name.lower() in _PLAIN):
             text = f"Bearer {MASK}" if name.lower() == "authorization" else MASK
-        found.append(capture_pb2.CapturedHeader(name=name.lower(), value=redact(text)))
+        else:
+            text = shown_text(text)
+        found.append(capture_pb2.CapturedHeader(name=name.lower(), value=text))
     return found
 
 
@@ -48,7 +59,7 @@ def is_secret(field: FieldDescriptor) -> bool:
 
 
 def mask_secrets(message: Message) -> int:
-    """Mask every field that its contract marks as secret, and keys in texts; returns how many fields were masked."""
+    """Mask every field that its contract marks as secret, and texts that may hold one; returns how many were marked."""
     masked = 0
     for field, value in message.ListFields():
         if is_secret(field):
@@ -77,7 +88,7 @@ def _parts(field: FieldDescriptor, value: object) -> list[Message]:
         return list(value.values())  # type: ignore[attr-defined]
     if kind.type == FieldDescriptor.TYPE_STRING:
         for key in list(value):  # type: ignore[call-overload]
-            value[key] = redact(value[key])  # type: ignore[index]
+            value[key] = shown_text(value[key])  # type: ignore[index]
     return []
 
 
@@ -95,11 +106,11 @@ def _mask_field(message: Message, field: FieldDescriptor) -> None:
 
 def _redact_field(message: Message, field: FieldDescriptor, value: object) -> None:
     if _repeated(field):
-        texts = [redact(text) for text in value]  # type: ignore[attr-defined]
+        texts = [shown_text(text) for text in value]  # type: ignore[attr-defined]
         message.ClearField(field.name)
         getattr(message, field.name).extend(texts)
     else:
-        setattr(message, field.name, redact(str(value)))
+        setattr(message, field.name, shown_text(str(value)))
 
 
 def peer_address(peer: str) -> Address:
@@ -201,7 +212,7 @@ class RpcWatch:
                     shown=shown is not None,
                     body=shown or b"",
                     status=status.value[0],
-                    status_message=redact(text),
+                    status_message=shown_text(text),
                     peer=self.peer,
                 ),
             )
