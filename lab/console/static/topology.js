@@ -42,12 +42,14 @@ export function topologyView(first) {
   let kind = first.with.as ?? (innerWidth < TOO_NARROW ? "table" : "drawing");
   let showFocus = () => {};
   let entry = "";
+  let holder = null;
 
   const tabs = tabList(
     [{ name: "drawing", title: "Drawing" }, { name: "table", title: "Table" }],
     kind,
-    (name, holder) => {
+    (name, into) => {
       kind = name;
+      holder = into;
       note({ as: name === "table" || innerWidth < TOO_NARROW ? name : "" });
       replace(holder, name === "table" ? el("div", { class: "card flush" }) : [switches, drawing]);
       redraw();
@@ -142,7 +144,7 @@ export function topologyView(first) {
 
   function drawTable() {
     if (kind !== "table") return;
-    replace(tabs.panel, el("div", { class: "card flush" }, table("Nodes of the lab", [
+    replace(holder, el("div", { class: "card flush" }, table("Nodes of the lab", [
       { head: "node", cell: (node) => button(node.instance, () => choose(node.instance), { class: "quiet", "data-node": node.instance }) },
       { head: "state", cell: (node) => badge(nodeSign(node.state), node.state, tone(node.state)) },
       { head: "kind", cell: (node) => kindWords(node.kind) },
@@ -214,6 +216,7 @@ export function topologyView(first) {
     update(next) {
       if (next.view !== "topology") return false;
       chosen = next.id;
+      if (next.with.as === "table" || kind === "table") tabs.choose(next.with.as ?? (innerWidth < TOO_NARROW ? "table" : "drawing"));
       redraw();
       showPanel();
       return true;

@@ -102,10 +102,7 @@ export function waterfall(trace, chosen = "") {
     const took = el("span", { class: "took" }, duration(span.duration_ms));
     if (to < 0.9) took.style.left = `${to * 100}%`;
     else if (from > 0.12) took.style.right = `${(1 - from) * 100}%`;
-    else {
-      took.classList.add("within");
-      took.style.right = `${(1 - to) * 100}%`;
-    }
+    else bar.append(took); // no room on either side
     const name = el("span", { class: "span-name" }, el("span", { class: "twig", "aria-hidden": "true" }, below ? (isClosed ? "▸" : "▾") : "·"),
       bad && el("span", { class: "badge bad" }, "✕ "), el("span", { class: "span-title" }, span.name), el("span", { class: "dim" }, ` ${span.node}`));
     name.style.paddingLeft = `${6 + Math.min(depth, 12) * 13}px`;
@@ -113,7 +110,7 @@ export function waterfall(trace, chosen = "") {
       class: `span-row ${span.span_id === chosen ? "chosen" : ""}`, role: "treeitem", tabindex: "-1", "data-at": at, "aria-level": depth + 1, "aria-expanded": below ? String(!isClosed) : null, "aria-selected": String(span.span_id === chosen),
       "aria-label": `${span.name}, ${span.node}, from ${duration(span.start_ms)}, ${duration(span.duration_ms)}${bad ? ", failed" : ""}`,
       on: { click: (event) => (event.target.closest(".twig") && below ? turn(span) : open(span)) },
-    }, name, el("span", { class: "bars" }, bar, took));
+    }, name, el("span", { class: "bars" }, bar, took.parentElement ? null : took));
   }
 
   function turn(span, to = !closed.has(span.span_id)) {
