@@ -21,9 +21,9 @@ from lab.spans import Span
 from lab.tracestore import TraceStore
 from protos import iq_pb2
 
-MOST_KEPT: Final = 8
+MOST_KEPT: Final = 4
 """Calls whose ladder is kept: who clicks through messages asks for the same one again and again."""
-MOST_SPANS: Final = 20_000
+MOST_SPANS: Final = 10_000
 """Spans that are read for one call."""
 _MASK = re.compile(r"<redacted[^>]*>", re.IGNORECASE)
 _MEDIA = re.compile(r"^m=(\w+) ", re.MULTILINE)
