@@ -13,6 +13,7 @@ BENCHES = {
     "sba": [],
     "up": [],
     "calls": [],
+    "tracing": [],
     "kms": ["--operations", "50", "--tickets", "100", "10000", "100000"],
 }
 

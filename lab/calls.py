@@ -133,7 +133,7 @@ class CallDesk:
             )
             call = _CallInProgress(self._operator, self._store, self._lab, progress, caller, callee)
             verdict = await call.run(request, order)
-            span.set_attribute("imslab.result", verdict.result)
+            span.set_attributes({"imslab.result": verdict.result, "imslab.call.trace_id": verdict.trace_id})
         return replace(verdict, trace_id=verdict.trace_id or format_trace_id(context.trace_id))
 
 

@@ -72,6 +72,8 @@ class HttpsServer(HttpServer):
         self._turned_away = telemetry.meter.create_counter(
             "imslab.http.refused", "{connection}", "HTTP refused before a handler"
         )
+        for reason in ("connections", "slow"):
+            self._turned_away.add(0, {"imslab.refusal.reason": reason})
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port; 0 lets the kernel choose. Raises ``CannotListenError``.
@@ -174,15 +176,16 @@ class HttpsServer(HttpServer):
 
 
 def _trace_of(traceparent: str | None, telemetry: Telemetry) -> Context:
-    """Below the span the client names, where traces of that id are recorded here; else a trace of our own.
+    """Below the span the client names; whether that trace is recorded is for this node's share of traces to say.
 
-    A client is anybody: it may say where in its own trace a request belongs, and not whether what it does is recorded.
+    A client is anybody: it may say to which trace its requests belong, and not whether they are recorded.
     """
     named = parse_traceparent(traceparent)
-    if named is None or not telemetry.tracer.samples(named.trace_id):
+    if named is None:
         return Context()
-    sampled = SpanContext(named.trace_id, named.span_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    return set_span_in_context(NonRecordingSpan(sampled), Context())
+    flags = TraceFlags(TraceFlags.SAMPLED if telemetry.tracer.samples(named.trace_id) else TraceFlags.DEFAULT)
+    above = SpanContext(named.trace_id, named.span_id, is_remote=True, trace_flags=flags)
+    return set_span_in_context(NonRecordingSpan(above), Context())
 
 
 def _failed(span: Span) -> None:

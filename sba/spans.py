@@ -133,10 +133,17 @@ class SpanSource(Tracer):
         set_status_on_exception: bool = True,
         end_on_exit: bool = True,
     ) -> Iterator[Span]:
-        """Start a span and make it the current one meanwhile."""
+        """Start a span and make it the current one meanwhile. Of an exception its type is kept, never its text."""
         span = self.start_span(name, context, kind, attributes, links, start_time)
-        with use_span(span, end_on_exit, record_exception, set_status_on_exception) as current:
-            yield current
+        with use_span(span, end_on_exit, record_exception=False, set_status_on_exception=False) as current:
+            try:
+                yield current
+            except Exception as fault:
+                if record_exception:
+                    span.record_exception(fault)
+                if set_status_on_exception:
+                    span.set_status(Status(StatusCode.ERROR, type(fault).__name__))
+                raise
 
     def start_root(
         self,

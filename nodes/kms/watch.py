@@ -28,6 +28,7 @@ class Watch:
         )
         self._time = telemetry.latencies("imslab.kms.duration", "Time to decide a request", ("imslab.kms.operation",))
         self._pruned = meter.create_counter("imslab.kms.pruned", "{row}", "Expired rows removed from the store")
+        self._pruned.add(0)
 
         def count(_options: CallbackOptions) -> list[Observation]:
             return [Observation(keys())]
@@ -58,7 +59,9 @@ class Watch:
                 decision.outcome, decision.reason = REFUSED, f"fault: {type(fault).__name__}"
                 raise
             finally:
-                span.set_attributes(
+                refused = decision.outcome != GRANTED
+                told = span if span.is_recording() or not refused else self._telemetry.tracer.evidence("kms.decision")
+                told.set_attributes(
                     {
                         "imslab.kms.operation": decision.operation,
                         "imslab.kms.outcome": decision.outcome,
@@ -70,8 +73,10 @@ class Watch:
                         "imslab.kms.peer": decision.peer_kms,
                     }
                 )
-                if decision.outcome != GRANTED:
-                    span.set_status(Status(StatusCode.ERROR, decision.reason[:200]))
+                if refused:
+                    told.set_status(Status(StatusCode.ERROR, decision.reason[:200]))
+                if told is not span:
+                    told.end()
                 labels = {
                     "imslab.kms.operation": decision.operation,
                     "imslab.kms.outcome": decision.outcome,

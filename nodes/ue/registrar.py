@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from opentelemetry.trace import Status, StatusCode, get_current_span, use_span
+from opentelemetry.context import Context
+from opentelemetry.trace import Status, StatusCode, get_current_span, set_span_in_context, use_span
 
 from nodes.ue.card import Card, ChallengeAnswer, ChallengeFault
 from nodes.ue.config import RegisterOptions, UeSettings
@@ -17,7 +18,7 @@ from nodes.ue.network import Network, NotFound, Pcscf, PinnedNetwork
 from nodes.ue.registration import INVALID_CHALLENGES, Event, Registration, State, refresh_delay
 from nodes.ue.requests import Identity, RegisterDialog, register_request, told_reason, uris_in
 from sba import runtime
-from sba.telemetry import Telemetry, trace_id_of
+from sba.telemetry import Telemetry, trace_id_of, within
 from signalling.aka.digest import AuthenticationInfo, DigestCredentials, DigestError, server_proved
 from signalling.secagree import (
     MechanismEntry,
@@ -107,6 +108,8 @@ class Registrar:
         self._recovery: asyncio.Future[None] | None = None
         self._ports = (0, 0)
         self._not_before = 0.0
+        self._trace: Context | None = None
+        """The trace of the last procedure."""
         self._closing = False
         self._reachable = asyncio.Event()
         self._reachable.set()
@@ -167,15 +170,16 @@ class Registrar:
         except BaseException:
             registration.apply(Event.LOST)
             raise
-        self._telemetry.log(
-            "ue.registration",
-            state=registration.state.value,
-            sip_status=registration.status,
-            reason=registration.reason,
-            agreed=list(registration.agreed),
-            expires_s=registration.granted_s,
-            pcscf=self._pcscf_name,
-        )
+        with within(self._trace):
+            self._telemetry.log(
+                "ue.registration",
+                state=registration.state.value,
+                sip_status=registration.status,
+                reason=registration.reason,
+                agreed=list(registration.agreed),
+                expires_s=registration.granted_s,
+                pcscf=self._pcscf_name,
+            )
         await self._remember()
 
     async def _somewhere(self, wish: Wish, event: Event, expires: int, *, initial: bool) -> None:
@@ -253,6 +257,7 @@ class Registrar:
         span = self._gm.tracer.begin("ue.register", self._dialog.call_id, get_current_span().get_span_context())
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             registration.trace_id = trace_id_of()
+            self._trace = set_span_in_context(span, Context())
             span.set_attribute("imslab.register.expires_s", expires)
             try:
                 await self._rounds(wish, expires, initial=initial)

@@ -63,6 +63,8 @@ class Collector:
         """(service.name, span name)."""
         self.metrics: list[tuple[str, str]] = []
         self.records: list[tuple[str, str]] = []
+        self.resources: dict[str, dict[str, str]] = {}
+        """Resource attributes by service.name."""
         self.refuse: grpc.StatusCode | None = None
         self.rejected = 0
         self.asked = 0
@@ -93,6 +95,7 @@ class Collector:
     def _traces(self, request: trace_service_pb2.ExportTraceServiceRequest) -> object:
         for found in request.resource_spans:
             name = _service(found.resource)
+            self.resources[name] = {pair.key: pair.value.string_value for pair in found.resource.attributes}
             self.spans += [(name, span.name) for scope in found.scope_spans for span in scope.spans]
         answer = trace_service_pb2.ExportTraceServiceResponse()
         answer.partial_success.rejected_spans = self.rejected
