@@ -248,11 +248,14 @@ class _CallInProgress:
             setup_ms=last.setup_ms,
             security=last.security,
             reason=reason,
-            meaning=meaning(reason) if result != "established" else "",
+            meaning=meaning(reason, self._words()) if result != "established" else "",
             legs=join_legs(*reports, order=self._path()),
             audio=audio,
             recordings=tuple(recordings),
         )
+
+    def _words(self) -> dict[str, str]:
+        return {word: meaning for mode in self._lab.modes.values() for word, meaning in mode.words.items()}
 
     async def _write_exchange(self, path: Path, verdict: Verdict) -> Verdict:
         """Write the MIKEY messages and keys of the call; a call without them leaves no file."""

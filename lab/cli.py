@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from keying.modes import BUILT_IN
 from lab.capture_cli import capture
 from lab.cli_base import (
     ask_supervisor,
@@ -37,8 +38,6 @@ from lab.scale_cli import scale
 from lab.state import StateFolder
 from lab.ticket_cli import kms, ticket
 
-SECURITY_MODES = ("none", "e2ae-sdes", "e2e-sdes", "e2e-kms")
-"""Values of ``--security``."""
 FLOW_FORMATS = ("text", "json", "mermaid", "html")
 """Values of ``flow --format``."""
 _LOG_POLL_S = 0.2
@@ -253,7 +252,11 @@ def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
 @imslab.command()
 @click.argument("caller", metavar="FROM")
 @click.argument("callee", metavar="TO")
-@click.option("--security", type=click.Choice(SECURITY_MODES), help="Default: what FROM prefers.")
+@click.option(
+    "--security",
+    metavar="MODE",
+    help=f"{' | '.join(BUILT_IN)}, or a mode of a package that the lab enables. Default: what FROM prefers.",
+)
 @click.option("--seconds", default=5.0, type=click.FloatRange(0.1, 3600), help="Talk time, s.")
 @click.option("--play", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="WAV that FROM plays.")
 @click.option("--record", type=click.Path(file_okay=False, path_type=Path), help="Folder for what each end heard.")
@@ -288,7 +291,7 @@ def call(
         raise click.UsageError("an --exchange file holds keys; say so with --with-keys")
     if exchange is not None and security != "e2e-kms":
         raise click.UsageError("an --exchange file is of a call with --security e2e-kms")
-    _check_suites(suites)
+    _check_security(security, suites, StateFolder.at(state))
     named = pairs_of(options)
     if record is not None:
         writable_folder(record)
@@ -346,14 +349,19 @@ def _check_mechanisms(text: str) -> None:
             raise click.BadParameter(f"{name!r} is no mechanism; there are {known}", param_hint="--media-security")
 
 
-def _check_suites(names: tuple[str, ...]) -> None:
-    if not names:
+def _check_security(mode: str | None, suites: tuple[str, ...], folder: StateFolder) -> None:
+    """Hold mode and suites against what is built in and what the lab enables of packages."""
+    if mode is None and not suites:
         return
-    from keying.suites import SUITES
+    from lab.security_modes import modes_of_lab, suites_of_lab
 
-    for name in names:
-        if name not in SUITES:
-            raise click.BadParameter(f"{name!r} is no suite; there are {', '.join(SUITES)}", param_hint="--suite")
+    modes = modes_of_lab(folder.lab_json)
+    if mode is not None and mode not in modes:
+        raise click.BadParameter(f"{mode!r} is not one of {', '.join(modes)}", param_hint="--security")
+    known = suites_of_lab(folder.lab_json)
+    for name in suites:
+        if name not in known:
+            raise click.BadParameter(f"{name!r} is no suite; there are {', '.join(known)}", param_hint="--suite")
 
 
 def _absolute(path: Path | None) -> str:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from lab.config_database import DatabaseSection, database_faults
+from lab.config_extensions import ExtensionsSection, extension_faults
 from lab.config_hep import HepSection
 from lab.config_kms import KmsPolicy, KmsRights, KmsSection
 from lab.config_kms_checks import kms_faults, listed
@@ -156,6 +157,8 @@ class LabConfig(Entry):
     database: DatabaseSection = DatabaseSection()
     extra_nodes: list[ExtraNode] = Field(default_factory=list)
     service_profiles: list[ServiceProfile] = Field(default_factory=list)
+    extensions: ExtensionsSection = ExtensionsSection()
+    """Media security of packages that is enabled; nothing else of it is used."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LabConfig:
@@ -220,6 +223,7 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     extra_names = {extra.name for extra in config.extra_nodes if extra.name is not None}
     wanted = [(index, user.service_profile) for index, user in enumerate(config.users)]
     yield from service_faults(config.service_profiles, wanted, extra_names)
+    yield from extension_faults(config.extensions, {user.name for user in config.users if user.name is not None})
 
 
 def _instance_faults(config: LabConfig, roles: dict[str, tuple[str, Location]]) -> Iterator[Fault]:
@@ -344,6 +348,8 @@ def _salvage(content: object) -> LabConfig:
         instances=_counted(content.get("instances") if isinstance(content, dict) else None),
         extra_nodes=entries("extra_nodes", ExtraNode),
         service_profiles=salvaged(content.get("service_profiles") if isinstance(content, dict) else None),
+        extensions=_sound(ExtensionsSection, content.get("extensions", {}) if isinstance(content, dict) else {})
+        or ExtensionsSection(),
     )
 
 

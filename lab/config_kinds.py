@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from lab.config import ExtraNode, LabConfig
 
 
+_HOW = "one that is installed, or imslab up --with its folder"
+_ENABLE = "its name under extensions.crypto_suites as well"
+
+
 def installed_faults(config: LabConfig, unless: Collection[str] = ()) -> Iterator[Fault]:
     """Yield what nothing installed fits: unknown suites, kinds nobody brings, settings their kind does not take.
 
     Kinds and suites in ``unless`` are not looked at: packages bring them that are not on the path yet.
     """
     yield from _suite_faults(config, unless)
+    yield from _mode_faults(config, unless)
     for index, node in enumerate(config.extra_nodes):
         if node.kind not in unless:
             yield from _node_faults(node, ("extra_nodes", index))
@@ -31,6 +36,10 @@ def _suite_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]
     from sba.packages import CRYPTO_SUITES
 
     brought = {*unless, *(entry.name for entry in entry_points(group=CRYPTO_SUITES))}
+    enabled = set(config.extensions.crypto_suites)
+    for position, name in enumerate(config.extensions.crypto_suites):
+        if name not in brought:
+            yield ("extensions", "crypto_suites", position), f"{name} is no suite that a package brings", _HOW
     entries = [(("access_networks", index), access.suites) for index, access in enumerate(config.access_networks)]
     entries += [(("users", index), user.suites) for index, user in enumerate(config.users)]
     for where, suites in entries:
@@ -38,10 +47,26 @@ def _suite_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]
             place: Location = (*where, "suites", position)
             if name in suites[:position]:
                 yield place, f"{name} is listed twice", "each suite once"
+            elif name in enabled:
+                continue
+            elif name in brought and name not in SUITES:
+                yield place, f"{name} is a suite of a package that this lab does not enable", _ENABLE
             elif name in RECOGNISED_SUITES:
                 yield place, f"{name} is known and never used", f"one of {', '.join(SUITES)}"
-            elif name not in SUITES and name not in brought:
+            elif name not in SUITES:
                 yield place, f"{name} is no suite", f"one of {', '.join(SUITES)}"
+
+
+def _mode_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]:
+    from importlib.metadata import entry_points
+
+    from sba.packages import SECURITY_MODES
+
+    brought = {*unless, *(entry.name for entry in entry_points(group=SECURITY_MODES))}
+    for position, mode in enumerate(config.extensions.security_modes):
+        if mode.name not in brought:
+            place: Location = ("extensions", "security_modes", position, "name")
+            yield place, f"{mode.name} is no security mode that a package brings", _HOW
 
 
 def _node_faults(node: ExtraNode, where: Location) -> Iterator[Fault]:

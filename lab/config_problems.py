@@ -47,6 +47,8 @@ _PATTERNS = {
     "Server": "the name of an extra node, or a SIP URI",
     "Method": "a SIP method in capitals, such as INVITE",
     "Header": "the name of a SIP header",
+    "Suite": "the name of a crypto suite, such as AES_CM_128_HMAC_SHA1_80",
+    "Mode": "e2e- and the rest of the name of a mode that a package brings",
     "Collector": "host:port of a collector such as 127.0.0.1:4317, or https://host:port",
 }
 _FIELD_PATTERN = {
@@ -62,6 +64,7 @@ _FIELD_PATTERN = {
     "otlp_forward": "Collector",
     "method": "Method",
     "header": "Header",
+    "crypto_suites": "Suite",
     **dict.fromkeys(("peers", "also", "request_for", "resolve_from", "members", "requesters"), "Party"),
 }
 
@@ -157,6 +160,8 @@ def _right(item: object) -> str:
         name = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
         if name == "name" and location[0] == "home_domains":
             return _PATTERNS["Domain"]
+        if name == "name" and location[0] == "extensions":
+            return _PATTERNS["Mode"]
         if name in ("mcc", "mnc"):
             return 'digits in quotes, such as "001"'
         return _PATTERNS[_FIELD_PATTERN.get(name, "Name")]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keying.modes import ModeFacts
+from lab.security_modes import all_modes, facts_from_json
+
 _ROLE_NAMES = {"kms": "identity", "bsf": "fqdn"}
 """The setting that holds the name of a node in its home domain, by kind."""
 _HOME_KINDS = frozenset({"hss", "cscf", "kms", "bsf"})
@@ -89,6 +92,8 @@ class LabFile:
     networks: dict[str, str]
     """Subnets by name where the nodes are on networks apart."""
     key_export: bool
+    modes: dict[str, ModeFacts]
+    """Security modes by name, those of packages included."""
     nodes: dict[str, NodeRow]
     users: dict[str, UserRow]
     names: dict[str, str]
@@ -137,6 +142,7 @@ class LabFile:
                 containers=containers,
                 networks={str(name): str(subnet) for name, subnet in content.get("networks", {}).items()},
                 key_export=content["key_export"] is True,
+                modes=all_modes(facts_from_json(content.get("mode_facts", []))),
                 nodes=nodes,
                 users={name: _user(name, entry, gateways) for name, entry in content["users"].items()},
                 names=dict(_names(content["layout"]["addresses"], nodes)) | _learned(path.parent / LEARNED),

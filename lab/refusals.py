@@ -21,6 +21,8 @@ MEANINGS = {
     "kms-unreachable": "a KMS or the BSF behind it did not answer, or could not reach the KMS that issued the ticket",
     "mikey-invalid": "a MIKEY message failed its checks: altered on the way, replayed, too old, or not for this user",
     "responder-not-allowed": "somebody answered whom the ticket does not name or the caller's policy does not take",
+    "mode-unknown": "the security mode asked for is none that this user has (extensions.security_modes of the lab"
+    " description)",
     "suite-too-strong": "the suite asked for needs longer keys than the MIKEY profile protects (RFC 6043 12.1)",
     "e2ae-not-announced": "media security to the access edge was asked for and not agreed at registration",
     "profile-refused": "the media offered has no protection that the called user's policy takes",
@@ -32,8 +34,17 @@ MEANINGS = {
 _TOKEN = re.compile(r"\b(" + "|".join(MEANINGS) + r")\b")
 
 
-def meaning(reason: str) -> str:
-    """Return what the first word of ``reason`` that this lab knows means, empty without one."""
+_WORD = re.compile(r"\bmedia-sec:([a-z][a-z0-9-]*)")
+
+
+def meaning(reason: str, more: Mapping[str, str] | None = None) -> str:
+    """Return what the first word of ``reason`` that this lab knows means, empty without one.
+
+    ``more`` are words of security modes that packages brought, with their meanings; they replace none of the lab's own.
+    """
+    said = _WORD.search(reason)
+    if said and said[1] not in MEANINGS and more and said[1] in more:
+        return more[said[1]]
     found = _TOKEN.search(reason)
     return MEANINGS[found[1]] if found else ""
 

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from keying.suites import DEFAULT_SUITES
 from lab.config import AccessNetwork, LabConfig, User
 from lab.control import Json
 from lab.database import entries as database_entries
 from lab.instances import MOST, counts, instance_names, kept
 from lab.layout import Layout, ResolveError, choose_subnet
 from lab.resolve_kms import bsf_settings, kms_name, kms_settings, names_of, ue_settings
+from lab.security_modes import enabled_modes, facts_to_json
 from lab.state import StateFolder
 from lab.subscribers import provision
 from lab.with_packages import package_path
@@ -172,6 +174,8 @@ def _gateway(instance: str, access: AccessNetwork, layout: Layout, config: LabCo
         "access_network": access.name,
         "key_export": config.key_export == "per-call",
     }
+    if config.extensions.crypto_suites:
+        settings["suites"] = [*DEFAULT_SUITES, *config.extensions.crypto_suites]
     return replace(_node("imsagw", instance, layout, settings, [core]), nf=access.gateway)
 
 
@@ -205,6 +209,8 @@ def _pcscf(instance: str, access: AccessNetwork, layout: Layout, config: LabConf
         settings["hep"] = config.hep.settings()
     if access.suites:
         settings["suites"] = list(access.suites)
+    if config.extensions.crypto_suites:
+        settings["accepted_suites"] = [*DEFAULT_SUITES, *config.extensions.crypto_suites]
     if access.announce_on_clear_gm:
         settings["announce_on_clear_gm"] = True
     return replace(_node("pcscf", instance, layout, settings, [core]), nf=access.pcscf)
@@ -224,6 +230,8 @@ def _ue(user: User, layout: Layout, config: LabConfig, folder: StateFolder) -> R
     }
     if user.suites:
         settings["suites"] = list(user.suites)
+    if modes := config.extensions.modes_of(user.name):
+        settings["security_modes"] = list(modes)
     settings |= ue_settings(user, config)
     return _node("ue", user.name, layout, settings)
 
@@ -262,6 +270,7 @@ def resolve(
     }
     names[OPERATOR] = [f"{OPERATOR}.{domain}"]
     _issue_certificates(folder, (*nodes, operator), ids, names)
+    modes = enabled_modes(config)
     provision(config, folder, ids)
     nrf = next(node for node in nodes if node.kind == "nrf")
     lab: dict[str, Json] = {
@@ -286,6 +295,9 @@ def resolve(
         },
         "console": config.console,
         "package_path": list(package_path(folder)),
+        "security_modes": list(modes),
+        "mode_facts": facts_to_json(modes),
+        "crypto_suites": list(config.extensions.crypto_suites),
         "nodes": entries,
         "instance_ids": dict(ids),
         "network": layout.network,

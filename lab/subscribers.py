@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from keying.secret import Secret
 from lab.config import LabConfig, User, Usim
 from lab.config_services import criteria_of, server_uri
+from lab.mode_keys import mode_keys, on_card
 from lab.resolve_kms import kms_name
+from lab.security_modes import enabled_modes
 from lab.state import StateFolder
 from nodes.hss.provision import (
     AkaCredentials,
@@ -157,6 +159,7 @@ def provision(config: LabConfig, folder: StateFolder, instance_ids: Mapping[str,
     ``instance_ids`` are NF instance ids by instance name: a file opens only for the node it is meant for.
     """
     create_sealing_key(folder.sealing_key)
+    shared = mode_keys(folder, enabled_modes(config))
     kept = load(folder)
     for user in config.users:
         if user.name not in kept or not _fits(user, kept[user.name]):
@@ -177,5 +180,6 @@ def provision(config: LabConfig, folder: StateFolder, instance_ids: Mapping[str,
         own = kept[user.name]
         if user.software_ue:
             card = {field: value.reveal().hex() for field, value in vars(own).items() if value is not None}
+            card |= on_card(shared, config.extensions.modes_of(user.name))
             sealer = Sealer(folder.sealing_key, instance_ids[user.name])
             write_private(folder.secrets / f"{user.name}.sealed", sealer.seal(json.dumps(card).encode()))

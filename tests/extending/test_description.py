@@ -44,7 +44,7 @@ users:
 def test_a_kind_that_is_not_installed_is_named(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text(DESCRIPTION)
     up = imslab("up", "--config", str(tmp_path / "lab.yaml"), "--state", str(tmp_path / "state"))
-    assert up.returncode == 1
+    assert up.returncode == 2
     assert "no network function of kind 'watcher' is installed" in up.stderr
     assert "Traceback" not in up.stderr
     with pytest.raises(ResolveError, match="kind 'nothing' is installed"):
