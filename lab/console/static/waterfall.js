@@ -10,9 +10,9 @@ import { duration } from "./words.js";
 /** The kind of a span, the name of its class. */
 function kindOf(span) {
   if (span.name.startsWith("SIP ")) return "sip";
-  if (span.name.startsWith("HTTP ")) return "http";
+  if ("http.request.method" in span.attributes) return "http";
   if (span.name === "media.association") return "media";
-  if (span.attributes["rpc.system"] || span.name.includes("/")) return "rpc";
+  if (span.attributes["rpc.method"] || span.name.includes("/")) return "rpc";
   return "note";
 }
 
