@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from opentelemetry.trace import Span, format_trace_id
@@ -113,12 +113,12 @@ class TicketDesk:
         wanted, limit = str(params.get("user", "")), params.get("limit")
         identity, most = self._identity(wanted) if wanted else "", int(limit) if isinstance(limit, int) else 0
 
-        async def ask(kms: str) -> list[dict[str, Json]]:
-            answer = await self._operator.kms_audit(kms, identity, most)
-            return [audit_document(kms, entry, self._lab.names) for entry in answer.entries]
+        async def ask(instance: str) -> Sequence[kms_control_pb2.AuditEntry]:
+            return (await self._operator.kms_audit(instance, identity, most)).entries
 
         found, failed = await _of_each(self._chosen(params), ask)
-        entries = sorted((entry for each in found.values() for entry in each), key=_moment, reverse=True)
+        told = [audit_document(kms, entry, self._lab.names) for kms, each in found.items() for entry in each]
+        entries = sorted(told, key=_moment, reverse=True)
         return {"entries": [*entries[: most or None]], "failed": {**failed}}
 
     async def _rotate(self, params: Params, progress: Progress) -> Json:
@@ -126,15 +126,22 @@ class TicketDesk:
         rotated, failed = await _of_each(self._chosen(params), self._operator.rotate_ticket_key)
         return {"tpk_id": {**rotated}, "failed": {**failed}}
 
-    def _chosen(self, params: Params) -> list[str]:
-        wanted, there_are = str(params.get("kms") or ""), list(self._lab.kms)
-        wanted = self._lab.names.get(wanted, wanted)
-        if wanted and wanted not in there_are:
-            known = f"there are {', '.join(there_are)}" if there_are else "this lab has none"
-            raise ControlError(f"no KMS is called {wanted}; {known}", "usage")
-        if not there_are:
+    def _chosen(self, params: Params) -> dict[str, list[str]]:
+        """The instances of each KMS to ask, by its name: they have one store and one key, so one of them is asked."""
+        instances: dict[str, list[str]] = {}
+        for instance in self._lab.kms:
+            instances.setdefault(self._lab.nodes[instance].nf or instance, []).append(instance)
+        wanted = str(params.get("kms") or "")
+        named = self._lab.names.get(wanted, wanted)
+        if named in self._lab.kms and named not in instances and wanted != named:
+            named = self._lab.nodes[named].nf  # an identity is that of all instances
+        if not instances:
             raise ControlError("this lab has no KMS (home_domains in its description)", "usage")
-        return [wanted] if wanted else there_are
+        if not named:
+            return instances
+        if named not in self._lab.kms:
+            raise ControlError(f"no KMS is called {named}; there are {', '.join(self._lab.kms)}", "usage")
+        return {named: instances.get(named, [named])}
 
     def _identity(self, name: str) -> str:
         user = self._lab.users.get(name)
@@ -175,20 +182,24 @@ def _moment(entry: Mapping[str, Json]) -> float:
 
 
 async def _of_each(
-    instances: Iterable[str], ask: Callable[[str], Awaitable[_Answer]]
+    instances: Mapping[str, Sequence[str]], ask: Callable[[str], Awaitable[_Answer]]
 ) -> tuple[dict[str, _Answer], dict[str, str]]:
-    """Ask every KMS at the same time; return the answers, and why there is none, by instance."""
+    """Ask one instance of every KMS at the same time, the next where one is silent; return answers and faults."""
     found: dict[str, _Answer] = {}
     failed: dict[str, str] = {}
 
-    async def one(instance: str) -> None:
-        try:
-            found[instance] = await ask(instance)
-        except RemoteProblem as problem:
-            failed[instance] = silent_node(instance, problem)
+    async def one(kms: str) -> None:
+        for instance in instances[kms]:
+            try:
+                found[kms] = await ask(instance)
+            except RemoteProblem as problem:
+                failed.setdefault(kms, silent_node(instance, problem))
+            else:
+                failed.pop(kms, None)
+                return
 
     await asyncio.gather(*map(one, instances))
-    return found, failed
+    return {kms: found[kms] for kms in instances if kms in found}, failed
 
 
 def check_resolvable(octets: bytes, user: str) -> None:

@@ -23,9 +23,12 @@ class Nodes:
         self.telemetry = SimpleNamespace(tracer=NoOpTracer())
         self.down = down
         self.orders: list[ue_control_pb2.TicketOrder] = []
-        rows = {name: SimpleNamespace(user_made_tickets=user_made) for name in ("kms", "kms-p")}
+        rows = {
+            name: SimpleNamespace(user_made_tickets=user_made, nf=nf)
+            for name, nf in (("kms", "kms"), ("kms-2", "kms"), ("kms-p", "kms-p"))
+        }
         alice = SimpleNamespace(name="alice", impu="sip:alice@ims.test", kms="kms")
-        names = {"kms.ims.test": "kms", "kms.partner.test": "kms-p"}
+        names = {"kms.ims.test": "kms-2", "kms.partner.test": "kms-p"}
         self.lab: Any = SimpleNamespace(names=names, kms=tuple(rows), nodes=rows, users={"alice": alice})
 
     async def ask(self, op: str, **params: Any) -> Any:
@@ -42,7 +45,7 @@ class Nodes:
 
     async def kms_audit(self, kms: str, user: str, limit: int) -> kms_control_pb2.AuditResponse:
         self._up(kms)
-        moments = (5.0, 3.0, 1.0) if kms == "kms" else (4.0, 2.0)
+        moments = (4.0, 2.0) if kms == "kms-p" else (5.0, 3.0, 1.0)
         return kms_control_pb2.AuditResponse(
             entries=[kms_control_pb2.AuditEntry(at=at, operation="request", user=user) for at in moments[:limit]]
         )
@@ -77,6 +80,24 @@ async def test_a_kms_that_is_down_is_named_and_the_others_are_served() -> None:
     )
     rotated = await nodes.ask("kms-rotate")
     assert rotated == {"tpk_id": {"kms": "key of kms"}, "failed": {"kms-p": "kms-p does not answer"}}
+
+
+@async_test
+async def test_of_several_instances_one_is_asked_and_the_next_where_it_is_silent() -> None:
+    """Instances have one audit and one key: asked of each, records would come twice and keys be replaced twice."""
+    for down in ((), ("kms",)):
+        nodes = Nodes(down=down)
+        answering = "kms-2" if down else "kms"
+        audit = await nodes.ask("kms-audit", limit=9)
+        assert [(entry["kms"], entry["at"]) for entry in audit["entries"]] == [
+            ("kms", 5.0), ("kms-p", 4.0), ("kms", 3.0), ("kms-p", 2.0), ("kms", 1.0),
+        ]  # fmt: skip
+        assert audit["failed"] == {}
+        assert (await nodes.ask("kms-rotate"))["tpk_id"] == {"kms": f"key of {answering}", "kms-p": "key of kms-p"}
+        assert (await nodes.ask("kms-rotate", kms="kms.ims.test"))["tpk_id"] == {"kms": f"key of {answering}"}
+        assert (await nodes.ask("kms-rotate", kms="kms-2"))["tpk_id"] == {"kms-2": "key of kms-2"}
+    silent = await Nodes(down=("kms", "kms-2")).ask("kms-rotate")
+    assert silent == {"tpk_id": {"kms-p": "key of kms-p"}, "failed": {"kms": "kms does not answer"}}
 
 
 @pytest.mark.parametrize("name", ["kms-p", "kms.partner.test"])
