@@ -76,11 +76,13 @@ x-health: &health
     retries: 4
     start_period: 60s
 
-# a network function: its store is a schema of its own in the database; it ends before the NRF, where it de-registers
+# a network function: its store is a schema of its own in the database; it ends before both the NRF,
+# where it de-registers, and its database
 x-node: &node
   <<: [*image, *guarded, *health]
   command: ["python", "-m", "sba.container"]
   depends_on:
+    postgres: {{condition: service_healthy}}
     database: {{condition: service_completed_successfully}}
     {nrf}: {{condition: service_started}}
 
@@ -249,7 +251,9 @@ def _service(service: Service, layout: ContainerLayout, mounts: Sequence[str]) -
     yield f"  {service.name}:"
     yield f"    <<: *{'phone' if service.kind == 'ue' else 'node'}"
     if service.kind == "nrf":
-        yield "    depends_on: {database: {condition: service_completed_successfully}}"
+        yield "    depends_on:"
+        yield "      postgres: {condition: service_healthy}"
+        yield "      database: {condition: service_completed_successfully}"
     if service.kind in _MEMORY:
         yield f"    mem_limit: {_MEMORY[service.kind]}"
     volumes = list(mounts)
