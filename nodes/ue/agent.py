@@ -66,6 +66,8 @@ class UserAgent:
         self.modes = dict(modes or {})
         """Modes of packages that this user has."""
         self.sealed = SealedKeys(self.modes)
+        self.facts = {**BUILT_IN, **{name: mode.facts for name, mode in self.modes.items()}}
+        """What the modes of this user are called."""
         self.known_modes = frozenset((*BUILT_IN, *known_modes))
         """Every mode of the lab by name."""
         self.behaviour = Behaviour()

@@ -141,7 +141,7 @@ class Call:
             sip_status=figures.status,
             reason=figures.reason,
             setup_ms=figures.setup_ms,
-            legs=[media_leg(stream) for stream in self.media.streams if stream.remote is not None],
+            legs=[media_leg(stream, self.agent.facts) for stream in self.media.streams if stream.remote is not None],
             result=figures.result,
             security=self.media.security,
         )
@@ -282,7 +282,7 @@ class Call:
         self.agent.spawn(self._conclude(judge=established))
 
     def _end_association(self, stream: Stream, span: Span) -> None:
-        leg, figures = media_leg(stream), stream.statistics()
+        leg, figures = media_leg(stream, self.agent.facts), stream.statistics()
         facts: dict[str, str | int | float] = {
             "side": "end",
             "protection": leg.protection,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 
+from keying.modes import ModeFacts
 from media.quality import compare
 from media.session import spoken_by
 from media.wav import build_wav
@@ -11,8 +13,6 @@ from nodes.ue.stream import Stream
 from protos import ue_control_pb2
 from signalling.sip.grammar import format_host
 
-KEYING = {"sdes": "SDES", "kms": "MIKEY-TICKET"}
-"""Where keys came from, as the control service names it."""
 AUDIBLE = 300
 """Sample value from which on a sound counts as one."""
 AUDIBLE_SHARE = 0.05
@@ -24,14 +24,14 @@ def voice_of(uri: str) -> str:
     return uri.partition(":")[2].partition("@")[0].partition(";")[0].lower()
 
 
-def media_leg(stream: Stream) -> ue_control_pb2.MediaLeg:
-    """Return the figures of one stream."""
+def media_leg(stream: Stream, modes: Mapping[str, ModeFacts]) -> ue_control_pb2.MediaLeg:
+    """Return the figures of one stream; `modes` say what each mode calls the source of its keys."""
     figures, keys = stream.statistics(), stream.keys
     local = stream.last_local or stream.local
     return ue_control_pb2.MediaLeg(
         stream_id=stream.index + 1,
         protection="SRTP" if keys.protected else "RTP",
-        keying=KEYING.get(keys.keying, keys.keying) if keys.protected else "",
+        keying=modes[keys.security].keying if keys.protected else "",
         suite=keys.send.suite.name if keys.send is not None else "",
         scope=keys.scope,
         packets_in=figures.packets_in,
