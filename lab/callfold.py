@@ -26,6 +26,8 @@ _QUOTED = re.compile(r'^[ \t]*"(?:[^"\\]|\\.)*"')
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _COMPACT = {"f": "from", "t": "to"}
 _AGREED = frozenset({"accepted", "applied"})
+_SOME_E2E = "e2e"
+"""What a P-CSCF says of a stream it passes on: end to end, it does not know by what."""
 _NO_MODE = frozenset({"", "mediasec", "session", "relayed", "disabled", "refused"})
 
 
@@ -33,8 +35,8 @@ _NO_MODE = frozenset({"", "mediasec", "session", "relayed", "disabled", "refused
 class CallRecord:
     """A call as its spans told so far; times are nanoseconds since the epoch, 0 where not known.
 
-    ``modes`` holds by node how sure the mode is (2 agreed, 1 asked for) and the mode; ``spoken_ns`` is the start of the
-    INVITE span the final answer was taken from: the one nearest to the caller speaks.
+    ``modes`` holds by node how sure the mode is (2 agreed, 1 asked for, 0 guessed) and the mode; ``spoken_ns`` is the
+    start of the INVITE span the final answer was taken from: the one nearest to the caller speaks.
     """
 
     call_id: str
@@ -144,9 +146,10 @@ class CallRecord:
                 self._suite(suite)
         if mode in _NO_MODE or (node not in self.modes and len(self.modes) >= MOST_NODES):
             return
-        rank = 2 if outcome in _AGREED else 1
+        shown = _as_asked(mode, _of(span, "suite"))[:64]
+        rank = 0 if shown == _SOME_E2E else 2 if outcome in _AGREED else 1
         if rank >= self.modes.get(node, (0, ""))[0]:
-            self.modes[node] = (rank, _as_asked(mode, _of(span, "suite"))[:64])
+            self.modes[node] = (rank, shown)
 
     def _suite(self, name: str) -> None:
         if name and name not in self.suites and len(self.suites) < MOST_SUITES:
@@ -177,7 +180,7 @@ def method_of(span: Span) -> str:
 
 def _as_asked(treatment: str, suite: str) -> str:
     """Return the mode, as ``--security`` names it, of what a P-CSCF does; end to end with a suite means keys in SDP."""
-    if treatment == "e2e" and suite:
+    if treatment == _SOME_E2E and suite:
         return "e2e-sdes"
     return "none" if treatment == "plain" else treatment
 

@@ -41,7 +41,7 @@ def _change(caller: str, callee: str, security: str, step: str) -> Callable[[Cal
         call.from_uri = call.from_uri or caller
         call.to_uri = call.to_uri or callee
         if security and not call.modes:
-            call.modes[""] = (0, security)
+            call.modes[""] = (1, security)
         if step == "answered" and not call.sip_status:
             call.sip_status, call.final_ns = 200, now
 

@@ -119,6 +119,16 @@ def test_what_was_asked_for_is_shown_until_something_is_agreed():
     assert folded(refused).security == "e2e-kms"
 
 
+def test_a_p_cscf_that_only_passes_on_says_less_than_who_asked():
+    one = invite(CALL, "alice", BASE, status=488)
+    record = CallRecord(CALL, modes={"": (1, "e2e-kms")})  # as the order of a call is noted
+    for span in (one, decision(one, "pcscf-a", "e2e", "planned"), decision(one, "pcscf-b", "e2e", "applied")):
+        record.take(span)
+        assert record.security == "e2e-kms"
+    record.take(decision(one, "alice", "none", "accepted"))
+    assert record.security == "none"
+
+
 def test_a_p_cscf_speaks_for_a_client_that_does_not_trace():
     one = invite(CALL, "pcscf-a", BASE, kind="SERVER")
     assert folded([one, decision(one, "pcscf-a", "plain", "applied")]).security == "none"
