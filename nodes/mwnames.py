@@ -2,7 +2,8 @@
 
 Routes and paths hold addresses. Where a node's address is known when its certificate is issued, the certificate shows
 it. In a lab of containers it is known when the node starts: there the NRF says whose address it is, among the network
-functions one may meet on Mw, and the certificate has to show that one's name.
+functions one may meet on Mw, and the certificate has to show that one's name. An address that network functions of
+different types claim is nobody's: a P-CSCF cannot take the place of an S-CSCF by saying so.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ PAUSE_S = 0.25
 class MwNames:
     """Names by address, of the NF types given, as the NRF has them."""
 
-    def __init__(self, discovery: Discovery, nf_types: Collection[str]) -> None:
+    def __init__(self, discovery: Discovery, nf_types: Collection[str], log: Callable[..., None]) -> None:
         self._discovery = discovery
         self._nf_types = tuple(nf_types)
+        self._log = log
+        self._disputed: frozenset[str] = frozenset()
         self._names: dict[str, frozenset[str]] = {}
         self._wanted = asyncio.Event()
         self._task: asyncio.Future[None] | None = None
@@ -52,16 +55,27 @@ class MwNames:
 
     async def refresh(self) -> None:
         """Ask the NRF; what it does not answer stays as it was."""
-        found: dict[str, set[str]] = {}
+        found: dict[str, dict[frozenset[str], set[str]]] = {}
         try:
             for nf_type in self._nf_types:
                 for profile in await self._discovery.find(Query(nf_type), fresh=True):
                     for point in profile.endpoints:
                         if point.role == ROLE and point.tls_name:
-                            found.setdefault(point.host, set()).add(point.tls_name)
+                            claims = found.setdefault(point.host, {})
+                            claims.setdefault(frozenset(profile.nf_types), set()).add(point.tls_name)
         except RemoteProblem:
             return
-        self._names = {address: frozenset(names) for address, names in found.items()}
+        disputed = frozenset(address for address, claims in found.items() if len(claims) > 1)
+        for address in disputed - self._disputed:
+            claimants = sorted(name for names in found[address].values() for name in names)
+            self._log("mw-address-disputed", level="warning", address=address, claimants=claimants)
+        self._disputed = disputed
+        self._names = {
+            address: frozenset(names)
+            for address, claims in found.items()
+            if address not in disputed
+            for names in claims.values()
+        }
 
     async def _keep(self) -> None:
         while True:

@@ -87,7 +87,7 @@ class Cscf(NetworkFunction):
             else None
         )
         if tls is not None:
-            self._names = MwNames(self.sbi.discovery, settings.trusted_nf_types)
+            self._names = MwNames(self.sbi.discovery, settings.trusted_nf_types, self.telemetry.log)
             if self.environment.lab.networks:
                 await self._names.start()
             self._stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))

@@ -140,7 +140,7 @@ class Pcscf(NetworkFunction):
         """Open Mw, then Gm, then take requests."""
         settings, stack = self.settings, self.edge.stack
         addresses: list[tuple[str, int]] = []
-        self._names = MwNames(self.sbi.discovery, CORE_TYPES)
+        self._names = MwNames(self.sbi.discovery, CORE_TYPES, self.telemetry.log)
         if self.environment.lab.networks:
             await self._names.start()
         stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))

@@ -22,6 +22,7 @@ class Registry:
     def __init__(self) -> None:
         self.known: dict[str, list[NfProfile]] = {}
         self.away = False
+        self.told: list[tuple[str, dict[str, object]]] = []
 
     async def find(self, query: Query, *, fresh: bool = False) -> list[NfProfile]:
         assert fresh
@@ -32,8 +33,9 @@ class Registry:
         return self.known.get(query.nf_type, [])
 
 
-def _profile(*points: tuple[str, str, str]) -> NfProfile:
-    return NfProfile(endpoints=[Endpoint(role=role, host=host, tls_name=name) for role, host, name in points])
+def _profile(*points: tuple[str, str, str], types: tuple[str, ...] = ("SCSCF", "ICSCF")) -> NfProfile:
+    endpoints = [Endpoint(role=role, host=host, tls_name=name) for role, host, name in points]
+    return NfProfile(endpoints=endpoints, nf_types=types)
 
 
 def _certificate(folder: Path, name: str) -> x509.Certificate:
@@ -43,7 +45,7 @@ def _certificate(folder: Path, name: str) -> x509.Certificate:
 
 def _names(registry: Registry, *nf_types: str) -> MwNames:
     discovery: Discovery = registry  # type: ignore[assignment]
-    return MwNames(discovery, nf_types)
+    return MwNames(discovery, nf_types, lambda event, **facts: registry.told.append((event, facts)))
 
 
 @async_test
@@ -61,6 +63,29 @@ async def test_the_name_at_an_address_is_the_one_in_the_nrf(tmp_path):
     registry.away = True
     await names.refresh()
     assert names.of("10.0.0.6") == {"cscf.ims.test"}
+
+
+@pytest.mark.attack("T6")
+@async_test
+async def test_an_address_that_another_kind_of_nf_claims_too_is_nobodys(tmp_path):
+    registry = Registry()
+    registry.known["SCSCF"] = [_profile(("mw", "10.0.0.5", "cscf.ims.test"))]
+    registry.known["PCSCF"] = [
+        _profile(("mw", "10.0.0.5", "pcscf-b.ims.test"), types=("PCSCF",)),
+        _profile(("mw", "10.0.0.7", "pcscf-a.ims.test"), types=("PCSCF",)),
+        _profile(("mw", "10.0.0.7", "pcscf-a-2.ims.test"), types=("PCSCF",)),
+    ]
+    names = _names(registry, "SCSCF", "PCSCF")
+    await names.refresh()
+    await names.refresh()
+    assert names.of("10.0.0.5") == frozenset()
+    assert names.of("10.0.0.7") == {"pcscf-a.ims.test", "pcscf-a-2.ims.test"}, "one of them was started again just now"
+    assert registry.told == [
+        (
+            "mw-address-disputed",
+            {"level": "warning", "address": "10.0.0.5", "claimants": ["cscf.ims.test", "pcscf-b.ims.test"]},
+        )
+    ]
 
 
 @pytest.mark.attack("T7")
