@@ -1,0 +1,1 @@
+"""seed-suite: SRTP with the cipher SEED in counter mode (RFC 5669), for imslab."""
