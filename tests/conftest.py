@@ -27,6 +27,7 @@ PEERS = {
     "openssl": "openssl",
     "promtool": "prometheus",
     "pg_ctlcluster": "postgresql",
+    "chromium": "chromium",
     "sngrep": "sngrep",
 }
 
