@@ -57,6 +57,31 @@ async def until(reader: asyncio.StreamReader, name: str, wanted: Callable[[dict[
                 return document
 
 
+async def until_all(
+    reader: asyncio.StreamReader, *wanted: tuple[str, Callable[[dict[str, Any]], bool]]
+) -> list[dict[str, Any]]:
+    """One event for each of ``wanted``, whichever comes first."""
+    seen: dict[int, dict[str, Any]] = {}
+    async with asyncio.timeout(40):
+        while len(seen) < len(wanted):
+            found, document = await next_event(reader)
+            for index, (name, fits) in enumerate(wanted):
+                if found == name and fits(document):
+                    seen[index] = document
+    return [seen[index] for index in range(len(wanted))]
+
+
+async def whole(page: Page, call_id: str) -> dict[str, Any]:
+    """The page of an ended call once every node has exported what it knows of it."""
+    async with page.events() as reader, asyncio.timeout(40):
+        while True:
+            call = await page.call(call_id)
+            legs = [leg for stream in call["media"]["streams"] for leg in stream["legs"]]
+            if call["summary"]["state"] == "ended" and len(legs) == 3 and all(leg["a_to_b"]["packets"] for leg in legs):
+                return call
+            await next_event(reader)
+
+
 async def placed(page: Page, reader: asyncio.StreamReader, **order: object) -> dict[str, Any]:
     """Place a call, wait for its end, and return its page once all its spans are in."""
     number = (await page.tell("/api/calls", order, 202))["order"]["order"]
@@ -119,13 +144,16 @@ async def test_a_call_is_told_as_it_happens_and_shown_from_end_to_end(lab: Lab) 
         ]
         path = f"/api/calls/{quote(call_id, safe='')}/hang-up"
         assert (await page.tell(path, {}))["sip_status"] == 200
-        ended = await until(reader, "order", lambda each: each["order"] == number and each["state"] == "ended")
+        ended, _ = await until_all(
+            reader,
+            ("order", lambda each: each["order"] == number and each["state"] == "ended"),
+            ("call", lambda each: each["call_id"] == call_id and each["state"] == "ended"),
+        )
         assert ended["verdict"]["result"] == "established"
         again = await page.send("POST", path, {})
         assert (again.status, again.cause) == (409, "REFUSED")
-        await until(reader, "call", lambda each: each["call_id"] == call_id and each["state"] == "ended")
 
-    call = await page.call(call_id)
+    call = await whole(page, call_id)
     summary = call["summary"]
     assert (summary["result"], summary["security"], summary["sip_status"]) == ("established", "e2ae-sdes", 200)
     assert summary["trace_id"] == ended["verdict"]["trace_id"]
