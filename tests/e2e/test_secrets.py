@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.spantext import unpack
 from lab.state import StateFolder
 from lab.subscribers import load
 from signalling.aka.milenage import Milenage
+from tests.capture.live import Capturing
 from tests.e2e.capture import Capture
 from tests.e2e.lab import Lab, running
 from tests.e2e.live import LiveCall
@@ -34,6 +39,7 @@ LEAST_OCTETS = 6
 """Shorter values (AK, parts of keys) turn up by chance."""
 _BTID = re.compile(rb"([A-Za-z0-9+/]{22}==)@bsf\.")
 """RAND of a bootstrapping, in base64, as it stands in IDRpsk."""
+_TOKEN = re.compile(rb"eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}")
 _NONCE = re.compile(r'nonce="([A-Za-z0-9+/=]+)"')
 
 
@@ -45,6 +51,8 @@ class Searched:
     secrets: dict[str, bytes] = field(default_factory=dict)
     call_ids: list[str] = field(default_factory=list)
     plain_capture: bytes = b""
+    live_capture: bytes = b""
+    live_capture_with_keys: bytes = b""
 
     def add(self, name: str, secret: bytes) -> None:
         assert len(secret) >= LEAST_OCTETS
@@ -89,7 +97,7 @@ def _digest_and_clear_users(description: dict[str, Any]) -> None:
 
 
 def _aka_keys(searched: Searched, name: str, k: Any, opc: Any, texts: str) -> int:
-    """CK, IK and RES of every challenge that shows in the traces; returns how many challenges there were."""
+    """CK, IK and RES of every challenge that shows in the capture; returns how many challenges there were."""
     rands = set()
     for nonce in _NONCE.findall(texts):
         try:
@@ -152,8 +160,11 @@ def _f2345(k: Any, opc: Any, rand: bytes) -> tuple[bytes, bytes, bytes]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     """Calls with every suite, registrations of every profile, errors and a death; then all keys collected."""
     captures = tmp_path_factory.mktemp("captures")
-    with running(tmp_path_factory.mktemp("secrets"), _digest_and_clear_users) as lab:
+    with running(tmp_path_factory.mktemp("secrets"), _digest_and_clear_users) as lab, ExitStack() as watching:
         found = Searched(lab)
+        live, keyed = captures / "live.pcapng", captures / "live-keyed.pcapng"
+        watching.enter_context(Capturing(lab, live))
+        watching.enter_context(Capturing(lab, keyed, "--with-keys"))
         for user in ("alice", "bob", "dave", "grace"):
             assert lab.json("register", user)["registered"], user
 
@@ -190,8 +201,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
         lab.run("deregister", "bob")
         lab.run("register", "bob")
         lab.run("flow", check=False)
-        octets = b"".join(path.read_bytes() for path in lab.state.glob("traces.sqlite*"))
-        texts = octets.decode("latin-1").replace('\\"', '"')
+        watching.close()
+        found.live_capture, found.live_capture_with_keys = live.read_bytes(), keyed.read_bytes()
+        texts = found.live_capture.decode("latin-1")  # challenges are no secret and stand there as they were sent
         challenges = 0
         for name, own in load(StateFolder.at(lab.state)).items():
             for label, value in vars(own).items():
@@ -232,6 +244,15 @@ def test_no_file_of_the_lab_holds_a_key(searched: Searched) -> None:
     names = {path.name for path in searched.lab.files()}
     assert "traces.sqlite" in names
     assert any(name.endswith(".log") for name in names)
+
+
+def test_no_text_that_the_trace_store_keeps_compressed_holds_a_key(searched: Searched) -> None:
+    with contextlib.closing(sqlite3.connect(searched.lab.state / "traces.sqlite")) as store:
+        rows = store.execute("SELECT attributes, events FROM span").fetchall()
+    texts = [json.dumps(unpack(stored)) for row in rows for stored in row if isinstance(stored, bytes)]
+    assert len(texts) > 100, "long texts are kept compressed"
+    for text in texts:
+        assert not searched.found_in(text.encode()), text[:200]
 
 
 def test_no_flow_in_any_format_shows_a_key(searched: Searched) -> None:
@@ -275,6 +296,20 @@ def test_capture_without_the_switch_holds_no_key(searched: Searched) -> None:
     assert b"THIS FILE HOLDS MEDIA KEYS" not in text
 
 
+def test_capture_of_the_running_lab_without_the_switch_holds_no_key_and_no_token(searched: Searched) -> None:
+    assert len(searched.live_capture) > 500_000
+    assert b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" in searched.live_capture
+    assert not searched.found_in(searched.live_capture)
+    assert not _TOKEN.search(searched.live_capture)
+
+
+def test_capture_of_the_running_lab_with_keys_holds_those_of_media_alone(searched: Searched) -> None:
+    found = searched.found_in(searched.live_capture_with_keys)
+    assert len(found) > 10
+    assert [name for name in found if not name.startswith(("SDES key", "master key"))] == []
+    assert not _TOKEN.search(searched.live_capture_with_keys)
+
+
 def test_lab_that_never_exports_keys_refuses_the_switch(own_folder: Path) -> None:
     def change(description: dict[str, Any]) -> None:
         description["key_export"] = "never"
@@ -283,6 +318,10 @@ def test_lab_that_never_exports_keys_refuses_the_switch(own_folder: Path) -> Non
         target = own_folder / "k.pcapng"
         process = lab.run("call", "alice", "bob", "--pcap", str(target), "--with-keys", check=False)
         assert process.returncode == 2
+        assert not target.exists()
+        process = lab.run("capture", "-o", str(target), "--with-keys", "--seconds", "1", check=False)
+        assert process.returncode == 2
+        assert "never exports keys" in process.stderr
         assert not target.exists()
 
 
