@@ -7,7 +7,7 @@ TESTS  ?= tests
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz protos conformance clean screenshots
+.PHONY: help demo test lint bench fuzz protos api conformance clean screenshots
 
 help:
 	@echo "make demo         start the IMS, place secured calls, print the verdicts"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench        relay, SBA, calls and tickets per second, start-up (ratios)"
 	@echo "make fuzz         coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target"
 	@echo "make protos       generate the gRPC message code"
+	@echo "make api          rewrite docs/api.md from the docstrings of what is stable"
 	@echo "make screenshots  take the pictures of the console in docs/screenshots anew (needs chromium)"
 	@echo "make conformance  rewrite docs/conformance.md from requirements and test results"
 
@@ -64,6 +65,9 @@ fuzz: $(VENV)/.fuzz
 
 protos: $(VENV)/.run
 	$(BIN)/python protos/generate.py
+
+api: $(VENV)/.run
+	$(BIN)/python -m lab.apidoc
 
 conformance: $(VENV)/.test
 	$(BIN)/python -m pytest $(TESTS) --results build/results.json || true

@@ -75,7 +75,9 @@ class NetworkFunction(MultiService):
     """Base of every node.
 
     Subclasses state ``nf_types`` and ``settings_class`` and override the hooks :meth:`open_node`,
-    :meth:`start_node`, :meth:`drain_node`, :meth:`close_node`, :meth:`servicers` and :meth:`endpoints`.
+    :meth:`start_node`, :meth:`drain_node`, :meth:`close_node`, :meth:`servicers` and :meth:`endpoints`. A node has its
+    ``settings``, ``environment``, ``identity``, ``telemetry`` (``tracer``, ``meter``, ``log``) and ``clock``, and from
+    :meth:`open_node` on its ``store`` and ``sbi``, through which it calls others.
 
     Start: open store, load certificate, serve gRPC, register with the NRF, open the node's own ports, report
     ready on ``grpc.health.v1``. Stop: report not serving, take no more work, drain, deregister, close.

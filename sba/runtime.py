@@ -17,6 +17,8 @@ from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+__all__ = ["deferred", "future", "keep", "loop", "reactor", "spawn"]
+
 T = TypeVar("T")
 P = ParamSpec("P")
 

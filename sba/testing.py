@@ -49,6 +49,8 @@ from sba.pki import LabCa
 from sba.run import node_class
 from sba.store import create_sealing_key
 
+__all__ = ["LabFixture", "NodeProcess", "async_test", "free_port", "use_packages"]
+
 _REGISTER = nrf_nfm_pb2.DESCRIPTOR.services_by_name["NnrfNfManagement"].methods_by_name["NfRegister"]
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 
