@@ -44,7 +44,16 @@ RESERVED_SERVICES: Final = frozenset(
 """Services beside the network functions, and what else has a password: no network function is called so."""
 DEFAULT_PREFIX: Final = "10.89"
 """First two octets of every address of the lab."""
-PORTS: Final = {"sbi": 7443, "otlp": 4317, "gm": 5060, "gm-tls": 5061, "mw": 5062, "http": 7444, "ub": 7445}
+PORTS: Final = {
+    "sbi": 7443,
+    "otlp": 4317,
+    "gm": 5060,
+    "gm-tls": 5061,
+    "mw": 5062,
+    "isc": 5063,
+    "http": 7444,
+    "ub": 7445,
+}
 """Ports by name; a container has its addresses to itself, so that they are the same everywhere."""
 _SUBNET_BITS: Final = 22
 _MOST_NETWORKS: Final = 60
@@ -182,6 +191,8 @@ class ContainerLayout(Layout):
         return str(ip_network(f"{self.prefix}.0.0/16"))
 
     def port(self, role: str, name: str, kinds: str = "tcp") -> int:
-        """Return the port called ``name``, the same for every role."""
-        del role, kinds
+        """Return the port called ``name``, the same for every role. Raises ``ResolveError`` for a name without one."""
+        del kinds
+        if name not in PORTS:
+            raise ResolveError(f"{role} asks for a port called {name}, which containers do not have")
         return PORTS[name]

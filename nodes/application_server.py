@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from nodes import siptls
+from nodes.mwnames import MwNames
 from nodes.siptap import observing
 from nodes.siptrace import SipTracer
 from protos.nrf_nfm_pb2 import Endpoint
@@ -123,7 +124,10 @@ class ApplicationServer(NetworkFunction):
         self._cscfs: frozenset[tuple[str, int]] = frozenset()
         tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
         if tls is not None:
-            self._stack.set_client_tls(ISC, siptls.client(self.identity.ca_path, self.identity))
+            self._neighbours = MwNames(self.sbi.discovery, ("SCSCF", "ICSCF"), self.telemetry.log)
+            if self.environment.lab.networks:
+                await self._neighbours.start()
+            self._stack.set_client_tls(ISC, siptls.client(self.identity.ca_path, self.identity, self._neighbours.of))
         isc = settings.isc
         listener = await self._stack.listen(transport, isc.host, isc.port, role=ISC, tls=tls)
         self._port = listener.address[1]
@@ -140,6 +144,8 @@ class ApplicationServer(NetworkFunction):
 
     async def close_node(self) -> None:
         """Close the ISC socket."""
+        if hasattr(self, "_neighbours"):
+            self._neighbours.stop()
         if hasattr(self, "_peers"):
             self._peers.stop()
             await self._stack.stop()

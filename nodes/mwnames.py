@@ -1,4 +1,4 @@
-"""Which name the certificate of a neighbour on Mw has to show when SIP names it by an address.
+"""Which name the certificate of a neighbour on Mw or ISC has to show when SIP names it by an address.
 
 Routes and paths hold addresses. Where a node's address is known when its certificate is issued, the certificate shows
 it. In a lab of containers it is known when the node starts: there the NRF says whose address it is, among the network
@@ -15,8 +15,8 @@ from sba import runtime
 from sba.discovery import Discovery, Query
 from sba.errors import RemoteProblem
 
-ROLE = "mw"
-"""Role of Mw sockets in NRF profiles."""
+ROLES = frozenset({"mw", "isc"})
+"""Roles of Mw and ISC sockets in NRF profiles."""
 LOOK_S = 5.0
 """Pause between two looks at the NRF, seconds; an address that nobody is known to have is looked up at once."""
 
@@ -60,7 +60,7 @@ class MwNames:
             for nf_type in self._nf_types:
                 for profile in await self._discovery.find(Query(nf_type), fresh=True):
                     for point in profile.endpoints:
-                        if point.role == ROLE and point.tls_name:
+                        if point.role in ROLES and point.tls_name:
                             claims = found.setdefault(point.host, {})
                             claims.setdefault(frozenset(profile.nf_types), set()).add(point.tls_name)
         except RemoteProblem:

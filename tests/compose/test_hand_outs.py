@@ -139,3 +139,26 @@ def test_a_link_in_the_place_of_a_secret_is_replaced_and_its_target_left_alone(t
     assert target.read_text() == "untouched"
     assert not (tmp_path / "hss" / "a").is_symlink()
     assert (tmp_path / "hss" / "a").read_bytes() == b"secret"
+
+
+def test_an_application_server_of_a_package_is_laid_out_for_containers_too(tmp_path: Path, monkeypatch) -> None:
+    from nodes import application_server
+    from sba import run
+
+    class Screening(application_server.ApplicationServer):
+        nf_types = ("IMS_AS",)
+
+    monkeypatch.setattr(run, "node_class", lambda _kind: Screening)
+    described = parse(OTHER + "extra_nodes: [{name: screening, kind: screening}]\n")
+    made = {each.service: each for each in hand_outs(described, StateFolder.at(tmp_path), packages=["/packages/a"])}
+    lab = _lab(made["screening"])
+    assert lab["nodes"]["screening"]["settings"]["isc"] == {"host": "@core", "port": 5063}
+    assert lab["package_path"] == ["/packages/a"]
+
+
+def test_a_port_that_nobody_thought_of_is_told_and_no_fault() -> None:
+    from lab.layout import ResolveError
+    from lab.layout_containers import ContainerLayout
+
+    with pytest.raises(ResolveError, match="a port called msrp, which containers do not have"):
+        ContainerLayout(CONFIG).port("alice", "msrp")

@@ -51,7 +51,7 @@ def _names(registry: Registry, *nf_types: str) -> MwNames:
 @async_test
 async def test_the_name_at_an_address_is_the_one_in_the_nrf(tmp_path):
     registry = Registry()
-    registry.known["SCSCF"] = [_profile(("mw", "10.0.0.5", "cscf.ims.test"), ("isc", "10.0.0.5", "as.ims.test"))]
+    registry.known["SCSCF"] = [_profile(("mw", "10.0.0.5", "cscf.ims.test"), ("gm", "10.0.0.5", "as.ims.test"))]
     registry.known["KMS"] = [_profile(("mw", "10.0.0.5", "kms.ims.test"))]
     names = _names(registry, "SCSCF", "PCSCF")
     assert names.of("10.0.0.5") == frozenset()
@@ -60,6 +60,10 @@ async def test_the_name_at_an_address_is_the_one_in_the_nrf(tmp_path):
     registry.known["SCSCF"] = [_profile(("mw", "10.0.0.6", "cscf.ims.test"))]
     await names.refresh()
     assert names.of("10.0.0.5") == frozenset()
+    registry.known["IMS_AS"] = [_profile(("isc", "10.0.0.9", "as.ims.test"), types=("IMS_AS",))]
+    towards_servers = _names(registry, "SCSCF", "IMS_AS")
+    await towards_servers.refresh()
+    assert towards_servers.of("10.0.0.9") == {"as.ims.test"}
     registry.away = True
     await names.refresh()
     assert names.of("10.0.0.6") == {"cscf.ims.test"}
