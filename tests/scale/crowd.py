@@ -51,6 +51,13 @@ class Crowd:
         status = self.ask("ue", user=name)
         return str(status["pcscf"]) if status["registered"] else ""
 
+    def settled(self, name: str, pcscf: str) -> None:
+        """Until a UE has registered at a P-CSCF; one that is just about to counts as registered as well."""
+        self.lab.wait(lambda: self.serving(name) == pcscf, 30, f"{name} does not come to {pcscf}")
+        assert self.ask("register", user=name, media_security="", expires=0)[
+            "registered"
+        ]  # waits for the one under way
+
     def call(self, caller: str, callee: str = "bob", **more: Any) -> OngoingCall:
         """Begin a call; ``media="off"`` for signalling alone."""
         return OngoingCall(self, caller, callee, more)

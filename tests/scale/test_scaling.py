@@ -47,7 +47,7 @@ def test_an_instance_more_takes_work_and_one_less_finishes_it(crowd: Crowd) -> N
     verdict = call.join()
     assert (verdict["result"], verdict["reason"]) == ("established", "talk time over"), call
     assert all(audio["loss"] < 0.02 for audio in verdict["audio"].values()), call
-    crowd.lab.wait(lambda: crowd.serving("bob") == "pcscf-b", 20, "the UE of a P-CSCF that went is nowhere")
+    crowd.settled("bob", "pcscf-b")
     last = crowd.call("u1", media="off", security="e2e-kms", seconds=0.3)
     assert last.join()["result"] == "established", last
     assert functions(crowd)["pcscf-b"] == ["pcscf-b"]
@@ -96,7 +96,7 @@ def test_work_that_takes_too_long_is_broken_off_when_its_time_is_over(crowd: Cro
     assert not call.over, "its media goes on"
     crowd.ask("hang-up", user="u1", call_id=call.call_id)
     assert call.join()["result"] == "established"
-    crowd.lab.wait(lambda: crowd.serving("bob") == "pcscf-b", 30, "the UE of a P-CSCF that went is nowhere")
+    crowd.settled("bob", "pcscf-b")
     after = crowd.call("u1", media="off", seconds=0.3)
     assert after.join()["result"] == "established", after
 
