@@ -15,7 +15,7 @@ from lab.cli_base import fail
 def new_nf(name: str, folder: Path | None) -> None:
     """Write a network function called NAME as a package of its own into DIR (default: ./NAME).
 
-    It is complete: contract, settings, procedure, node, tests, README; `imslab up --with DIR` runs it in a lab.
+    It is complete: contract, settings, procedure, node, tests, README, compose file; `imslab up --with DIR` runs it.
     """
     from lab.newnf import NewNfError, module_of, write
     from sba.contract_build import compile_contracts

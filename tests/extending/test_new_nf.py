@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lab.newnf import NewNfError, check_name, write
 from tests.e2e.lab import ROOT
@@ -40,6 +42,7 @@ def test_everything_a_network_function_has_is_written(written: Path) -> None:
         "x9_9_0z/node.py",
         "tests/test_procedure.py",
         "tests/test_node.py",
+        "compose.yaml",
     } <= names
     assert (written / "include/protos/options.proto").read_bytes() == (ROOT / "protos/options.proto").read_bytes()
     left = [name for name in names if "pb2" not in name and "@module@" in (written / name).read_text()]
@@ -68,6 +71,20 @@ def test_a_built_distribution_holds_the_compiled_contract(written: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]).namelist()
     assert {"x9_9_0z/x9_9_0z_pb2.py", "x9_9_0z/x9_9_0z.proto", "x9_9_0z/py.typed"} <= set(names)
+
+
+def test_the_compose_fragment_fits_the_compose_file_of_a_lab(written: Path, tmp_path: Path) -> None:
+    output = tmp_path / "compose.yaml"
+    made = imslab("compose-file", "--with", str(written), "-o", str(output))
+    assert made.returncode == 0, made.stderr
+    fragment = yaml.safe_load((written / "compose.yaml").read_text())
+    assert set(fragment["services"]) == {ODD_NAME}
+    assert ODD_NAME in yaml.safe_load(output.read_text())["services"]
+    if shutil.which("docker-compose"):
+        both = ("-f", str(output), "-f", str(written / "compose.yaml"), "config")
+        merged = run("docker-compose", *both)
+        assert merged.returncode == 0, merged.stderr
+        assert yaml.safe_load(merged.stdout)["services"][ODD_NAME]["pids_limit"] == 64
 
 
 @pytest.mark.parametrize(
