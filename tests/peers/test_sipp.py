@@ -178,7 +178,7 @@ def test_fifty_registrations_in_a_row(open_gm: Lab, tmp_path: Path) -> None:
 def page_file(name: str) -> str:
     """The file of that name that docs/clients.md shows, the fence behind the words that introduce it."""
     text = (ROOT / "docs" / "clients.md").read_text()
-    found = re.search(rf"```sh\n(# {re.escape(name)} .*?)\n```", text, re.DOTALL)
+    found = re.search(rf"```bash\n(# {re.escape(name)} .*?)\n```", text, re.DOTALL)
     if found is None:
         found = re.search(rf"`{re.escape(name)}`:\n\n```\w*\n(.*?)\n```", text, re.DOTALL)
     assert found is not None, name
