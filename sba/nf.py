@@ -112,6 +112,8 @@ class NetworkFunction(MultiService):
         self._announced: nrf_nfm_pb2.NfProfile | None = None
         self._status = nrf_nfm_pb2.SUSPENDED
         self._ready: asyncio.Future[None] | None = None
+        self._opened = False
+        """Whether :meth:`open_node` was begun: what was never opened is not drained and not closed."""
 
     @classmethod
     def from_environment(cls, environment: NodeEnvironment) -> NetworkFunction:
@@ -225,6 +227,7 @@ class NetworkFunction(MultiService):
         assertions = AssertionVerifier(self.identity, nf_types=self.nf_types, leeway_s=policy.leeway_s)
         access = AccessControl(self.identity, self.telemetry, verifier, policy, assertions=assertions)
         self.server = SbiServer(self.identity, self.telemetry, access, policy, self.health, tap=self.tap)
+        self._opened = True
         await self.open_node()
         self.server.add((*self.servicers(), self._own_capture, self._own_lifecycle))
         sbi = self.environment.node.sbi
@@ -253,7 +256,8 @@ class NetworkFunction(MultiService):
         self.health.set_serving(serving=False)
         if hasattr(self, "server"):
             self.server.stop_taking_work()
-            await self.drain_node()
+            if self._opened:
+                await self.drain_node()
             await self.server.drain(_DRAIN_S)
         if self._heartbeat is not None:
             self._heartbeat.cancel()
@@ -262,7 +266,8 @@ class NetworkFunction(MultiService):
                 await self.deregister()
             except RemoteProblem as problem:
                 self.telemetry.log("deregistration-failed", level="warning", cause=str(problem))
-        await self.close_node()
+        if self._opened:
+            await self.close_node()
         if hasattr(self, "server"):
             await self.server.stop()
         if hasattr(self, "sbi"):
@@ -414,7 +419,13 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
             status = exit_status(fault)
         else:
             await stop
-        await node.stop()
+        try:
+            await node.stop()
+        except Exception as fault:
+            if not status:
+                raise
+            # what was half open may not close; why the node could not start is what counts
+            node.telemetry.log("stop-failed", level="warning", fault=f"{type(fault).__name__}: {fault}")
         return status
 
     return runtime.run(main)
