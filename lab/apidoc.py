@@ -37,7 +37,7 @@ else in imslab may change any day. Besides, these are stable: the entry points `
 `imslab.security_modes` and `imslab.crypto_suites`, the contracts in `protos/` (a service that changes gets another
 version in its package name), and the lab description. How to use it all: [extending.md](extending.md).
 
-This page is written by `make api` out of docstrings; a test fails when it is not what would be written.
+This page is written by `lab/apidoc.py` (make api) out of docstrings; a test fails when it is not what would be written.
 """
 _GENERATED: Final = "A message of `protos/`; its fields are in the contract."
 _INNER: Final = {

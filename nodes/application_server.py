@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from nodes import siptls
+from nodes.handshakes import Handshakes
 from nodes.mwnames import MwNames
 from nodes.siptap import observing
 from nodes.siptrace import SipTracer
@@ -122,8 +123,9 @@ class ApplicationServer(NetworkFunction):
         self._serving: dict[ServerTxn, asyncio.Future[None]] = {}
         self._cancelled: set[ServerTxn] = set()
         self._cscfs: frozenset[tuple[str, int]] = frozenset()
-        tls = siptls.server(self.identity, mutual=True) if transport == "TLS" else None
-        if tls is not None:
+        tls = None
+        if transport == "TLS":
+            tls = siptls.server(self.identity, mutual=True, watch=Handshakes(self.telemetry).watch("ISC"))
             self._neighbours = MwNames(self.sbi.discovery, ("SCSCF", "ICSCF"), self.telemetry.log)
             if self.environment.lab.networks:
                 await self._neighbours.start()
