@@ -49,7 +49,7 @@ demo: $(VENV)/.run
 	$(BIN)/imslab demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m tests.passes $(TESTS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -70,7 +70,7 @@ api: $(VENV)/.run
 	$(BIN)/python -m lab.apidoc
 
 conformance: $(VENV)/.test
-	$(BIN)/python -m pytest $(TESTS) --results build/results.json || true
+	$(BIN)/python -m tests.passes $(TESTS) --results build/results.json || true
 	$(BIN)/python -m lab.conformance --results build/results.json -o docs/conformance.md
 
 screenshots: $(VENV)/.test

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import namespace
 from tests.e2e.lab import Lab, running
 
 # Machines are shared: a slow example is no finding.
@@ -29,11 +30,13 @@ PEERS = {
     "pg_ctlcluster": "postgresql",
     "chromium": "chromium",
     "sngrep": "sngrep",
+    "linphonec": "linphone-cli",
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", metavar="FILE", help="write every test's clauses and outcome as JSON")
+    parser.addoption("--own-network", action="store_true", help="each worker of -n has a loopback of its own")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,8 +83,11 @@ class Results:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")
+    if is_worker and config.getoption("--own-network"):
+        namespace.enter()
     path = config.getoption("--results")
-    if path and not hasattr(config, "workerinput"):
+    if path and not is_worker:
         config.pluginmanager.register(Results(Path(path)))
 
 

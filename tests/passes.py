@@ -1,0 +1,91 @@
+"""Every test, in passes: ``python -m tests.passes [--results FILE] [PYTEST ARGUMENTS]``.
+
+First what needs no lab, then whole labs, then containers. Where a process may have a network of its own, each pass but
+the last runs in two workers, each with a loopback of its own: ports and addresses never meet. Elsewhere, and on one
+core, the same tests run one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import namespace
+
+MOST_WORKERS = 2
+"""Labs side by side: more of them than cores make media late."""
+NOTHING_COLLECTED = 5
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Tests that run together."""
+
+    name: str
+    expression: str
+    alone: bool = False
+
+
+PASSES = (
+    Pass("engines and nodes", "not lab and not compose"),
+    Pass("labs", "lab and not compose"),
+    Pass("containers", "compose", alone=True),
+)
+
+
+def workers() -> int:
+    """Return how many workers a pass has."""
+    cores = len(os.sched_getaffinity(0))
+    return min(MOST_WORKERS, cores) if namespace.possible() else 1
+
+
+def command(one: Pass, count: int, results: Path | None, arguments: Sequence[str]) -> list[str]:
+    """Return the command of a pass."""
+    made = [sys.executable, "-m", "pytest", "-m", one.expression]
+    if count > 1 and not one.alone:
+        made += ["-n", str(count), "--dist", "loadfile", "--own-network"]
+    if results is not None:
+        made += ["--results", str(results)]
+    return [*made, *arguments]
+
+
+def run(results: Path | None, arguments: Sequence[str]) -> int:
+    """Run every pass, also after one that failed; return the first exit status that is not 0."""
+    status, merged, count = 0, {}, workers()
+    with tempfile.TemporaryDirectory(prefix="imslab-results-") as folder:
+        for number, one in enumerate(PASSES):
+            part = Path(folder) / f"{number}.json" if results is not None else None
+            began = time.monotonic()
+            ended = subprocess.run(command(one, count, part, arguments), check=False).returncode
+            sys.stdout.write(f"--- {one.name}: {time.monotonic() - began:.0f} s\n")
+            sys.stdout.flush()
+            if ended == 2:  # interrupted: by somebody who wants no further pass either
+                return ended
+            if ended not in (0, NOTHING_COLLECTED):
+                status = status or ended
+            if part is not None and part.exists():
+                merged.update(json.loads(part.read_text("utf-8")))
+    if results is not None:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(merged, indent=1, sort_keys=True) + "\n")
+    return status
+
+
+def main() -> int:
+    """Read the command line; what is not ours goes to pytest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, help="write every test's clauses and outcome as JSON")
+    options, arguments = parser.parse_known_args()
+    return run(options.results, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
