@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu"]
-VIEWPORT = {"width": 1360, "height": 850}
+WIDTH = 1360
 MOST_OCTETS = 200_000
 
 
@@ -62,28 +62,29 @@ def running() -> Iterator[Lab]:
 
 def settled(page: Page) -> None:
     """Wait until a view shows what it has."""
-    page.wait_for_function("!document.querySelector('main .waiting') && document.querySelector('main h1')")
+    expect(page.locator("main h1")).to_be_visible(timeout=60_000)
+    expect(page.locator("main .waiting")).to_have_count(0, timeout=60_000)
     page.wait_for_timeout(400)
 
 
-def shots(lab: Lab) -> Iterator[tuple[str, str, str]]:
-    """Name, hash and element to press of each screenshot; calls are placed as they are needed."""
+def shots(lab: Lab) -> Iterator[tuple[str, str, str, int]]:
+    """Name, hash, element to press and height of each screenshot; the calls they show are placed first."""
     lab.call("carol", "bob", "--security", "e2e-kms", "--seconds", "1")
     lab.call("alice", "erin", "--security", "e2e-kms", "--seconds", "2")
     lab.call("bob", "carol", "--security", "none", "--seconds", "2")
     e2ae = lab.call("alice", "bob", "--security", "e2ae-sdes", "--seconds", "12")
-    sdes = lab.call("alice", "bob", "--security", "e2e-sdes", "--seconds", "3")
+    lab.call("alice", "bob", "--security", "e2e-sdes", "--seconds", "3")
     kms = lab.call("bob", "alice", "--security", "e2e-kms", "--seconds", "3")
     again = lab.call("alice", "bob", "--security", "e2e-kms", "--seconds", "3")
-    yield "topology", "/topology/kms", ""
-    yield "calls", "/calls", ""
-    yield "call-e2ae", f"/call/{e2ae}", ".ladder-body .step:nth-of-type(1)"
-    yield "call-kms", f"/call/{kms}?tab=media", ""
-    yield "call-sdes", f"/call/{sdes}", ""
-    yield "trace", f"/call/{e2ae}?tab=trace", ""
-    yield "statistics", f"/call/{e2ae}?tab=statistics", ""
-    yield "compare", f"/compare?a={e2ae}&b={again}", ""
-    yield "tickets", "/tickets", ""
+    yield "topology", "/topology", "", 640
+    yield "node", "/topology/kms", "", 850
+    yield "calls", "/calls", "", 640
+    yield "call-e2ae", f"/call/{e2ae}", ".ladder-body .step", 850
+    yield "call-kms", f"/call/{kms}?tab=media", "", 850
+    yield "trace", f"/call/{e2ae}?tab=trace", "", 850
+    yield "statistics", f"/call/{e2ae}?tab=statistics", "", 1000
+    yield "compare", f"/compare?a={e2ae}&b={again}", "", 1400
+    yield "tickets", "/tickets", "", 640
 
 
 def main() -> None:
@@ -91,19 +92,25 @@ def main() -> None:
     with running() as lab, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         origin, _, token = lab.run("console").strip().partition("/#token=")
-        pages = {}
+        pages: dict[str, Page] = {}
         for theme in ("light", "dark"):
-            pages[theme] = chromium.new_context(viewport=VIEWPORT, color_scheme=theme).new_page()
+            pages[theme] = chromium.new_context(viewport={"width": WIDTH, "height": 850}, color_scheme=theme).new_page()
+            pages[theme].set_default_timeout(60_000)
             pages[theme].goto(f"{origin}/#token={token}")
             settled(pages[theme])
-        for name, view, press in shots(lab):
+        for name, view, press, height in shots(lab):
             time.sleep(0.5)
             for theme, page in pages.items():
+                page.set_viewport_size({"width": WIDTH, "height": height})
                 page.evaluate("hash => { location.hash = hash; }", view)
                 settled(page)
                 if press:
                     page.locator(press).first.dispatch_event("click")
                     settled(page)
+                if page.locator(".leg.unknown").count():
+                    raise SystemExit(
+                        f"{name}: not all of the media was reported; take the pictures on a quieter machine"
+                    )
                 path = HERE / f"{name}-{theme}.png"
                 octets = page.screenshot(path=path)
                 print(path.relative_to(ROOT), f"{len(octets) / 1000:.0f} kB")

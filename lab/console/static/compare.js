@@ -7,7 +7,7 @@ import { roving } from "./keys.js";
 import { filterOf } from "./ladder.js";
 import { drawLadder } from "./ladder_drawing.js";
 import { live } from "./live.js";
-import { drawPath, kindOf, sentences, sentencesOf } from "./media_drawing.js";
+import { drawPath, kindOf, legsOf, sentences, sentencesOf } from "./media_drawing.js";
 import { messagePanel } from "./message_panel.js";
 import { callBadge, choice, empty, problem, table, toggles, waiting } from "./parts.js";
 import { picks } from "./picks.js";
@@ -87,7 +87,7 @@ export function compareView(route) {
   }
 
   function mediaPaths() {
-    const kinds = (call) => call.media.streams.flatMap((stream) => stream.legs.map((leg) => `${kindOf(leg)} ${leg.keying} ${leg.suite}`));
+    const kinds = (call) => call.media.streams.flatMap((stream) => legsOf(stream).map((leg) => `${kindOf(leg)} ${leg.keying} ${leg.suite}`));
     const [one, other] = [kinds(calls.a), kinds(calls.b)];
     const differing = new Set(one.map((_, at) => at).concat(other.map((_, at) => at)).filter((at) => one[at] !== other[at]));
     return el("section", { class: "form" }, el("h2", {}, "Ways of the media"), SIDES.map((side) => {

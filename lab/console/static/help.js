@@ -16,6 +16,7 @@ const MEDIA = [
   ["srtp", "protected (SRTP), a key on this leg"],
   ["opaque", "protected, relayed unopened"],
   ["rtp", "in the clear (RTP)"],
+  ["unknown", "not known: nobody reported it"],
 ];
 
 const keyRow = ([keys, words]) => el("div", {}, el("dt", {}, keys.split(" ").map((key) => el("kbd", {}, key))), el("dd", {}, words));

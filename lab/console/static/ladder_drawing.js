@@ -6,7 +6,7 @@ import { duration } from "./words.js";
 
 export const ROW = 28;
 const GUTTER = 122;
-const LANE = 116; // at least, unless one asks for less
+const LANE = 108; // at least, unless one asks for less
 const HEAD = 44;
 const GAP_MS = 300; // a pause of this length gets a row of its own
 const PROTECTION = { SRTP: "srtp", RTP: "rtp", opaque: "opaque" };

@@ -1,7 +1,7 @@
 // The legs of a call in words and numbers: who chose the key, who can read, what arrived.
 
 import { el } from "./dom.js";
-import { kindWords } from "./media_drawing.js";
+import { kindWords, legsOf } from "./media_drawing.js";
 import { empty, table } from "./parts.js";
 import { count, measure } from "./words.js";
 
@@ -17,7 +17,7 @@ const reader = ({ name, why }) => el("li", {}, el("strong", {}, name === "*" ? "
 /** One table a stream. */
 export function mediaTables(streams) {
   if (!streams.length) return empty("No media", "None was agreed, or the gateways have not reported yet.");
-  return el("div", { class: "form" }, streams.map((stream) => el("section", {},
+  return el("div", { class: "form" }, streams.map((stream) => ({ ...stream, legs: legsOf(stream) })).map((stream) => el("section", {},
     el("h2", {}, `Stream ${stream.n}, ${stream.kind}`),
     el("div", { class: "card flush" }, table(`Legs of stream ${stream.n}`, [
       { head: "Leg", class: "num", cell: (leg) => stream.legs.indexOf(leg) + 1 },
@@ -25,6 +25,6 @@ export function mediaTables(streams) {
       { head: "Protection", class: "nowrap", cell: (leg) => [kindWords(leg), el("br"), el("span", { class: "dim" }, [leg.keying, leg.suite].filter(Boolean).join(" "))] },
       { head: "Key", class: "wide", cell: (leg) => leg.key },
       { head: "Who can read it", class: "wide", cell: (leg) => el("ul", { class: "plain" }, leg.readable_by.map(reader)) },
-      { head: "Packets", class: "wide", cell: (leg) => [el("span", { class: "dim" }, `${leg.from} → ${leg.to}: `), flow(leg.a_to_b), el("br"), el("span", { class: "dim" }, `${leg.to} → ${leg.from}: `), flow(leg.b_to_a)] },
+      { head: "Packets", class: "wide", cell: (leg) => !leg.unknown && [el("span", { class: "dim" }, `${leg.from} → ${leg.to}: `), flow(leg.a_to_b), el("br"), el("span", { class: "dim" }, `${leg.to} → ${leg.from}: `), flow(leg.b_to_a)] },
     ], stream.legs)))));
 }

@@ -14,6 +14,8 @@ MARKUP = "<img src=x onerror=alert(1)>"
 SCRIPT = '"><script>alert(2)</script>'
 HOSTILE_CALL = "hostile<svg/onload=alert(3)>@peer"
 """A Call-ID that is markup, of a call in which everything is."""
+PARTIAL_CALL = "partial@lab"
+"""A call of which one access network alone reported its media."""
 OLDEST_CALL = f"stored-{MANY - 1:05d}@lab"
 _SECOND = 1_000_000_000
 _AGE = 3600 * _SECOND
@@ -98,6 +100,45 @@ def _hostile(began: int) -> Iterator[Span]:
     )
 
 
+def _partial(began: int) -> Iterator[Span]:
+    trace_id = "cd" * 16
+    head = f"From: <sip:alice@ims.test>;tag=1\r\nTo: <sip:bob@ims.test>\r\nCall-ID: {PARTIAL_CALL}\r\nCSeq: 1 INVITE"
+    common = {"sip.call_id": PARTIAL_CALL, "imslab.interface": "Gm", "network.transport": "TLS"}
+    yield Span(
+        *(trace_id, "c" * 16, "", "alice", "UE", "SIP INVITE", "CLIENT", began, began + _SECOND // 5),
+        attributes={**common, "sip.cseq": "1 INVITE", "sip.status_code": 200},
+        events=(
+            _message(began, "INVITE sip:bob@ims.test SIP/2.0", head),
+            _message(began + _SECOND // 5, "SIP/2.0 200 OK", head, direction="received"),
+        ),
+    )
+    yield Span(
+        *(trace_id, "b" * 16, "", "alice", "UE", "SIP BYE", "CLIENT", began + 3 * _SECOND, began + 4 * _SECOND),
+        attributes={**common, "sip.cseq": "2 BYE"},
+    )
+    ends = (
+        ("alice", "end", "127.9.9.1:4000", "127.9.9.2:5000"),
+        ("imsagw-a", "access", "127.9.9.2:5000", "127.9.9.1:4000"),
+    )
+    for number, (node, side, local, remote) in enumerate(ends):
+        yield Span(
+            *(trace_id, f"{number + 1:016x}", "c" * 16, node, "UE", "media.association", "INTERNAL", began),
+            began + 3 * _SECOND,
+            attributes={
+                "sip.call_id": PARTIAL_CALL,
+                "media.protection": "SRTP",
+                "media.keying": "SDES",
+                "media.suite": "AES_CM_128_HMAC_SHA1_80",
+                "media.side": side,
+                "media.stream": "1",
+                "media.local": local,
+                "media.remote": remote,
+                "media.packets_in": 100,
+                "media.packets_out": 100,
+            },
+        )
+
+
 def fill(path: Path) -> None:
     """Write MANY calls and the hostile one, an hour old, newest first in number."""
     now = time.time_ns() - _AGE
@@ -107,5 +148,6 @@ def fill(path: Path) -> None:
         for start in range(0, len(spans), 4000):
             store.add_spans(spans[start : start + 4000])
         store.add_spans(_hostile(now + _SECOND))
+        store.add_spans(_partial(now + 2 * _SECOND))
     finally:
         store.close()

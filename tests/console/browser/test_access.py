@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import BrowserThread
-from tests.console.browser.stored import HOSTILE_CALL
+from tests.console.browser.stored import HOSTILE_CALL, PARTIAL_CALL
 from tests.console.browser.watched import Watched
 
 AUDIT = (Path(__file__).parent / "audit.js").read_text()
@@ -30,6 +30,7 @@ def views(e2ae: str, kms: str) -> list[str]:
         f"/call/{one}?tab=statistics",
         f"/call/{one}?tab=decisions",
         f"/call/{quote(HOSTILE_CALL, safe='')}",
+        f"/call/{PARTIAL_CALL}",
         "/registrations",
         "/tickets",
         f"/compare?a={one}&b={other}",

@@ -8,6 +8,7 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import BrowserThread
+from tests.console.browser.stored import PARTIAL_CALL
 from tests.console.browser.watched import Watched
 from tests.e2e.lab import Lab
 
@@ -102,6 +103,21 @@ def test_media_with_keys_of_the_kms_is_protected_from_end_to_end(
     expect(page.get_by_role("row").nth(2)).to_contain_text("kms")
 
 
+def test_media_that_nobody_reported_never_looks_protected(thread: BrowserThread, watched: Watched) -> None:
+    page = watched.page
+    watched.call(PARTIAL_CALL)
+    legs = page.locator("svg.path .leg")
+    expect(legs).to_have_count(2)
+    assert [kind(legs.nth(number).get_attribute("class")) for number in range(2)] == ["srtp", "unknown"]
+    said = page.locator(".sentences")
+    expect(said).to_contain_text("Not known beyond imsagw-a")
+    expect(said).not_to_contain_text("without a break")
+    assert page.locator("svg.path .station").last.get_attribute("class") == "station end"
+    expect(page.locator("svg.path")).to_contain_text("not known")
+    tab(page, "Media legs")
+    expect(page.get_by_role("row").nth(2)).to_contain_text("not known")
+
+
 def test_trace_is_a_waterfall_that_opens_and_closes(
     thread: BrowserThread, watched: Watched, e2ae_call: dict[str, Any]
 ) -> None:
@@ -170,4 +186,4 @@ def test_unknown_call_is_told_in_words(thread: BrowserThread, watched: Watched) 
 
 
 def kind(classes: str | None) -> str:
-    return next(word for word in (classes or "").split() if word in ("srtp", "rtp", "opaque"))
+    return next(word for word in (classes or "").split() if word in ("srtp", "rtp", "opaque", "unknown"))

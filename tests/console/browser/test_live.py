@@ -89,7 +89,11 @@ def test_node_that_is_killed_turns_red_and_comes_back(thread: BrowserThread, wat
         }"""
     )
     dead = stage.kill("hss-p")
-    page.wait_for_function("[...window.seen].some(row => !row.startsWith('node good'))")
+    stage.wait(
+        lambda: page.evaluate("[...window.seen].some(row => !row.startsWith('node good'))"),
+        20,
+        "the node never turned red",
+    )
     stage.wait_back("hss-p", dead)
     expect(node).to_have_class(re.compile(r"\bgood\b"))
     seen: list[str] = page.evaluate("[...window.seen]")
