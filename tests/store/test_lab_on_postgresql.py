@@ -16,7 +16,7 @@ from tests.postgresql import Postgres, own_server
 from tests.store.page import COMMANDS, FILES
 from tests.store.test_store_doc import run
 
-pytestmark = [pytest.mark.lab, pytest.mark.peer("pg_ctlcluster"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lab, pytest.mark.peer("pg_ctlcluster"), pytest.mark.timeout(300)]
 
 
 class LabOnPostgres(Lab):

@@ -15,7 +15,7 @@ def run(command: str, folder: Path) -> str:
     programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": programs, "IMSLAB_STATE": str(folder / "state")}
     done = subprocess.run(
-        ["sh", "-euc", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+        ["sh", "-euc", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=150
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
