@@ -268,7 +268,7 @@ class LabFixture:
             await client.call(_REGISTER, nrf_nfm_pb2.NfRegisterRequest(profile=profile))
         return client
 
-    async def wait_serving(self, instance: str, timeout_s: float = 20.0) -> None:
+    async def wait_serving(self, instance: str, timeout_s: float = 60.0) -> None:
         """Wait until a node says SERVING on ``grpc.health.v1``; raises ``TimeoutError``."""
         node = self.document["nodes"][instance]
         environment = self.add("client", "prober", nf_types=("LAB",))
