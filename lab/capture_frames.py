@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 
 from lab.capture_http2 import Http2View
 from lab.capture_merge import MEDIA, Seen
@@ -84,4 +85,9 @@ class Frames:
 
 
 def _whole(address: tuple[str, int]) -> tuple[str, int]:
-    return address[0] or NOWHERE, address[1]
+    """The address as a packet can hold it: a node may tell a name, of the NRF in containers say, or anything else."""
+    try:
+        ip_address(address[0])
+    except ValueError:
+        return NOWHERE, address[1]
+    return address

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -172,7 +173,7 @@ class ExternalFleet(Fleet):
 
     async def _serves(self, row: NodeRow, profiles: Mapping[str, NfProfile]) -> tuple[bool, str, int]:
         """Ask a node at the address of its profile; the one known last serves where the NRF has none of it."""
-        host, port = self._where(row, profiles)
+        host, port = await self._where(row, profiles)
         if not host:
             return False, "", 0
         key = (row.instance, host, port)
@@ -195,9 +196,9 @@ class ExternalFleet(Fleet):
             return False, host, port
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING), host, port
 
-    def _where(self, row: NodeRow, profiles: Mapping[str, NfProfile]) -> tuple[str, int]:
+    async def _where(self, row: NodeRow, profiles: Mapping[str, NfProfile]) -> tuple[str, int]:
         if row.kind == "nrf":
-            return self._nrf, row.port
+            return await _address_of(self._nrf), row.port
         profile = profiles.get(row.instance_id)
         if profile is not None:
             return profile.host, profile.port
@@ -246,6 +247,15 @@ class ExternalFleet(Fleet):
         except OSError:
             pass
         write_private(path, content)
+
+
+async def _address_of(name: str) -> str:
+    """Return an address behind a name, empty while there is none: rows of nodes hold addresses, as captures need."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(name, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    except OSError:
+        return ""
+    return str(found[0][4][0])
 
 
 class ExternalSupervisor(Supervisor):

@@ -165,11 +165,16 @@ def _node(entry: dict[str, Any]) -> NodeRow:
         port=int(entry["sbi"]["port"]),
         access_network=str(settings.get("access_network", "")),
         role_name=str(settings.get(_ROLE_NAMES.get(kind, ""), "")),
-        https=f"{https['host']}:{int(https['port'])}" if https else "",
+        https=f"{_told(https['host'], entry)}:{int(https['port'])}" if https else "",
         home=next(iter(settings.get("home_domains") or ()), "") if kind in _HOME_KINDS else "",
         nf=str(entry.get("nf", "")),
         user_made_tickets=settings.get("user_made_tickets") is True,
     )
+
+
+def _told(host: str, entry: dict[str, Any]) -> str:
+    """The host as users are told it: one that a container learns when it starts goes by the name of its service."""
+    return str(entry.get("nf") or entry["instance"]) if host.startswith("@") else host
 
 
 def _user(name: str, entry: dict[str, str], gateways: dict[str, str]) -> UserRow:

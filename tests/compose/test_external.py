@@ -55,7 +55,7 @@ async def _fleet(lab: LabFixture, folder: Path) -> tuple[ExternalFleet, dict[str
         rows,
         hands,
         StateFolder.at(folder),
-        "127.0.0.1",
+        "localhost",
         lambda node: told.append(f"{node.instance} {node.state.value}"),
     )
     return fleet, rows, told
@@ -73,6 +73,7 @@ async def test_instances_show_up_when_they_serve_and_leave_when_they_are_taken_a
         starting = asyncio.ensure_future(fleet.start([]))
         try:
             await until(lambda: fleet.nodes["nrf"].state is State.SERVING)
+            assert rows["nrf"].host == "127.0.0.1", "a name where others, captures say, need an address"
             assert not starting.done()
             first = await lab.start("imsagw", "agw", {}, cls=Gateway)
             assert await starting == []

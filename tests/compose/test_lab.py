@@ -102,6 +102,37 @@ def test_every_node_serves_where_the_engine_put_it(lab: Lab) -> None:
     assert not [row for row in rows.values() if row["sbi"].startswith("@")]
 
 
+def test_a_capture_of_all_nodes_and_one_of_a_call_are_files_in_the_volume(lab: Lab) -> None:
+    lab.inside("console", "imslab", "capture", "-o", "/out/all.pcapng", "--seconds", "2")
+    lab.inside("console", "imslab", "call", "alice", "bob", "--seconds", "1", "--pcap", "/out/call.pcapng")
+    code = "import json; print(json.dumps([open(f'/out/{n}.pcapng', 'rb').read().decode('latin-1') for n in ('all', 'call')]))"
+    everything, call = lab.python("console", code)
+    for text in (everything, call):
+        assert text.encode("latin-1")[:4] == bytes.fromhex("0a0d0d0a")
+    assert "nrf" in everything
+    assert all(name in call for name in ("alice", "pcscf-a", "imsagw-a", "cscf", "bob"))
+
+
+def test_users_are_told_hosts_and_no_placeholders(lab: Lab) -> None:
+    said = lab.imslab("user", "alice")
+    assert "@access" not in said
+    assert "kms:7444" in said
+
+
+def test_a_revoked_certificate_is_handed_out_as_such_and_its_node_is_refused(lab: Lab) -> None:
+    before = (lab.secrets / "carol" / "carol.crt").read_bytes()
+    tool = ("run", "--rm", "-T", "lab", "imslab", "pki")
+    lab.compose(*tool, "revoke", "carol")
+    lab.compose("run", "--rm", "-T", "init")
+    until(
+        lambda: lab.call("alice", "carol", "--security", "none")["result"] != "established", 60, "carol to be refused"
+    )
+    lab.compose(*tool, "reissue", "carol")
+    lab.compose("run", "--rm", "-T", "init")
+    assert (lab.secrets / "carol" / "carol.crt").read_bytes() != before
+    until(lambda: lab.call("alice", "carol", "--security", "none")["result"] == "established", 90, "carol to be back")
+
+
 @pytest.mark.parametrize("command", [("down",), ("scale", "kms=2"), ("logs", "kms")])
 def test_what_the_engine_has_to_do_is_left_to_it(lab: Lab, command: tuple[str, ...]) -> None:
     container = lab.containers("console")[0]
