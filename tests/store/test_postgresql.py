@@ -72,8 +72,8 @@ async def test_each_nf_has_a_role_and_a_schema_of_its_own(tmp_path):
     ],
 )
 @async_test
-async def test_an_nf_that_was_taken_over_reaches_no_other_store(attempt):
-    store = await opened(await victims())
+async def test_an_nf_that_was_taken_over_reaches_no_other_store(tmp_path_factory, attempt):
+    store = await opened(await victims(tmp_path_factory))
     async with store.engine.connect() as connection:
         with pytest.raises(Exception, match=r"permission denied|must be (owner|superuser|member)"):
             await connection.execute(text(attempt))
@@ -83,13 +83,10 @@ async def test_an_nf_that_was_taken_over_reaches_no_other_store(attempt):
 _victims = []
 
 
-async def victims():
+async def victims(tmp_path_factory):
     """Two NFs of one database, made once; the environment of the first."""
     if not _victims:
-        import tempfile
-        from pathlib import Path
-
-        folder = Path(tempfile.mkdtemp(prefix="imslab-victims-"))
+        folder = tmp_path_factory.mktemp("victims")
         described = await shared_server().database(folder, {"bsf": ["bsf"], "hss": ["hss"]})
         await (await opened(environment(folder, "hss", described))).close()
         _victims.append(environment(folder, "bsf", described))
