@@ -38,7 +38,10 @@ class Lab:
     def run(self, *arguments: str, check: bool = True) -> str:
         """Run ``imslab`` and return what it printed."""
         command = [sys.executable, "-m", "lab.cli", *arguments, "--state", str(self._state)]
-        return subprocess.run(command, cwd=ROOT, check=check, capture_output=True, text=True).stdout
+        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+        if check and done.returncode:
+            raise SystemExit(f"imslab {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done.stdout
 
     def call(self, caller: str, callee: str, *arguments: str) -> str:
         """Place a call and return its Call-ID, also of one that is refused."""
@@ -76,14 +79,14 @@ def shots(lab: Lab) -> Iterator[tuple[str, str, str, int]]:
     lab.call("alice", "bob", "--security", "e2e-sdes", "--seconds", "3")
     kms = lab.call("bob", "alice", "--security", "e2e-kms", "--seconds", "3")
     again = lab.call("alice", "bob", "--security", "e2e-kms", "--seconds", "3")
-    yield "topology", "/topology", "", 640
+    yield "topology", "/topology", "", 780
     yield "node", "/topology/kms", "", 850
     yield "calls", "/calls", "", 640
-    yield "call-e2ae", f"/call/{e2ae}", ".ladder-body .step", 850
+    yield "call-e2ae", f"/call/{e2ae}", ".ladder-body .step", 800
     yield "call-kms", f"/call/{kms}?tab=media", "", 850
     yield "trace", f"/call/{e2ae}?tab=trace", "", 850
     yield "statistics", f"/call/{e2ae}?tab=statistics", "", 1000
-    yield "compare", f"/compare?a={e2ae}&b={again}", "", 1400
+    yield "compare", f"/compare?a={e2ae}&b={again}", "", 1150
     yield "tickets", "/tickets", "", 640
 
 

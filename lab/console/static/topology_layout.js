@@ -8,7 +8,7 @@ const ROW = 24; // one instance
 const DOWN = 36; // between rows
 const TITLE = 26;
 const STOREYS_APART = 62;
-const COMPACT_BELOW = 1300;
+const COMPACT_BELOW = 1380;
 const STACKED_BELOW = 880; // narrower windows have one zone below the other
 const EDGE_KINDS = ["pcscf", "imsagw"];
 // Rows of a zone, top to bottom; what is named in none goes to the first.
