@@ -69,8 +69,18 @@ def test_a_built_distribution_holds_the_compiled_contract(written: Path, tmp_pat
     (written / "x9_9_0z" / "x9_9_0z_pb2.py").unlink(missing_ok=True)
     done = run(sys.executable, "-c", BUILD, str(tmp_path), cwd=written)
     assert done.returncode == 0, done.stderr
-    names = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]).namelist()
-    assert {"x9_9_0z/x9_9_0z_pb2.py", "x9_9_0z/x9_9_0z.proto", "x9_9_0z/py.typed"} <= set(names)
+    wheel = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1])
+    assert {"x9_9_0z/x9_9_0z_pb2.py", "x9_9_0z/x9_9_0z.proto", "x9_9_0z/py.typed"} <= set(wheel.namelist())
+    wheel.extractall(tmp_path / "site")  # what an installation leaves behind
+    program = (
+        "from sba.contracts import all_contracts\nfrom sba.run import node_class\n"
+        f"print(node_class({ODD_NAME!r}).__name__, [c.service_name for c in all_contracts()][-1])"
+    )
+    found = run(sys.executable, "-c", program, path=(tmp_path / "site",))
+    assert found.stdout.split() == ["X990zFunction", f"n{ODD_NAME}"], found.stderr
+    elsewhere = imslab("up", "--with", str(written), "--state", str(tmp_path / "state"), path=(tmp_path / "site",))
+    assert elsewhere.returncode == 2
+    assert "the module x9_9_0z is there already" in elsewhere.stderr
 
 
 def test_the_compose_fragment_fits_the_compose_file_of_a_lab(written: Path, tmp_path: Path) -> None:
