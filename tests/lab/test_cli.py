@@ -337,8 +337,10 @@ NO_LAB_NEEDED = {"mikey", "new-nf", "compose-file"}
 @pytest.mark.parametrize("command", sorted(set(cli.imslab.commands) - NO_LAB_NEEDED))
 def test_every_command_takes_a_state_folder(command: str) -> None:
     found = cli.imslab.commands[command]
-    leaves = list(getattr(found, "commands", {command: found}).values())
-    for leaf in leaves:
+    leaves = dict(getattr(found, "commands", {command: found}))
+    if command == "database":
+        del leaves["migration"]  # compares models with a history, in a checkout
+    for leaf in leaves.values():
         assert any("--state" in parameter.opts for parameter in leaf.params), leaf.name
 
 
