@@ -14,23 +14,34 @@ try {
 const tabs = new BroadcastChannel("imslab-session");
 const ASK_MS = 250;
 
+let asking = false;
+
 tabs.onmessage = ({ data }) => {
-  if (data.want && pageKey) tabs.postMessage({ key: pageKey });
-  if (typeof data.key === "string") keep(data.key);
+  if (data.want && pageKey) tabs.postMessage({ answer: pageKey });
+  if (typeof data.opened === "string") keep(data.opened);
+  // An answer may be of a session that is over too: only who asked takes it, and only once.
+  if (typeof data.answer === "string" && asking && data.answer !== pageKey) keep(data.answer);
 };
+
+/** Whether another tab had a key that is not `used`. */
+async function otherKey(used) {
+  const until = performance.now() + ASK_MS;
+  asking = true;
+  tabs.postMessage({ want: true });
+  while (pageKey === used && performance.now() < until) await new Promise((done) => setTimeout(done, 10));
+  asking = false;
+  return pageKey !== used;
+}
 
 /** Opens a session with the token of the link. */
 export async function openSession(token) {
   keep((await request("POST", "/api/session", { token })).page_key);
-  tabs.postMessage({ key: pageKey });
+  tabs.postMessage({ opened: pageKey });
 }
 
 /** Takes over the session of another tab, where there is one. */
 export async function sessionOfOtherTabs() {
-  if (pageKey) return;
-  tabs.postMessage({ want: true });
-  const until = performance.now() + ASK_MS;
-  while (!pageKey && performance.now() < until) await new Promise((done) => setTimeout(done, 10));
+  if (!pageKey) await otherKey("");
 }
 
 function keep(key) {
@@ -72,7 +83,8 @@ async function problemOf(response) {
 }
 
 /** The answer to a request with both halves of the session; throws a Problem for a refusal or silence. */
-export async function ask(method, path, { body, headers = {}, signal } = {}) {
+export async function ask(method, path, { body, headers = {}, signal } = {}, again = true) {
+  const used = pageKey;
   let response;
   try {
     response = await fetch(path, {
@@ -85,6 +97,10 @@ export async function ask(method, path, { body, headers = {}, signal } = {}) {
     });
   } catch {
     throw new Problem(0, WORDS[0]);
+  }
+  // Another tab may have opened a session anew in this very moment: its cookie is here before its key.
+  if (response.status === 401 && again && path !== "/api/session" && (pageKey !== used || (await otherKey(used)))) {
+    return ask(method, path, { body, headers, signal }, false);
   }
   if (!response.ok) throw await problemOf(response);
   return response;

@@ -9,7 +9,7 @@ import { mediaTables } from "./media_table.js";
 import { messagePanel } from "./message_panel.js";
 import { button, callBadge, copyable, empty, facts, problem, table, tabList, traceLink, waiting } from "./parts.js";
 import { picks } from "./picks.js";
-import { go, link, note } from "./route.js";
+import { go, link, note, parse } from "./route.js";
 import { statisticsView } from "./statistics.js";
 import { waterfall } from "./waterfall.js";
 import { callee, caller, clock, duration } from "./words.js";
@@ -61,17 +61,18 @@ export function callView(route) {
     if (tab === "trace") showTrace();
   }
 
-  async function showTrace() {
+  /** Draws the trace, unless it still has `drawn` spans. */
+  async function showTrace(drawn = 0) {
     if (!trace) {
-      replace(holder, waiting());
+      if (!holder.firstChild) replace(holder, waiting());
       try {
         trace = await api.traceOfCall(id);
       } catch (error) {
-        if (tab === "trace") replace(holder, problem(error, showTrace));
+        if (tab === "trace") replace(holder, problem(error, () => showTrace()));
         return;
       }
     }
-    if (tab === "trace") replace(holder, waterfall(trace, route.with.span), otherTraces());
+    if (tab === "trace" && trace.spans.length !== drawn) replace(holder, waterfall(trace, parse(location.hash).with.span), otherTraces());
   }
 
   const otherTraces = () => call.links.length > 0 && el("section", { class: "card" }, el("h2", {}, "Traces that belong to this call"),
@@ -166,7 +167,9 @@ export function callView(route) {
     showMedia();
     ladder.show(call.ladder);
     statistics.show(call.samples, call.began_ladder);
-    if (tab !== "trace") trace = null;
+    const before = trace;
+    trace = null; // it may have grown
+    if (tab === "trace" && before) showTrace(before.spans.length);
     if (first || tab === "media" || tab === "decisions") showTab();
     if (first && step !== null) {
       const chosen = call.ladder.steps.find((one) => one.n === step);

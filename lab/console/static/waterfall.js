@@ -5,7 +5,7 @@ import { roving } from "./keys.js";
 import { badge, button, empty, facts, traceLink } from "./parts.js";
 import { note } from "./route.js";
 import { ticks, timeScale } from "./time_scale.js";
-import { duration } from "./words.js";
+import { duration, plural } from "./words.js";
 
 /** The kind of a span, the name of its class. */
 function kindOf(span) {
@@ -54,7 +54,7 @@ export function waterfall(trace, chosen = "") {
     even.setAttribute("aria-pressed", String(!fold));
     draw();
   }, { class: "toggle", "aria-pressed": "false" });
-  const facts_ = [`${trace.spans.length} spans`, `${new Set(trace.spans.map((span) => span.node)).size} nodes`, duration(trace.duration_ms ?? Math.max(...trace.spans.map((span) => span.start_ms + span.duration_ms)))];
+  const facts_ = [plural(trace.spans.length, "span"), plural(new Set(trace.spans.map((span) => span.node)).size, "node"), duration(trace.duration_ms ?? Math.max(...trace.spans.map((span) => span.start_ms + span.duration_ms)))];
   replace(beside, el("div", { class: "card flush" }, axis, list));
   const element = el("div", { class: "form" },
     el("div", { class: "filters" }, el("span", { class: "dim" }, facts_.join(" · ")), even,

@@ -128,6 +128,7 @@ def test_search_finds_by_call_id_trace_id_and_user(
 def test_trace_that_is_no_call_has_a_waterfall(thread: BrowserThread, watched: Watched, stage: Any) -> None:
     ticket = stage.json("ticket", "request", "alice", "bob")
     page = watched.page
+    watched.expected.append("404")  # asked for before its spans are here
     watched.go(f"/trace/{ticket['trace_id']}")
     expect(page.get_by_role("treeitem").first).to_be_visible()
     expect(page.locator("main")).to_contain_text("kms")

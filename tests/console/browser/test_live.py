@@ -39,11 +39,11 @@ def test_call_placed_by_the_form_appears_live_and_is_hung_up(thread: BrowserThre
     expect(order).to_contain_text(re.compile("answered|media flows"))
 
     order.get_by_role("link", name="Watch the call").click()
-    expect(page.locator(".head .badge")).to_contain_text("in the call")
+    expect(page.locator("section.call > .head .badge")).to_contain_text("in the call")
     expect(page.locator("svg.path .leg.rtp")).to_have_count(1)
     before = page.locator(".ladder-body .step").count()
     page.get_by_role("button", name="Hang up").click()
-    expect(page.locator(".head .badge")).to_contain_text("established")
+    expect(page.locator("section.call > .head .badge")).to_contain_text("established")
     expect(page.get_by_role("button", name="Hang up")).to_have_count(0)
     # The BYE comes into the ladder without a reload.
     expect(page.locator(".ladder-body .step", has_text="BYE").first).to_be_attached(timeout=15_000)
