@@ -91,10 +91,17 @@ async def test_notifications_are_numbered_kept_and_private_to_their_owner():
                 break
         return found
 
+    async def number_of_first(owner: str) -> int:
+        async for notification in log.follow(owner, 0):
+            return notification.event_id
+        raise AssertionError(owner)
+
+    one, two = await number_of_first("a"), await number_of_first("b")
+    assert two == one + 1
     assert await first("a", 0, 2) == ["1", "3"]
-    assert await first("a", 1, 1) == ["3"]
-    assert await first("a", 99, 2) == ["1", "3"], "numbers of an earlier life of the gateway"
-    waiting = asyncio.ensure_future(first("b", 2, 1))
+    assert await first("a", one, 1) == ["3"]
+    assert await first("a", one + 99, 2) == ["1", "3"], "a number that this gateway never gave"
+    waiting = asyncio.ensure_future(first("b", two, 1))
     await asyncio.sleep(0)
     log.add_for_all(Notification(going_down="4"))
     assert await waiting == ["4"]

@@ -61,12 +61,16 @@ def test_every_fault_of_the_section_at_once():
 
 def resolved(folder: Path, *lines, more=""):
     folder = StateFolder.at(folder)
-    resolve(parse(with_database(*lines) + more), folder)
+    text = with_database(*lines)
+    if more:
+        text = text.replace("instances: {}", more)
+        assert more in text
+    resolve(parse(text), folder)
     return folder, json.loads(folder.lab_json.read_text())
 
 
 def test_a_resolved_lab_names_the_database_and_has_a_password_for_every_network_function(tmp_path):
-    folder, lab = resolved(tmp_path / "state", f"url: {URL}", "wait_s: 3", more="instances: {kms: 2, pcscf-a: 2}\n")
+    folder, lab = resolved(tmp_path / "state", f"url: {URL}", "wait_s: 3", more="instances: {kms: 2, pcscf-a: 2}")
     found = {tenant.nf: tenant for tenant in tenants(lab)}
     assert found["kms.ims.test"].stores == ("kms.ims.test",)
     assert found["pcscf-a"].stores == ("pcscf-a", *(f"pcscf-a-{number}" for number in range(2, 9)))
