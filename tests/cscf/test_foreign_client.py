@@ -25,7 +25,9 @@ async def test_baresip_registers_with_digest(tmp_path):
         account = f'<sip:dave@ims.test;transport=tcp>;auth_user=dave@ims.test;auth_pass=opensesame;outbound="{target}";regint=120\n'
         (folder / "accounts").write_text(account)
         modules = "".join(f"module {name}\n" for name in MODULES)
-        (folder / "config").write_text(f"sip_listen 127.0.0.1:0\nmodule_path /usr/lib/baresip/modules\n{modules}")
+        (folder / "config").write_text(
+            f"sip_listen 127.0.0.1:0\nnet_interface 127.0.0.1\nmodule_path /usr/lib/baresip/modules\n{modules}"
+        )
         process = await asyncio.create_subprocess_exec(
             "baresip",
             "-f",
