@@ -25,7 +25,7 @@ _FENCE = re.compile(
 )
 _NOTE = re.compile(r"<!-- (played by|put \w+|ends with): (.*?) -->")
 _INLINE = re.compile(r"`([^`\n]+)`")
-_PLACEHOLDER = re.compile(r"(?<![\w$-])[A-Z][A-Z_]{1,}\b|[\[\]<>|]|\.\.\.|\\\|")
+_PLACEHOLDER = re.compile(r"(?<![\w$-])[A-Z][A-Z_]*\b|[\[\]<>|]|\.\.\.|\\\|")
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,12 @@ def typed(page: str) -> list[str]:
 
 
 PLAYED_ELSEWHERE = {
+    "imslab console --open": "tests/console/test_live_lab.py",
     "imslab ticket request alice bob --mode-3": "tests/e2e/test_kms_lab.py",
     "imslab ticket request alice --group sip:helpdesk@ims.test": "tests/e2e/test_kms_lab.py",
     "imslab call alice bob --security e2e-kms --option responders=sip:sales@ims.test": "tests/e2e/test_kms_lab.py",
 }
-"""Commands within the text of pages that need another lab description, and the test that has one."""
+"""Commands within the text of pages that need another lab description or a screen, and the test that has one."""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -254,6 +255,8 @@ def test_the_commands_of_the_page_run_as_written(page: str, reader: Reader) -> N
     commands = typed(page)
     if any(not command.startswith(NO_LAB_NEEDED) for command in commands):
         reader.play("imslab up", f"{page}, before the commands within its text")
+    if any(command.startswith("imslab flow") for command in commands):
+        reader.play("imslab call alice bob --security e2ae-sdes --seconds 1", f"{page}, a call to draw")
     for command in commands:
         if command.startswith(LONG):
             reader.play(f"make -n {shlex.split(command)[1]}", f"{page}: {command}")
