@@ -18,17 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health_pb2
-
 from lab.console.settings import ConsoleSettings
 from lab.control import ControlError
 from lab.fleet import Fleet, NodeProcess, State, Watcher
+from lab.healthcheck import HealthChecks
 from lab.instances import SCALABLE
 from lab.labfile import LEARNED, NodeRow
 from lab.layout_containers import OUTSIDE
-from lab.operator import PROBE_TIMEOUT_S, Operator
+from lab.operator import Operator
 from lab.resolve import nf_types
 from lab.spawner import NodeOrder, Spawner
 from lab.state import StateFolder
@@ -42,13 +39,6 @@ LOOK_S: Final = 1.0
 """Pause between two looks at the nodes, seconds."""
 GONE_S: Final = 20.0
 """A further instance that was not seen for so long was taken away, seconds."""
-_CHANNEL: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class NoSpawner(Spawner):
@@ -92,7 +82,7 @@ class ExternalFleet(Fleet):
         self._operator = operator
         self._folder = folder
         self._nrf = nrf
-        self._channels: dict[tuple[str, str, int], grpc.aio.Channel] = {}
+        self._health = HealthChecks(operator.identity, retry_ms=100)
         self._learned: dict[str, list[str]] = {}
         self._names: dict[str, str] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -125,8 +115,7 @@ class ExternalFleet(Fleet):
             self._looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._looking
-        for channel in self._channels.values():
-            await channel.close()
+        await self._health.close()
 
     async def add(self, order: NodeOrder) -> NodeProcess:
         """Refuse: raises ``ControlError``."""
@@ -176,25 +165,7 @@ class ExternalFleet(Fleet):
         host, port = await self._where(row, profiles)
         if not host:
             return False, "", 0
-        key = (row.instance, host, port)
-        channel = self._channels.get(key)
-        if channel is None:
-            for old in [known for known in self._channels if known[0] == row.instance]:
-                await self._channels.pop(old).close()
-            names = (("grpc.ssl_target_name_override", row.fqdn), ("grpc.default_authority", row.fqdn))
-            credentials = self._operator.identity.channel_credentials()
-            target = f"{host}:{port}"
-            channel = self._channels[key] = grpc.aio.secure_channel(target, credentials, options=(*names, *_CHANNEL))
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            answer = await check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-        except grpc.aio.AioRpcError:
-            return False, host, port
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING), host, port
+        return await self._health.serves(replace(row, host=host, port=port)), host, port
 
     async def _where(self, row: NodeRow, profiles: Mapping[str, NfProfile]) -> tuple[str, int]:
         if row.kind == "nrf":

@@ -10,13 +10,11 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-import grpc
-import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2
 
 from keying.secret import Secret
+from lab.healthcheck import HealthChecks
 from lab.labfile import NodeRow
 from lab.resolve import OPERATOR, nf_types
 from protos import capture_pb2, iq_pb2, kms_control_pb2, lifecycle_pb2, nrf_nfm_pb2, ue_control_pb2
@@ -26,8 +24,6 @@ from sba.discovery import NfProfile, Query
 from sba.identity import NodeIdentity
 from sba.telemetry import Telemetry
 
-PROBE_TIMEOUT_S = 0.5
-"""Patience with one readiness probe, seconds."""
 REGISTER_TIMEOUT_S = 20.0
 """Patience with one registration, seconds (timer F on the access is 128 s; an operator is less patient)."""
 REPORT_WAIT_S = 3.0
@@ -57,12 +53,11 @@ class Operator:
         self.telemetry = Telemetry.for_node(self._environment, self.identity)
         self._sbi = SbiClient(self._environment, self.identity, self.telemetry)
         self._producers = producers
-        self._health: dict[str, grpc.aio.Channel] = {}
+        self._health = HealthChecks(self.identity, retry_ms=50)
 
     async def close(self) -> None:
         """Close every channel and end the export of spans."""
-        for channel in self._health.values():
-            await channel.close()
+        await self._health.close()
         await self._sbi.close()
         await asyncio.to_thread(self.telemetry.shutdown)
 
@@ -78,31 +73,7 @@ class Operator:
         except OSError:
             return False
         writer.close()
-        channel = self._health.get(instance)
-        if channel is None:
-            channel = self._health[instance] = grpc.aio.secure_channel(
-                f"{producer.host}:{producer.port}",
-                self.identity.channel_credentials(),
-                options=(
-                    ("grpc.ssl_target_name_override", producer.fqdn),
-                    ("grpc.default_authority", producer.fqdn),
-                    ("grpc.initial_reconnect_backoff_ms", 50),
-                    ("grpc.min_reconnect_backoff_ms", 50),
-                    ("grpc.max_reconnect_backoff_ms", 200),
-                    ("grpc.enable_http_proxy", 0),
-                    ("grpc.use_local_subchannel_pool", 1),
-                ),
-            )
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            answer = await check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return await self._health.serves(producer)
 
     async def _ask(self, user: str, method: str, request: Message, timeout_s: float) -> Message:
         return await self._ask_node(user, _ue(method), request, timeout_s)

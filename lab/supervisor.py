@@ -234,8 +234,9 @@ def main() -> int:
     os.umask(0o077)
     folder = StateFolder.at(sys.argv[1])
     redirect_from = sys.stdin.buffer
-    shared = ("sba.run", "sba.export", "sba.migrations.run")
-    modules = [*HEAVY_MODULES, *(f"nodes.{kind}.node" for kind in NODE_MODULES), *shared]
+    modules = [*HEAVY_MODULES, *(f"nodes.{kind}.node" for kind in NODE_MODULES), "sba.run", "sba.export"]
+    if not any(folder.nodes.iterdir()):
+        modules.append("sba.migrations.run")  # a first start migrates every store, one that comes back none
     faults = preload(modules)
     go = redirect_from.readline()
     if go.strip() != b"go":

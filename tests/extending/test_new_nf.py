@@ -132,3 +132,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
     refused = imslab("new-nf", "call-watch", str(tmp_path))
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+
+
+def test_the_example_compiles_against_the_options_of_this_release() -> None:
+    copy = ROOT / "examples" / "call-screening" / "include" / "protos" / "options.proto"
+    assert copy.read_bytes() == (ROOT / "protos" / "options.proto").read_bytes()
