@@ -42,6 +42,7 @@ _PROTOCOLS: dict[int | str, str] = {
 }
 
 Emit = Callable[[bytes], Awaitable[None]]
+Tell = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class LiveCapture:
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._begun: set[tuple[str, str]] = set()
         self._begin = asyncio.Event()
+        self._returned: list[str] = []
         self._notes = [said, "THIS FILE HOLDS MEDIA KEYS"] if order.with_keys else [said]
         self._writer = PcapngWriter()
         self.ports = LabPorts.of_names(names)
@@ -129,8 +131,11 @@ class LiveCapture:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def run(self, emit: Emit) -> Json:
-        """Write until the order is filled or this is cancelled; returns what there is to say of the file."""
+    async def run(self, emit: Emit, returned: Tell) -> Json:
+        """Write until the order is filled or this is cancelled; returns what there is to say of the file.
+
+        ``returned`` is told the name of each node that went and is captured again: between the two nothing was seen.
+        """
         deadline = time.monotonic() + self._order.seconds if self._order.seconds else float("inf")
         ended = "stopped"
         self._writer.comment = "\n".join(self._notes)
@@ -147,6 +152,8 @@ class LiveCapture:
                     looking = time.monotonic() + LOOK_EVERY_S
                     await self._look()
                 await self._write(emit, self._merger.settled(time.time_ns()))
+                while self._returned:
+                    await returned(self._returned.pop(0))
                 if self._order.most_octets and self.octets >= self._order.most_octets:
                     ended = "the file is as large as it may be"
                     break
@@ -229,6 +236,8 @@ class LiveCapture:
             self._begin.set()
 
     def _has_begun(self, node: str, what: str) -> None:
+        if (node, what) in self._begun:
+            self._returned.append(node)
         self._begun.add((node, what))
         self.faults.pop(node, None)
         self._begin.set()

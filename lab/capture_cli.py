@@ -148,6 +148,10 @@ def _private(path: Path) -> BinaryIO:
 
 def _begun(item: Params, decode_as: Path | None) -> None:
     nodes = item.get("nodes")
+    returned = item.get("returned")
+    if isinstance(returned, str):
+        click.echo(one_line(f"{returned} came back and is captured again"), err=True)
+        return
     if isinstance(nodes, list):
         click.echo(f"capturing at {len(nodes)} nodes; Ctrl-C ends it", err=True)
     if decode_as is not None:

@@ -41,10 +41,13 @@ class CaptureDesk:
             for at in range(0, len(octets), CHUNK):
                 await progress({"octets": base64.b64encode(octets[at : at + CHUNK]).decode("ascii")})
 
+        async def returned(node: str) -> None:
+            await progress({"returned": node})
+
         try:
             await capture.start()
             await progress({"nodes": [*capture.nodes], "ports": capture.ports.document()})
-            return await capture.run(emit)
+            return await capture.run(emit, returned)
         except ConnectionError:  # whoever asked has gone
             return None
         finally:

@@ -180,9 +180,10 @@ def test_a_node_that_comes_back_is_captured_again(captured: CapturedLab, tmp_pat
     with Capturing(lab, file, "--nodes", "bsf") as capturing:
         dead = lab.kill("bsf")
         lab.wait_back("bsf", dead)
-        lab.wait(file.exists, 5, "no file")
+        again = "bsf came back and is captured again"
+        lab.wait(lambda: again in capturing.said, 15, f"the new bsf is not captured: {capturing.said}")
         lab.run("ticket", "request", "carol", "bob", check=False)  # carol has not bootstrapped yet
-        lab.wait(lambda: b"NbsfGba" in file.read_bytes(), 15, f"the new bsf is not captured: {capturing.said}")
+        lab.wait(lambda: b"NbsfGba" in file.read_bytes(), 15, f"nothing of the new bsf: {capturing.said}")
 
 
 def test_a_pipe_and_a_time_and_a_bound_end_a_capture(captured: CapturedLab, tmp_path: Path) -> None:
