@@ -129,7 +129,8 @@ class ApplicationServer(NetworkFunction):
             self._neighbours = MwNames(self.sbi.discovery, ("SCSCF", "ICSCF"), self.telemetry.log)
             if self.environment.lab.networks:
                 await self._neighbours.start()
-            self._stack.set_client_tls(ISC, siptls.client(self.identity.ca_path, self.identity, self._neighbours.of))
+            tls_client = siptls.client(self.identity.ca_path, self.identity, self._neighbours.of)
+            self._stack.set_client_tls(ISC, tls_client, self._neighbours.before_dialling)
         isc = settings.isc
         listener = await self._stack.listen(transport, isc.host, isc.port, role=ISC, tls=tls)
         self._port = listener.address[1]

@@ -9,16 +9,19 @@ different types claim is nobody's: a P-CSCF cannot take the place of an S-CSCF b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 
 from sba import runtime
 from sba.discovery import Discovery, Query
 from sba.errors import RemoteProblem
+from sba.identity import is_ip_literal
 
 ROLES = frozenset({"mw", "isc"})
 """Roles of Mw and ISC sockets in NRF profiles."""
 LOOK_S = 5.0
-"""Pause between two looks at the NRF, seconds; an address that nobody is known to have is looked up at once."""
+"""Pause between two looks at the NRF, seconds; an address that nobody is known to have is looked up before it is
+dialled."""
 
 PAUSE_S = 0.25
 """Shortest pause between two looks, seconds."""
@@ -34,6 +37,7 @@ class MwNames:
         self._disputed: frozenset[str] = frozenset()
         self._names: dict[str, frozenset[str]] = {}
         self._wanted = asyncio.Event()
+        self._waiting: list[Callable[[], None]] = []
         self._task: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -48,10 +52,23 @@ class MwNames:
 
     def of(self, address: str) -> frozenset[str]:
         """Return the names that a certificate may show for ``address``; empty while nobody is known to have it."""
-        found = self._names.get(address, frozenset())
-        if not found:
-            self._wanted.set()
-        return found
+        return self._names.get(address, frozenset())
+
+    def before_dialling(self, name: str, dial: Callable[[], None]) -> None:
+        """Call ``dial``, for an address nobody is known to have after a look at the NRF.
+
+        A neighbour that came a moment ago is known then. An address that still is nobody's is dialled as well, and the
+        certificate has to show it. What is known is dialled at once and looked at meanwhile: should somebody else have
+        that address by now, the next attempt is right.
+        """
+        if self._task is None or not is_ip_literal(name):
+            dial()
+            return
+        if name in self._names:
+            dial()
+        else:
+            self._waiting.append(dial)
+        self._wanted.set()
 
     async def refresh(self) -> None:
         """Ask the NRF; what it does not answer stays as it was."""
@@ -79,14 +96,17 @@ class MwNames:
 
     async def _keep(self) -> None:
         while True:
-            await self.refresh()
-            await asyncio.sleep(PAUSE_S)
             self._wanted.clear()
+            waiting, self._waiting = self._waiting, []
             try:
+                await self.refresh()
+            finally:
+                for dial in waiting:
+                    dial()
+            await asyncio.sleep(PAUSE_S)
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._wanted.wait()
-            except TimeoutError:
-                continue
 
 
 def no_names(_address: str) -> frozenset[str]:

@@ -90,7 +90,8 @@ class Cscf(NetworkFunction):
             self._names = MwNames(self.sbi.discovery, settings.trusted_nf_types, self.telemetry.log)
             if self.environment.lab.networks:
                 await self._names.start()
-            self._stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))
+            tls_client = siptls.client(self.identity.ca_path, self.identity, self._names.of)
+            self._stack.set_client_tls(MW, tls_client, self._names.before_dialling)
         listener = await self._stack.listen(transport, settings.mw.host, settings.mw.port, role=MW, tls=tls)
         self._own = OwnNames(
             frozenset({settings.mw.host.lower(), self.environment.node.fqdn.lower()}), listener.address[1], transport

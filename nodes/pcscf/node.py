@@ -143,7 +143,8 @@ class Pcscf(NetworkFunction):
         self._names = MwNames(self.sbi.discovery, CORE_TYPES, self.telemetry.log)
         if self.environment.lab.networks:
             await self._names.start()
-        stack.set_client_tls(MW, siptls.client(self.identity.ca_path, self.identity, self._names.of))
+        tls_client = siptls.client(self.identity.ca_path, self.identity, self._names.of)
+        stack.set_client_tls(MW, tls_client, self._names.before_dialling)
         access = _timers(TimerConfig.access(), settings.t1_access_s)
         for index, spot in enumerate(settings.mw):
             context = (

@@ -37,7 +37,7 @@ from signalling.sip.path import ClientPaths
 from signalling.sip.responses import make_response, new_tag, tag_for
 from signalling.sip.timers import TimerConfig
 from signalling.sip.transaction import State, client_key, server_transaction
-from signalling.sip.transport import ClientTls, ContextFactory, Reactor, TransportLayer
+from signalling.sip.transport import BeforeTls, ClientTls, ContextFactory, Reactor, TransportLayer
 from signalling.sip.txn import ClientTxn, MergeKey, OnFailure, OnResponse, ServerKey, ServerTxn
 
 __all__ = [
@@ -124,9 +124,12 @@ class SipStack:
         self._role_timers[role] = profile
         return self._transport.listen(transport.upper(), host, port, role, tls, profile)
 
-    def set_client_tls(self, role: str, settings: ClientTls) -> None:
-        """Give the TLS settings a role dials with: Twisted settings, or a callable (name) -> settings."""
-        self._transport.set_client_tls(role, settings)
+    def set_client_tls(self, role: str, settings: ClientTls, before: BeforeTls | None = None) -> None:
+        """Give the TLS settings a role dials with: Twisted settings, or a callable (name) -> settings.
+
+        ``before`` (name or address, go on) is called before each new connection, which is dialled when it calls back.
+        """
+        self._transport.set_client_tls(role, settings, before)
 
     def set_timers(self, role: str, timers: TimerConfig) -> None:
         """Give the timers of a role that has no listener."""

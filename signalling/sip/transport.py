@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol as TypingProtocol
 from typing import cast
 
@@ -33,6 +34,8 @@ ContextFactory = IOpenSSLContextFactory | IOpenSSLClientConnectionCreator | IOpe
 """What Twisted takes as TLS settings: a CertificateOptions or a connection creator."""
 ClientTls = Callable[[str], ContextFactory] | ContextFactory
 """Client TLS settings, or a callable that makes them for the name the peer must show."""
+BeforeTls = Callable[[str, Callable[[], None]], None]
+"""What happens before a TLS connection is dialled: given the name or address dialled, and what goes on with it."""
 
 
 class Reactor(Clock, TypingProtocol):
@@ -204,6 +207,7 @@ class TransportLayer:
         self._ports: list[OpenPort] = []
         self._udp: list[tuple[Listener, UdpPort]] = []
         self._client_tls: dict[str, ClientTls] = {}
+        self._before_tls: dict[str, BeforeTls] = {}
         self._serials = itertools.count(1)
         self._by_flow: dict[str, StreamConnection] = {}
         self._by_key: dict[ConnectionKey, StreamConnection] = {}
@@ -217,9 +221,11 @@ class TransportLayer:
         """Accepted connections without a message so far, oldest first, and since when."""
         self._stopping = False
 
-    def set_client_tls(self, role: str, settings: ClientTls) -> None:
-        """Give the TLS settings of outgoing connections of a role."""
+    def set_client_tls(self, role: str, settings: ClientTls, before: BeforeTls | None = None) -> None:
+        """Give the TLS settings of outgoing connections of a role, and what they wait for before they are dialled."""
         self._client_tls[role] = settings
+        if before is not None:
+            self._before_tls[role] = before
 
     def listen(
         self, transport: str, host: str, port: int, role: str, tls: ContextFactory | None, timers: TimerConfig
@@ -314,6 +320,16 @@ class TransportLayer:
         if len(waiting) > 1:
             return
         self._deadlines[key] = self.clock.callLater(self.limits.connect_deadline, self._too_slow, key)
+        before = self._before_tls.get(role) if hop.transport == "TLS" else None
+        if before is None:
+            self._dial(hop, key)
+        else:
+            before(hop.tls_name or hop.host, partial(self._dial, hop, key))
+
+    def _dial(self, hop: Hop, key: ConnectionKey) -> None:
+        if key not in self._waiting:  # it took too long, or the stack stopped
+            return
+        role = key[0]
         factory: object = _ClientFactory(self, key)
         if hop.transport == "TLS":
             settings = self._client_tls.get(role)

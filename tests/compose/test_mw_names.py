@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from nodes import siptls
+from nodes import mwnames, siptls
 from nodes.mwnames import MwNames, no_names
 from protos.nrf_nfm_pb2 import Endpoint, NfProfile
 from sba.discovery import Discovery, Query
@@ -115,3 +116,35 @@ def test_without_the_nrf_an_address_has_to_stand_in_the_certificate(tmp_path: Pa
     client = siptls._Client(tmp_path / "ca.crt", None, "10.0.0.5", no_names)
     assert client._shows(shown)
     assert not client._shows(_certificate(tmp_path, "b"))
+
+
+@async_test
+async def test_an_address_nobody_is_known_to_have_is_looked_up_before_it_is_dialled(monkeypatch):
+    monkeypatch.setattr(mwnames, "PAUSE_S", 0.01)
+    registry = Registry()
+    registry.known["PCSCF"] = [_profile(("mw", "10.0.0.5", "pcscf-a.ims.test"), types=("PCSCF",))]
+    names = _names(registry, "PCSCF")
+    await names.start()
+    try:
+        registry.known["PCSCF"] += [_profile(("mw", "10.0.0.6", "pcscf-b.ims.test"), types=("PCSCF",))]
+        dialled: list[tuple[str, frozenset[str]]] = []
+        for name in ("10.0.0.5", "pcscf-a.ims.test", "10.0.0.6", "10.0.0.9"):
+            names.before_dialling(name, lambda name=name: dialled.append((name, names.of(name))))
+        known = [("10.0.0.5", frozenset({"pcscf-a.ims.test"})), ("pcscf-a.ims.test", frozenset())]
+        assert dialled == known, "these wait for nobody"
+        async with asyncio.timeout(5):
+            while len(dialled) < 4:
+                await asyncio.sleep(0.01)
+        assert dialled[2:] == [("10.0.0.6", frozenset({"pcscf-b.ims.test"})), ("10.0.0.9", frozenset())]
+        registry.known["PCSCF"] = [_profile(("mw", "10.0.0.5", "pcscf-b.ims.test"), types=("PCSCF",))]
+        names.before_dialling("10.0.0.5", lambda: None)
+        async with asyncio.timeout(1):
+            while names.of("10.0.0.5") != {"pcscf-b.ims.test"}:
+                await asyncio.sleep(0.01)
+        registry.away = True
+        names.before_dialling("10.0.0.7", lambda: dialled.append(("10.0.0.7", names.of("10.0.0.7"))))
+        async with asyncio.timeout(1):
+            while len(dialled) < 5:
+                await asyncio.sleep(0.01)
+    finally:
+        names.stop()

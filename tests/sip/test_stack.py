@@ -163,6 +163,29 @@ async def test_tls_peer_of_another_authority_is_no_transport(tmp_path):
 
 
 @on_the_loop
+async def test_a_tls_connection_waits_for_what_is_to_be_known_before_it_but_not_for_ever(tmp_path):
+    alice, bob = Identity(tmp_path, "alice"), Identity(tmp_path, "bob")
+    pair = Pair(limits=StackLimits(connect_deadline=0.3))
+    listener = await pair.callee.listen("TLS", "127.0.0.1", 0, role="gm", tls=bob.settings(alice))
+    asked = []
+    pair.caller.set_client_tls("gm", alice.settings(bob), lambda name, dial: asked.append((name, dial)))
+    with pytest.raises(TransactionFailure, match="connection too slow"):
+        await pair.caller.request(options(), Hop("TLS", *listener.address), role="gm")
+    answers = [
+        asyncio.ensure_future(pair.caller.request(options(), Hop("TLS", *listener.address), role="gm")) for _ in "ab"
+    ]
+    await asyncio.sleep(0.05)
+    assert [name for name, _ in asked] == ["127.0.0.1", "127.0.0.1"], "once a connection"
+    assert pair.bob.requests == []
+    asked[1][1]()
+    assert [(await answer).status for answer in answers] == [200, 200]
+    asked[0][1]()
+    assert len(pair.caller.flows("gm")) == 1
+    await pair.close()
+    asked[0][1]()
+
+
+@on_the_loop
 async def test_refused_connection_is_a_transport_failure():
     pair = await Pair().open("TCP")
     with socket.socket() as closed:
