@@ -25,6 +25,7 @@ _FIELD = re.compile(r"^(from|f|to|t|p-asserted-identity|warning)[ \t]*:[ \t]*([^
 _QUOTED = re.compile(r'^[ \t]*"(?:[^"\\]|\\.)*"')
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _COMPACT = {"f": "from", "t": "to"}
+_PLACED = "ue.call"
 _AGREED = frozenset({"accepted", "applied"})
 _SOME_E2E = "e2e"
 """What a P-CSCF says of a stream it passes on: end to end, it does not know by what."""
@@ -105,6 +106,8 @@ class CallRecord:
             self._invite(span)
         elif method == "BYE":
             self.ended_ns = min(self.ended_ns or span.start_ns, span.start_ns)
+        elif span.name == _PLACED:
+            self._placed(span)
         elif span.name == "key.decision":
             self._decision(span)
         elif span.name == "media.association" and _of(span, "protection") == "SRTP":
@@ -138,6 +141,18 @@ class CallRecord:
             self.from_uri = identity(head.get("from", "")) or self.from_uri
         self.to_uri = self.to_uri or identity(head.get("to", ""))
 
+    def _placed(self, span: Span) -> None:
+        """Take what the caller's UE says; of a call that it refused itself nobody else ever hears."""
+        self.from_uri = self.from_uri or identity(span.text("imslab.call.from"))
+        self.to_uri = self.to_uri or identity(span.text("imslab.call.target"))
+        if self.spoken_ns or span.text("imslab.call.result") in ("", "established"):
+            return
+        self.caller_node, self.sip_status = span.node, span.number("sip.status_code")
+        self.reason = span.text("imslab.call.reason")[:LONGEST_REASON]
+        self.final_ns = span.end_ns
+        if not self.sip_status:
+            self.ended_ns = span.end_ns
+
     def _decision(self, span: Span) -> None:
         mode, outcome = _of(span, "mode"), _of(span, "outcome")
         node = _of(span, "node") or span.node
@@ -169,7 +184,7 @@ def call_of(span: Span) -> str:
 
 def begins(span: Span) -> bool:
     """Tell whether a span may be the first of its call: a late ACK or BYE of a call nobody knows makes none."""
-    return method_of(span) == "INVITE" or span.name in ("key.decision", "media.association", "mikey.transfer")
+    return method_of(span) == "INVITE" or span.name in (_PLACED, "key.decision", "media.association", "mikey.transfer")
 
 
 def method_of(span: Span) -> str:

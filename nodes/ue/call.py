@@ -109,7 +109,10 @@ class Call:
         """Let everything this call does be below the span of its key press."""
         self._placing = placing
         self.trace_context = trace.set_span_in_context(placing, Context())
-        placing.set_attributes({"imslab.node": self.agent.name, "imslab.call.target": self.far_end})
+        own = self.agent.settings.impu
+        placing.set_attributes(
+            {"imslab.node": self.agent.name, "imslab.call.from": own, "imslab.call.target": self.far_end}
+        )
 
     def _placed(self) -> None:
         """End the span of the key press: the call stands or has failed."""
@@ -121,6 +124,7 @@ class Call:
         if figures.status:
             span.set_attribute("sip.status_code", figures.status)
         if figures.result != "established":
+            span.set_attribute("imslab.call.reason", figures.reason)
             span.set_attribute("error.type", figures.result)
             span.set_status(Status(StatusCode.ERROR, figures.result))
         span.end()

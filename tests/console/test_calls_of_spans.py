@@ -69,6 +69,31 @@ def test_the_final_answer_decides_the_result(status, result):
     assert record.reason == ("" if status == 200 else 'Word (399 h "media-sec:x")')
 
 
+def placed(result: str, status: int, at: int = BASE) -> Span:
+    """What the caller's UE says of its own key press."""
+    said = {"sip.call_id": CALL, "imslab.call.from": "sip:alice@ims.test", "imslab.call.target": "sip:bob@ims.test"}
+    facts: dict[str, object] = {**said, "imslab.call.result": result, "imslab.call.reason": "no ticket"}
+    if status:
+        facts["sip.status_code"] = status
+    return replace(invite(CALL, "alice", at), name="ue.call", attributes=facts, events=[])
+
+
+@pytest.mark.parametrize(("status", "result"), [(488, "refused"), (0, "failed")])
+def test_a_call_that_its_own_ue_refuses_is_told_by_its_key_press_alone(status, result):
+    record = folded([placed("refused", status)])
+    assert (record.from_uri, record.to_uri) == ("sip:alice@ims.test", "sip:bob@ims.test")
+    assert (record.state, record.result, record.sip_status) == ("ended", result, status)
+    assert (record.reason, record.over_ns) == ("no ticket", BASE + SECOND // 4)
+
+
+@pytest.mark.parametrize("status", [486, 200])
+def test_of_a_call_that_went_out_the_answer_speaks_and_not_the_key_press(status):
+    spans = [placed("refused" if status > 299 else "established", status), invite(CALL, "alice", BASE, status=status)]
+    both = [folded(list(order)) for order in itertools.permutations(spans)]
+    assert facts(both[0]) == facts(both[1])
+    assert (both[0].sip_status, "no ticket" in both[0].reason) == (status, False)
+
+
 def test_the_answer_is_that_of_the_node_nearest_to_the_caller():
     """A fork further on was refused, another answered: the caller saw the answer."""
     spans = [
