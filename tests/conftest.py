@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from opentelemetry.exporter.otlp.proto.grpc import exporter as otlp_exporter
 
 from tests import namespace
 from tests.e2e.lab import Lab, running
@@ -17,6 +19,10 @@ from tests.e2e.lab import Lab, running
 # Machines are shared: a slow example is no finding.
 settings.register_profile("imslab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("imslab")
+
+# Exporters of a node that a test ran may still be waiting to try again while the next one draws its examples; Hypothesis
+# takes their use of the module's generator for the example's. They have one of their own here.
+otlp_exporter.random = random.Random()  # type: ignore[assignment]
 
 # Foreign programs that tests talk to, and the Debian package that brings each.
 PEERS = {

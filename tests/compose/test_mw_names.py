@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from sba.discovery import Discovery, Query
 from sba.errors import RemoteProblem
 from sba.pki import LabCa
 from sba.testing import async_test
+from tests.cscf.home import until
 
 
 class Registry:
@@ -132,19 +132,13 @@ async def test_an_address_nobody_is_known_to_have_is_looked_up_before_it_is_dial
             names.before_dialling(name, lambda name=name: dialled.append((name, names.of(name))))
         known = [("10.0.0.5", frozenset({"pcscf-a.ims.test"})), ("pcscf-a.ims.test", frozenset())]
         assert dialled == known, "these wait for nobody"
-        async with asyncio.timeout(5):
-            while len(dialled) < 4:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(dialled) == 4)
         assert dialled[2:] == [("10.0.0.6", frozenset({"pcscf-b.ims.test"})), ("10.0.0.9", frozenset())]
         registry.known["PCSCF"] = [_profile(("mw", "10.0.0.5", "pcscf-b.ims.test"), types=("PCSCF",))]
         names.before_dialling("10.0.0.5", lambda: None)
-        async with asyncio.timeout(1):
-            while names.of("10.0.0.5") != {"pcscf-b.ims.test"}:
-                await asyncio.sleep(0.01)
+        await until(lambda: names.of("10.0.0.5") == {"pcscf-b.ims.test"})
         registry.away = True
         names.before_dialling("10.0.0.7", lambda: dialled.append(("10.0.0.7", names.of("10.0.0.7"))))
-        async with asyncio.timeout(1):
-            while len(dialled) < 5:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(dialled) == 5)
     finally:
         names.stop()

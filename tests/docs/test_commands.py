@@ -80,7 +80,8 @@ def test_commands_of_a_page_are_marked_as_such(page: str) -> None:
 
 
 def test_make_demo_is_what_the_test_of_the_demo_runs() -> None:
-    recipe = subprocess.run(["make", "-n", "--no-print-directory", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "-n", "--no-print-directory", "demo"]
+    recipe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert recipe.splitlines()[-1].endswith("bin/imslab demo")
     assert '"demo"' in (ROOT / "tests" / "e2e" / "test_demo.py").read_text()
 
