@@ -9,6 +9,7 @@ from typing import Final
 from keying.redaction import redact
 from nodes.siptrace import SipTracer
 from protos import capture_pb2
+from sba.spans import wire_text
 from sba.tap import Tap
 from signalling.sip.flow import Flow, MessageObserver
 from signalling.sip.message import SipMessage
@@ -70,8 +71,8 @@ class SipTap:
                 destination_ip=destination[0],
                 destination_port=destination[1],
                 payload=redact(data, media_keys=with_keys),
-                comment=f"{interface}, {note}" if note else interface,
-                correlation="" if message is None else message.call_id,
+                comment=wire_text(f"{interface}, {note}" if note else interface),
+                correlation="" if message is None else wire_text(message.call_id),
                 trace_id="" if message is None else self._trace_of(message),
             )
 

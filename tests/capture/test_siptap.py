@@ -61,3 +61,21 @@ async def test_direction_retransmissions_and_what_was_dropped() -> None:
     assert dropped.comment == "Mw, dropped: malformed: no Via"
     assert KEY.encode() not in dropped.payload
     assert {one.kind for one in (came, again, dropped)} == {capture_pb2.CAPTURE_SIP}
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_call_id_of_octets_that_are_no_text_is_captured_as_spans_have_it() -> None:
+    tap = Tap()
+    sip, _ = tapped(tap)
+    hostile = REQUEST.replace(b"call-1@ims.test", b"call-\xff\xfe@ims.test")
+    parsed = parse_message(hostile)
+    assert isinstance(parsed, SipMessage)
+    with tap.reading([], with_keys=False) as reader:
+        sip.message_received(hostile, parsed, FLOW, "key")
+        sip.message_dropped(f"malformed: {parsed.call_id}", hostile, FLOW)
+        items = reader.items()
+        came, dropped = [(await anext(items)).message for _ in range(2)]
+    assert came.correlation == "call-\\udcff\\udcfe@ims.test"
+    assert b"call-\xff\xfe" in came.payload
+    assert dropped.comment.startswith("Mw, dropped: malformed: call-")
