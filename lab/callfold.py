@@ -29,6 +29,8 @@ _PLACED = "ue.call"
 _AGREED = frozenset({"accepted", "applied"})
 _SOME_E2E = "e2e"
 """What a P-CSCF says of a stream it passes on: end to end, it does not know by what."""
+_UE = "UE"
+"""NF type, as the certificate has it, of nodes that are not the network: they assert no identity."""
 _NO_MODE = frozenset({"", "mediasec", "session", "relayed", "disabled", "refused"})
 
 
@@ -134,9 +136,10 @@ class CallRecord:
         self.reason = _said(final) if final is not None and self.sip_status >= 300 else ""
 
     def _parties(self, span: Span, head: dict[str, str]) -> None:
-        trusted = span.text("imslab.interface") == "Mw" and identity(head.get("p-asserted-identity", ""))
-        if trusted:
-            self.from_uri, self.asserted = trusted, True
+        of_network = span.text("imslab.interface") == "Mw" and span.nf_type != _UE
+        asserted = identity(head.get("p-asserted-identity", "")) if of_network else ""
+        if asserted:
+            self.from_uri, self.asserted = asserted, True
         elif not self.asserted:
             self.from_uri = identity(head.get("from", "")) or self.from_uri
         self.to_uri = self.to_uri or identity(head.get("to", ""))
@@ -155,7 +158,7 @@ class CallRecord:
 
     def _decision(self, span: Span) -> None:
         mode, outcome = _of(span, "mode"), _of(span, "outcome")
-        node = _of(span, "node") or span.node
+        node = span.node
         if outcome in _AGREED:
             for suite in _of(span, "suite").split(","):
                 self._suite(suite)

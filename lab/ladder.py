@@ -93,7 +93,7 @@ def _message(span: Span, event: SpanEvent, names: Mapping[str, str]) -> Message:
     remote = (span.text("network.peer.address"), span.number("network.peer.port"))
     return Message(
         time_ns=event.time_ns,
-        node=span.text("imslab.node") or span.node,
+        node=span.node,
         sent=event.text("direction") == "sent",
         peer=names.get(remote[0]) or _at(remote),
         start_line=event.text("start_line"),
@@ -298,15 +298,14 @@ def _decision_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
         key = f"CS {cs_ids}" if cs_ids else f"tag {tag}" if tag and tag != "0" else ""
         label = " ".join(filter(None, (mode, outcome, suite, key)))
         at = at_ms(span.start_ns, start_ns)
-        node = _of(span, "node") or span.node
-        yield Step("decision", at, at, node, "", label or "decision", detail=reason, outcome=outcome)
+        yield Step("decision", at, at, span.node, "", label or "decision", detail=reason, outcome=outcome)
 
 
 def media_ends(spans: Iterable[Span]) -> list[MediaEnd]:
     """Return what ``media.association`` spans say, one entry a span."""
     return [
         MediaEnd(
-            node=_of(span, "node") or span.node,
+            node=span.node,
             side=_of(span, "side").lower(),
             protection=_of(span, "protection"),
             keying=_of(span, "keying"),

@@ -228,7 +228,7 @@ def _decisions(spans: Sequence[Span], call_id: str) -> list[Json]:
         found.append(
             {
                 "at": documents.ms(span.start_ns),
-                "node": said("node") or span.node,
+                "node": span.node,
                 "what": what,
                 "outcome": said("outcome"),
                 "reason": reason,

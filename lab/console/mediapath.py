@@ -94,7 +94,7 @@ def _end_of_span(span: Span) -> End:
     }
     jitter = said("jitter_ms")
     return End(
-        node=said("node") or span.text("imslab.node") or span.node,
+        node=span.node,
         side=said("side").lower(),
         stream=said("stream") or "1",
         protection=said("protection"),

@@ -13,6 +13,12 @@ USERS = ("alice", "bob", "carol", "dave", "erin")
 MODES = ("none", "e2ae-sdes", "e2e-sdes", "e2e-kms")
 
 
+def nf_type(node: str) -> str:
+    """The NF type in the certificate of a node."""
+    name = node.partition("-")[0]
+    return "UE" if node in USERS else {"imsagw": "IMS_AGW", "cscf": "SCSCF"}.get(name, name.upper())
+
+
 def text(method: str, call_id: str, caller: str, callee: str, *, to_tag: str = "", extra: str = "") -> str:
     tag = f";tag={to_tag}" if to_tag else ""
     return (
@@ -52,7 +58,7 @@ def invite(
         span_id=f"{abs(hash((call_id, node, at, kind))):016x}"[:16],
         parent_id="",
         node=node,
-        nf_type="UE",
+        nf_type=nf_type(node),
         name="SIP INVITE",
         kind=kind,
         start_ns=at,
@@ -75,6 +81,7 @@ def beside(one: Span, name: str, node: str, at: int, **attributes: str | int) ->
         span_id=f"{abs(hash((name, node, at))):016x}"[:16],
         name=name,
         node=node,
+        nf_type=nf_type(node),
         kind="INTERNAL",
         start_ns=at,
         end_ns=at,

@@ -205,3 +205,13 @@ def test_folded_and_compact_header_fields_are_read():
     span = replace(at, events=(replace(event, attributes={**event.attributes, "text": said}), *at.events[1:]))
     record = folded([span])
     assert (record.from_uri, record.to_uri) == ("sip:alice@ims.test", "sip:bob@ims.test")
+
+
+@pytest.mark.attack("T1")
+def test_a_ue_asserts_nobodys_identity_and_decides_for_nobody_else():
+    ue = invite(CALL, "alice", BASE, interface="Mw", extra="P-Asserted-Identity: <sip:king@ims.test>\r\n")
+    weak = decision(call(CALL, BASE)[0], "pcscf-b", "e2ae-sdes", "refused")
+    lie = decision(ue, "pcscf-b", "e2e-kms", "accepted")
+    record = folded([ue, weak, replace(lie, node="alice", nf_type="UE")])
+    assert (record.from_uri, record.asserted) == ("sip:alice@ims.test", False)
+    assert record.modes == {"pcscf-b": (1, "e2ae-sdes"), "alice": (2, "e2e-kms")}

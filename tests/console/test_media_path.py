@@ -236,3 +236,11 @@ def test_ends_are_read_from_spans_of_ues_and_gateways_and_from_an_audit():
     [end] = ends_of_audit("gw", audit, "call")
     assert (end.local, end.keying, end.drops, end.side) == ("[2001:db8::1]:9", "SDES", {"mki": 2}, "access")
     assert ends_of_audit("gw", audit, "other") == []
+
+
+@pytest.mark.attack("T1")
+def test_what_a_gateway_did_only_its_own_certificate_can_say():
+    own = next(span for span in call_spans() if span.name == "media.association" and span.text("side") == "access")
+    for name in ("node", "media.node", "imslab.media.node", "imslab.node"):
+        lie = dataclasses.replace(own, node="bob", nf_type="UE", attributes={**own.attributes, name: own.node})
+        assert [end.node for end in ends_of_spans([own, lie])] == [own.node, "bob"]

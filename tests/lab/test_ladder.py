@@ -247,3 +247,13 @@ def test_nodes_and_interfaces_can_be_left_out(keyed: Ladder) -> None:
 )
 def test_a_reference_point_is_named_once_on_an_arrow(interface: str, label: str, arrow: str) -> None:
     assert arrow_label(Step("rpc", 0, 0, "a", "nrf", label, interface=interface)) == arrow
+
+
+@pytest.mark.attack("T1")
+def test_a_node_draws_nothing_under_the_name_of_another() -> None:
+    said = {"imslab.node": "pcscf-a", "imslab.decision.node": "pcscf-a", "media.node": "pcscf-a"}
+    lies = [replace(each, node="bob", attributes={**each.attributes, **said}) for each in call_spans()]
+    assert {message.node for message in messages_of(lies, NAMES)} == {"bob"}
+    assert {end.node for end in media_ends(lies)} == {"bob"}
+    decisions = [step for step in of_call(lies, CALL, NAMES).steps if step.kind == "decision"]
+    assert {step.source for step in decisions} == {"bob"}
