@@ -1,7 +1,8 @@
 """The last value of every metric of every node, in the supervisor's memory, with what a reader has to know of it.
 
-Bounded: a node has so many series and no more, labels are cut, and what was not told for a while is forgotten. Only
-cumulative values are taken; the nodes send no others.
+Bounded: a node has so many series and no more, each with so many labels and buckets, texts are cut, and what was not
+told for a while is forgotten. Only cumulative values are taken; the nodes send no others. What a metric of the lab is
+stands in ``telemetry.yaml``: no node can make it something else for all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from typing import Final
 
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
@@ -19,11 +21,18 @@ from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from lab.senders import Sender
+from lab.telemetry_names import names
 
 SERIES_PER_NODE: Final = 4000
 """Series kept of one node; further ones are dropped and counted."""
 LABEL_CHARACTERS: Final = 128
 """Longest value of a label; the rest is cut."""
+LABELS: Final = 32
+"""Labels of a series, attributes of a resource; a point with more is dropped, of a resource the rest is left out."""
+BUCKETS: Final = 256
+"""Buckets of a histogram; one with more is dropped."""
+TEXT_CHARACTERS: Final = 256
+"""Longest unit and description; the rest is cut."""
 STALE_S: Final = 300.0
 """A series that was not told for so long is forgotten, s."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-/]{0,254}")
@@ -69,7 +78,7 @@ class Series:
 
 @dataclass
 class Metric:
-    """A metric with all its series; the node that told of it first says what it is."""
+    """A metric with all its series; of one that no document names, the node that told of it first says what it is."""
 
     name: str
     unit: str
@@ -88,14 +97,14 @@ class MetricStore:
         self._counts: dict[str, int] = {}
         self._resources: dict[str, dict[str, str]] = {}
         self.dropped = 0
-        """Points that were not taken: too many series, another kind than before, a name that is none."""
+        """Points that were not taken: too many series, labels or buckets, another kind or unit, a name that is none."""
 
     def take(self, request: metrics_service_pb2.ExportMetricsServiceRequest, sender: Sender) -> None:
         """Keep the points of an export request of ``sender``."""
         now = self._clock()
         with self._lock:
             for resource_metrics in request.resource_metrics:
-                about = dict(_labels(resource_metrics.resource.attributes))
+                about = dict(_labels(resource_metrics.resource.attributes)[:LABELS])
                 self._resources[sender.node] = about
                 for scope in resource_metrics.scope_metrics:
                     for metric in scope.metrics:
@@ -107,11 +116,15 @@ class MetricStore:
         if found is None or _NAME.fullmatch(told.name) is None:
             self.dropped += max(1, len(points))
             return
-        metric = self._metrics.setdefault(told.name, Metric(told.name, told.unit, told.description, found))
-        if metric.kind is not found:
+        unit, description = told.unit[:TEXT_CHARACTERS], told.description[:TEXT_CHARACTERS]
+        metric = self._metrics.get(told.name, Metric(told.name, unit, description, found))
+        if (found, unit) != _documented().get(told.name, (metric.kind, unit)) or metric.kind is not found:
             self.dropped += len(points)
             return
         for labels, value in points:
+            if len(labels) > LABELS or (isinstance(value, Buckets) and len(value.counts) > BUCKETS):
+                self.dropped += 1
+                continue
             key = (sender.node, labels)
             if key not in metric.series:
                 if self._counts.get(sender.node, 0) >= SERIES_PER_NODE:
@@ -119,6 +132,7 @@ class MetricStore:
                     continue
                 self._counts[sender.node] = self._counts.get(sender.node, 0) + 1
             metric.series[key] = now, Series(sender.node, nf_type, labels, value)
+            self._metrics[told.name] = metric
 
     def metrics(self) -> list[tuple[Metric, list[Series]]]:
         """Return every metric with its series, by name; what is stale is forgotten."""
@@ -147,6 +161,12 @@ class MetricStore:
         for node in [node for node, count in self._counts.items() if count <= 0]:
             del self._counts[node]
             self._resources.pop(node, None)
+
+
+@cache
+def _documented() -> Mapping[str, tuple[Kind, str]]:
+    """Kind and unit of every metric that ``telemetry.yaml`` names."""
+    return {one.name: (Kind(one.kind), one.unit) for one in names()["metrics"]}
 
 
 def _kind(told: metrics_pb2.Metric) -> Kind | None:

@@ -19,8 +19,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Content type of what ``render`` returns."""
 _UNITS: Final = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "%": "percent"}
 _UNFIT = re.compile(r"[^A-Za-z0-9_]")
-_COMMON: Final = ("service_name", "imslab_nf_type")
-"""Labels of every series: the node and what kind of network function it is."""
+_RESERVED = re.compile(r"le|__.*")
+"""Labels that mean something to a reader: bucket bounds, and names of Prometheus' own."""
 _Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
@@ -64,43 +64,52 @@ class _Lab(Collector):
         return ()
 
     def collect(self) -> Iterator[_Family]:
-        """Yield every metric."""
-        yield self._target_info()
+        """Yield every metric; where two names become one, the first says what it is, and others count if they agree."""
+        target_info = self._target_info()
+        found: dict[str, tuple[Kind, _Family]] = {target_info.name: (Kind.GAUGE, target_info)}
         for metric, series in self._store.metrics():
-            yield _family(metric, series)
+            name = metric_name(metric.name, metric.unit, metric.kind)
+            typed = exposed_names(metric.name, metric.unit, metric.kind)[0] if metric.kind is Kind.COUNTER else name
+            if typed == target_info.name:
+                continue
+            kind, family = found.setdefault(typed, (metric.kind, _family(name, metric)))
+            if kind is metric.kind:
+                _fill(family, name, series)
+        yield from (family for _, family in found.values())
 
     def _target_info(self) -> GaugeMetricFamily:
-        resources = self._store.resources()
-        names = sorted({name for about in resources.values() for name in about})
-        family = GaugeMetricFamily("target_info", "What each node says of itself", labels=[*map(_label, names)])
-        for about in resources.values():
-            family.add_metric([about.get(name, "") for name in names], 1.0)
+        family = GaugeMetricFamily("target_info", "What each node says of itself")
+        for node, about in self._store.resources().items():
+            family.add_sample("target_info", _labels(about.items(), service_name=node), 1.0)
         return family
 
 
-def _label(name: str) -> str:
-    return _UNFIT.sub("_", name)
+def _labels(told: Iterable[tuple[str, str]], **sure: str) -> dict[str, str]:
+    """Return labels as Prometheus names them; ``sure`` are those that no node may say of itself."""
+    own = {_UNFIT.sub("_", name): value for name, value in told}
+    return {**{name: value for name, value in own.items() if _RESERVED.fullmatch(name) is None}, **sure}
 
 
-def _family(metric: Metric, series: list[Series]) -> _Family:
-    own = sorted({name for one in series for name, _ in one.labels})
-    labels = [*_COMMON, *map(_label, own)]
+def _family(name: str, metric: Metric) -> _Family:
     make: type[_Family] = {
         Kind.COUNTER: CounterMetricFamily,
         Kind.GAUGE: GaugeMetricFamily,
         Kind.HISTOGRAM: HistogramMetricFamily,
     }[metric.kind]
-    family = make(metric_name(metric.name, metric.unit, metric.kind), metric.description or metric.name, labels=labels)
+    return make(name, metric.description or metric.name)
+
+
+def _fill(family: _Family, name: str, series: Iterable[Series]) -> None:
     for one in series:
-        told = dict(one.labels)
-        values = [one.node, one.nf_type, *(told.get(name, "") for name in own)]
+        labels = _labels(one.labels, service_name=one.node, imslab_nf_type=one.nf_type)
         if isinstance(one.value, Buckets):
-            assert isinstance(family, HistogramMetricFamily)
-            family.add_metric(values, list(_cumulated(one.value)), one.value.total)
+            for bound, below in _cumulated(one.value):
+                family.add_sample(f"{name}_bucket", {**labels, "le": bound}, below)
+            family.add_sample(f"{name}_count", labels, one.value.count)
+            family.add_sample(f"{name}_sum", labels, one.value.total)
         else:
-            assert not isinstance(family, HistogramMetricFamily)
-            family.add_metric(values, one.value)
-    return family
+            counts = isinstance(family, CounterMetricFamily)
+            family.add_sample(f"{name}_total" if counts else name, labels, one.value)
 
 
 def _cumulated(found: Buckets) -> Iterator[tuple[str, float]]:

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.metricstore import LABEL_CHARACTERS, SERIES_PER_NODE, STALE_S, Kind, MetricStore
+from lab.metricstore import BUCKETS, LABEL_CHARACTERS, LABELS, SERIES_PER_NODE, STALE_S, Kind, MetricStore
 from lab.prometheus import exposed_names, metric_name, render
 from lab.senders import Sender
 from tests.tracing.otlp import DELTA, Metrics
@@ -159,3 +159,69 @@ def test_a_histogram_whose_buckets_do_not_fit_is_dropped():
     it = Kept()
     it.take(Metrics("pcscf-a").histogram("sip.transaction.duration", [0.1, 0.2], [1], 1.0))
     assert not it.samples("sip_transaction_duration_seconds_count")
+
+
+UE = Sender("alice", "UE")
+
+
+@pytest.mark.attack("T8", "T9")
+@pytest.mark.parametrize("label", ["service_name", "service.name", "imslab_nf_type", "imslab.nf_type", "__name__"])
+def test_a_node_tells_nothing_under_the_name_of_another(label):
+    it = Kept()
+    it.take(Metrics("imsagw-a").counter("media.drops", 7, "{packet}", imslab__cause="replay"), GATEWAY)
+    forged = Metrics("alice").counter("media.drops", 0, "{packet}", imslab__cause="replay", **{label: "imsagw-a"})
+    it.take(forged, UE)
+    drops = it.samples("media_drops_total")
+    assert {
+        (dict(labels)["service_name"], dict(labels)["imslab_nf_type"]): value for labels, value in drops.items()
+    } == {
+        ("imsagw-a", "IMS_AGW"): 7.0,
+        ("alice", "UE"): 0.0,
+    }
+    it.take(Metrics("alice", service_name="imsagw-a").gauge("target.info", 5), UE)
+    assert {dict(labels)["service_name"] for labels in it.samples("target_info")} == {"alice", "imsagw-a"}
+    assert set(it.samples("target_info").values()) == {1.0}
+
+
+@pytest.mark.attack("T9")
+def test_what_a_metric_of_the_lab_is_no_node_changes_for_others():
+    it = Kept()
+    for lie in (Metrics("alice").gauge("media.drops", 1), Metrics("alice").counter("media.drops", 1, "By")):
+        it.take(lie, UE)
+    it.take(Metrics("imsagw-a").counter("media.drops", 7, "{packet}"), GATEWAY)
+    (told,) = it.samples("media_drops_total").items()
+    assert (dict(told[0])["service_name"], told[1]) == ("imsagw-a", 7.0)
+    assert it.store.dropped == 2
+
+
+@pytest.mark.attack("T9")
+def test_two_names_that_become_one_are_one_family():
+    it = Kept()
+    it.take(Metrics("imsagw-a").gauge("media.streams", 7), GATEWAY)
+    it.take(Metrics("alice").gauge("media_streams", 1), UE)
+    it.take(Metrics("alice").histogram("media/streams", [0.1], [1, 0], 0.05), UE)
+    text = render(it.store)
+    assert text.count("# TYPE media_streams gauge") == 1
+    assert len(it.samples("media_streams")) == 2
+
+
+@pytest.mark.attack("T7")
+def test_labels_buckets_and_texts_are_bounded():
+    it = Kept()
+    it.take(Metrics("alice").gauge("x.many", 1, **{f"l{number}": "v" for number in range(LABELS + 1)}), UE)
+    bounds = [float(number) for number in range(BUCKETS)]
+    it.take(Metrics("alice").histogram("x.long", bounds, [1] * (BUCKETS + 1), 1.0), UE)
+    assert it.store.dropped == 2
+    assert not it.store.metrics()
+    it.take(Metrics("alice", **{f"r{number}": "v" for number in range(1000)}).gauge("x" * 250, 1, "u" * 100_000), UE)
+    assert len(render(it.store)) < 4000
+
+
+@pytest.mark.attack("T7")
+def test_labels_of_one_series_cost_the_others_nothing():
+    it = Kept()
+    told = Metrics("alice")
+    for number in range(1000):
+        told.gauge("x.y", 1, **{f"l{number}": "v"})
+    it.take(told, UE)
+    assert len(render(it.store)) < 1000 * 100
