@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from lab.callfold import CallRecord, begins, call_of
@@ -111,38 +112,75 @@ def save(db: sqlite3.Connection, call: CallRecord) -> None:
     )
 
 
-def fold(db: sqlite3.Connection, spans: Iterable[Span], most_spans: int) -> tuple[list[str], set[str]]:
-    """Take ``spans`` into the calls they tell of.
+def with_room(spans: Iterable[Span], told: Counter[str], most: int) -> list[Span]:
+    """Return the spans that fit beside those already ``told`` of by each node, which they are added to.
 
-    Returns the Call-IDs of the calls that changed, and those of calls with more than ``most_spans`` spans, which are
-    full: nothing more of them is kept.
+    There are ``most`` in all, half of them of one node, so that none keeps the others from telling.
     """
+    found = []
+    for span in spans:
+        if told.total() < most and told[span.node] < most // 2:
+            told[span.node] += 1
+            found.append(span)
+    return found
+
+
+def fold(db: sqlite3.Connection, spans: Iterable[Span], most_spans: int) -> tuple[list[str], list[Span]]:
+    """Take ``spans`` into the calls they tell of, as many as fit into ``most_spans`` of a call.
+
+    Returns the Call-IDs of the calls that changed, and the spans that are to be kept.
+    """
+    kept: list[Span] = []
     by_call: dict[str, list[Span]] = {}
     for span in spans:
         call_id = call_of(span)
         if call_id:
             by_call.setdefault(call_id, []).append(span)
-    changed, full = [], set()
-    for call_id, own in by_call.items():
+        else:
+            kept.append(span)
+    changed = []
+    for call_id, given in by_call.items():
         call = load(db, call_id)
         if call is None:
-            if not any(map(begins, own)):
+            if not any(map(begins, given)):
+                kept += given
                 continue
             call = CallRecord(call_id)
-        if call.spans >= most_spans:
-            full.add(call_id)
+        crowded = call.spans + len(given) > most_spans // 2
+        own = with_room(given, _told(db, call), most_spans) if crowded else given
+        if not own:
             continue
+        kept += own
         for span in own:
             call.take(span)
         call.spans += len(own)
         save(db, call)
         changed.append(call_id)
         (number,) = db.execute("SELECT id FROM call WHERE call_id = ?", (call_id,)).fetchone()
-        db.executemany(
-            "INSERT OR IGNORE INTO call_trace (trace_id, call) VALUES (?,?)",
-            [(trace_id, number) for trace_id in {span.trace_id for span in own}],
-        )
-    return changed, full
+        for trace_id in {span.trace_id for span in own}:
+            if not is_of_call(db, trace_id):
+                _trim(db, trace_id, most_spans // 4)
+            db.execute("INSERT OR IGNORE INTO call_trace (trace_id, call) VALUES (?,?)", (trace_id, number))
+    return changed, kept
+
+
+def is_of_call(db: sqlite3.Connection, trace_id: str) -> bool:
+    """Tell whether a call is in a trace."""
+    return db.execute("SELECT 1 FROM call_trace WHERE trace_id = ? LIMIT 1", (trace_id,)).fetchone() is not None
+
+
+def _trim(db: sqlite3.Connection, trace_id: str, keep: int) -> None:
+    """Delete what a trace of no call has besides its newest spans, when a call comes into it: nothing is swept then."""
+    older = "SELECT id FROM span WHERE trace_id = ? ORDER BY id DESC LIMIT -1 OFFSET ?"
+    db.execute(f"DELETE FROM span WHERE id IN ({older})", (trace_id, keep))  # noqa: S608 - a literal
+
+
+def _told(db: sqlite3.Connection, call: CallRecord) -> Counter[str]:
+    """Return how many spans of a call each node told; what is counted on the call besides is nobody's."""
+    query = "SELECT node, count(*) FROM span WHERE call_id <> '' AND call_id = ? GROUP BY node"
+    told = Counter(dict(db.execute(query, (call.call_id,)).fetchall()))
+    told[""] = max(0, call.spans - told.total())
+    return told
 
 
 def oldest(db: sqlite3.Connection, keep: int, step: int) -> list[int]:

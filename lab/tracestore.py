@@ -11,6 +11,7 @@ import copy
 import json
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,11 +52,13 @@ _SPAN_COLUMNS = (
 class Bounds:
     """How much the store keeps, in rows; ``attribute_octets`` cuts any longer text value.
 
-    ``spans`` is how far back spans of no call are kept. Past ``octets`` of the file the oldest calls go as well.
+    ``spans`` is how far back spans of no call are kept, ``spans_per_trace`` how many of a trace that a call is in,
+    whatever they are. Past ``octets`` of the file the oldest calls go as well.
     """
 
     calls: int = 20_000
     spans_per_call: int = 5_000
+    spans_per_trace: int = 10_000
     octets: int = 3 << 30
     spans: int = 200_000
     samples_per_call: int = 600
@@ -138,8 +141,8 @@ class TraceStore:
         """Keep ``spans``; the same span sent twice is kept once. Returns how many were given."""
         given = list(spans)
         with self._transaction() as db:
-            changed, full = callstore.fold(db, given, self._bounds.spans_per_call)
-            rows = [self._row(span) for span in given if not full or call_of(span) not in full]
+            changed, kept = callstore.fold(db, given, self._bounds.spans_per_call)
+            rows = [self._row(span) for span in self._with_room(db, kept)]
             db.executemany(
                 "INSERT OR REPLACE INTO span (trace_id, span_id, parent_id, node, nf_type, name, kind, start_ns,"
                 " end_ns, status, message, call_id, attributes, events, links) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -148,6 +151,27 @@ class TraceStore:
             self._sweep(db, len(rows))
         self._tell(changed, given)
         return len(given)
+
+    def _with_room(self, db: sqlite3.Connection, spans: Iterable[Span]) -> list[Span]:
+        """Leave out spans that are of no call where they would fill the trace of one: others of no call are swept.
+
+        Whoever calls chooses the Call-ID, hence the trace, and may send what is no call, a REGISTER say, with the same.
+        """
+        found: list[Span] = []
+        of_trace: dict[str, list[Span]] = {}
+        for span in spans:
+            if call_of(span):
+                found.append(span)
+            else:
+                of_trace.setdefault(span.trace_id, []).append(span)
+        for trace_id, own in of_trace.items():
+            if callstore.is_of_call(db, trace_id):
+                query = "SELECT node, count(*) FROM span WHERE trace_id = ? GROUP BY node"
+                told = Counter(dict(db.execute(query, (trace_id,)).fetchall()))
+                found += callstore.with_room(own, told, self._bounds.spans_per_trace)
+            else:
+                found += own
+        return found
 
     def _row(self, span: Span) -> tuple[object, ...]:
         return (
@@ -272,19 +296,22 @@ class TraceStore:
     def _json(self, attributes: Mapping[str, AttributeValue]) -> str:
         return json.dumps(self._cut(attributes))
 
-    def _spans(self, where: str, parameters: Sequence[str]) -> list[Span]:
-        query = f"SELECT {_SPAN_COLUMNS} FROM span WHERE {where} ORDER BY start_ns, id"  # noqa: S608 - literals
+    def _spans(self, where: str, parameters: Sequence[str], most: int = -1) -> list[Span]:
+        query = f"SELECT {_SPAN_COLUMNS} FROM span WHERE {where} ORDER BY start_ns, id LIMIT ?"  # noqa: S608 - literals
         with self._lock:
-            rows = self._db.execute(query, parameters).fetchall()
+            rows = self._db.execute(query, (*parameters, most)).fetchall()
         return [_span(row) for row in rows]
 
-    def spans_of_trace(self, trace_id: str) -> list[Span]:
-        """Return every span of a trace, oldest first."""
-        return self._spans("trace_id = ?", (trace_id,))
+    def spans_of_trace(self, trace_id: str, most: int = -1) -> list[Span]:
+        """Return the spans of a trace, oldest first, ``most`` of them where that is given."""
+        return self._spans("trace_id = ?", (trace_id,), most)
 
-    def spans_of_call(self, call_id: str) -> list[Span]:
-        """Return the spans that carry ``call_id`` and all others of the traces these belong to, oldest first."""
-        return self._spans(f"trace_id IN (SELECT trace_id FROM span WHERE {_OF_CALL})", (call_id,))  # noqa: S608
+    def spans_of_call(self, call_id: str, most: int = -1) -> list[Span]:
+        """Return the spans that carry ``call_id`` and all others of the traces these belong to, oldest first.
+
+        ``most`` of them where that is given.
+        """
+        return self._spans(f"trace_id IN (SELECT trace_id FROM span WHERE {_OF_CALL})", (call_id,), most)  # noqa: S608
 
     def associations_of_call(self, call_id: str) -> list[Span]:
         """Return the ``media.association`` spans of a call."""

@@ -13,7 +13,7 @@ from lab import callfind, callstore
 from lab.callfind import Found, Wanted
 from lab.console import documents
 from lab.console.answers import Problem, answer
-from lab.console.calldetail import CallPages
+from lab.console.calldetail import MOST_SPANS, CallPages
 from lab.console.choices import Choices
 from lab.console.events import MOST_CLIENTS
 from lab.console.feed import Feed, in_ms
@@ -196,7 +196,7 @@ class Api:
 
     async def _trace(self, ask: Ask) -> Params:
         trace_id = ask.parts["trace_id"]
-        spans = await asyncio.to_thread(self._reader.spans_of_trace, trace_id)
+        spans = await asyncio.to_thread(self._reader.spans_of_trace, trace_id, MOST_SPANS)
         if not spans:
             raise Problem(404, "NOT_FOUND", "no trace has this id")
         return documents.trace(trace_id, spans)

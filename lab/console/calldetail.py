@@ -24,7 +24,7 @@ from protos import iq_pb2
 MOST_KEPT: Final = 4
 """Calls whose ladder is kept: who clicks through messages asks for the same one again and again."""
 MOST_SPANS: Final = 10_000
-"""Spans that are read for one call."""
+"""Spans that are read for one call or trace."""
 _MASK = re.compile(r"<redacted[^>]*>", re.IGNORECASE)
 _MEDIA = re.compile(r"^m=(\w+) ", re.MULTILINE)
 
@@ -64,7 +64,7 @@ class CallPages:
         if known is not None and known[0] == state:
             self._drawn.move_to_end(call.call_id)
             return known[1]
-        spans = tuple(self._reader.spans_of_call(call.call_id)[:MOST_SPANS])
+        spans = tuple(self._reader.spans_of_call(call.call_id, MOST_SPANS))
         lab = self._view.lab
         drawn = _Drawn(spans, ladder.of_call(spans, call.call_id, lab.names, lab.homes))
         self._drawn[call.call_id] = (state, drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lab.callfind import Wanted
 from lab.callsamples import Sample
 from lab.spans import Span
 from lab.tracestore import Bounds, TraceStore
-from tests.console.calls import BASE, SECOND, call, many
+from tests.console.calls import BASE, SECOND, call, invite, many
 
 CALLS = 10_000
 _STEPS = 100
@@ -293,3 +294,65 @@ def test_the_file_is_its_users_alone_with_what_lies_beside_it(tmp_path: Path):
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path.name
     store.close()
+
+
+# what a hostile UE or node may try
+
+
+def others(one: Span, node: str, count: int, name: str = "SIP REGISTER", first: int = 0) -> list[Span]:
+    """Further spans of a node with the Call-ID and in the trace of ``one``."""
+    return [
+        replace(one, span_id=f"{number:016x}", name=name, node=node, events=())
+        for number in range(first, first + count)
+    ]
+
+
+@pytest.mark.attack("T7")
+def test_what_is_no_call_but_has_its_call_id_does_not_grow_without_bound(tmp_path):
+    store = TraceStore(tmp_path / "t.sqlite", Bounds(spans_per_call=50, spans_per_trace=100, spans=1000))
+    spans = call("evil@x", BASE)
+    store.add_spans(others(spans[0], "pcscf-a", 500))
+    store.add_spans(spans)
+    for batch in range(1, 20):
+        store.add_spans(others(spans[0], "pcscf-a", 500, first=1000 * batch))
+    assert store.counts()["span"] <= 100
+    assert {span.span_id for span in spans} <= {span.span_id for span in store.spans_of_call("evil@x")}
+    store.close()
+
+
+@pytest.mark.attack("T1", "T9")
+@pytest.mark.parametrize("batch", [1, 10, 1000])
+@pytest.mark.parametrize("name", ["key.decision", "SIP INFO", "SIP REGISTER", "whatever"])
+def test_one_node_does_not_keep_the_others_from_telling_of_a_call(tmp_path, batch, name):
+    store = TraceStore(tmp_path / "t.sqlite", Bounds(spans_per_call=100, spans_per_trace=200))
+    one, *later = call("victim@x", BASE)
+    store.add_spans([one])
+    for first in range(0, 1000, batch):
+        store.add_spans(others(one, "mallory", batch, name, first))
+    store.add_spans(later)
+    told = {span.span_id for span in store.spans_of_call("victim@x")}
+    assert {span.span_id for span in later} <= told
+    with store.reading() as db:
+        record = callstore.load(db, "victim@x")
+    assert (record.state, record.result) == ("ended", "established")
+    store.close()
+
+
+@pytest.mark.attack("T1", "T9")
+def test_a_call_that_names_the_trace_of_another_takes_nothing_from_it(tmp_path):
+    store = TraceStore(tmp_path / "t.sqlite", Bounds(spans_per_call=20))
+    spans = call("victim@x", BASE)
+    store.add_spans([*spans, *others(spans[0], "kms", 9, "kms.decision")])
+    before = store.spans_of_trace(spans[0].trace_id)
+    lie = replace(invite("evil@x", "mallory", BASE), trace_id=spans[0].trace_id)
+    store.add_spans([lie])
+    assert [span for span in store.spans_of_trace(spans[0].trace_id) if span.node != "mallory"] == before
+    store.close()
+
+
+@pytest.mark.attack("T7")
+def test_a_page_reads_as_many_spans_as_it_is_told_to(store):
+    call_id = store.last_call().call_id
+    whole = store.spans_of_call(call_id)
+    assert store.spans_of_call(call_id, 2) == whole[:2]
+    assert store.spans_of_trace(whole[0].trace_id, 3) == whole[:3]
