@@ -28,8 +28,9 @@ def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: st
     """Check that a profile says nothing its certificate does not (P.1.3-3, P.1.3-18).
 
     By what consumers look for it: instance id, NF types and names, for a P-CSCF or IMS-AGW its access network, for a
-    CSCF its home domains; and the NF set it belongs to. `domain` is that of the lab. Raises :class:`ProblemError` 400
-    for a missing part and 403 for what the certificate does not show.
+    CSCF its home domains; and the NF set it belongs to. Its own name, by which captures and the console know it, is the
+    first label of its FQDN. `domain` is that of the lab. Raises :class:`ProblemError` 400 for a missing part and 403
+    for what the certificate does not show.
     """
     missing = [name for name in ("nf_instance_id", "nf_types", "fqdn", "host", "port") if not getattr(profile, name)]
     if missing:
@@ -40,6 +41,8 @@ def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: st
         raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name these NF types")
     if profile.fqdn not in peer.dns_names:
         raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name this FQDN")
+    if profile.instance_name != profile.fqdn.partition(".")[0]:
+        raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the certificate does not name this instance")
     for needed, what in _needed_names(profile, domain):
         if needed not in peer.dns_names:
             raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", f"the certificate does not show {what}")

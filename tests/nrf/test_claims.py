@@ -11,7 +11,7 @@ REGISTER = nrf_nfm_pb2.DESCRIPTOR.services_by_name["NnrfNfManagement"].methods_b
 Endpoint = nrf_nfm_pb2.Endpoint
 
 
-async def register(lab, nf_type, dns, **claims):
+async def register(lab, nf_type, dns, *, instance_name="claimant", **claims):
     """Register an NF of that type whose certificate shows the names given; the profile claims what it claims."""
     client = await lab.client(nf_type, "claimant")
     node = lab.document["nodes"]["claimant"]
@@ -22,7 +22,7 @@ async def register(lab, nf_type, dns, **claims):
         nf_instance_id=node["nf_instance_id"],
         nf_types=[nf_type],
         fqdn=node["fqdn"],
-        instance_name="claimant",
+        instance_name=instance_name,
         host="127.0.0.1",
         port=1,
         **claims,
@@ -64,6 +64,9 @@ async def test_what_the_certificate_shows_may_be_claimed(tmp_path, nf_type, dns,
         ("KMS", [], {"endpoints": [Endpoint(role="kms", tls_name=KMS)]}),
         ("SCSCF", ["scscf.partner.test"], {"home_domains": ["ims.test"]}),
         ("ICSCF", ["scscf.partner.test"], {"home_domains": ["partner.test", "ims.test"]}),
+        ("PCSCF", [A], {"access_network": "access-a", "instance_name": "pcscf-a"}),
+        ("UE", [], {"instance_name": "imsagw-a"}),
+        ("UE", [], {"instance_name": "x" * 70_000}),
     ],
 )
 @async_test
