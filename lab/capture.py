@@ -247,7 +247,7 @@ class LiveCapture:
         async for item in self._operator.node_messages(profile, kinds, with_keys=self._order.with_keys):
             match item.WhichOneof("item"):
                 case "message" if item.message.sba.path != _OWN_LOOK:
-                    self._merger.add(of_message(node, item.message))
+                    self._merger.add(of_message(node, item.message, time.time_ns()))
                 case "message":
                     pass
                 case "lost":
@@ -260,7 +260,7 @@ class LiveCapture:
         async for item in self._operator.capture_of(profile.nf_instance_id, "", with_keys=self._order.with_keys):
             match item.WhichOneof("item"):
                 case "packet":
-                    self._merger.add(of_packet(node, item.packet))
+                    self._merger.add(of_packet(node, item.packet, time.time_ns()))
                 case "key":
                     way = (
                         (item.key.source_ip, item.key.source_port),

@@ -10,6 +10,8 @@ from lab.capture_merge import MEDIA, Seen
 from lab.pcapng import TCP, UDP, Frame, sip_payload
 from protos import capture_pb2
 
+MOST_COMMENT = 4000
+"""Longest comment of a packet, characters: nodes tell of Call-IDs, peers and reasons that others chose."""
 NOWHERE = "0.0.0.0"  # noqa: S104 - an unknown address in a capture, nothing is bound
 _PHASES = {
     capture_pb2.SbaStep.REQUEST: "request",
@@ -80,7 +82,7 @@ class Frames:
             source or _whole(seen.source),
             destination or _whole(seen.destination),
             payload,
-            comment,
+            comment[:MOST_COMMENT],
         )
 
 

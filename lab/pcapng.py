@@ -25,7 +25,7 @@ _OPT_END, _OPT_COMMENT, _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _SHB_USERAPPL = 
 _ISB_RECEIVED, _ISB_DROPPED = 4, 5
 _NANOSECONDS = 9
 _PSH_ACK = 0x18
-_MASKED_KEY = re.compile(rb"(?i)inline:<[^>\r\n]*>")
+_MASKED_KEY = re.compile(rb"(?i)inline:<[^<>\r\n]*>")
 _MASK = b"inline:<" + b"A" * 64 + b">"
 _LENGTH_HEADER = re.compile(rb"(?im)^(content-length|l)([ \t]*:[ \t]*)\d+")
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.capture_frames import Frames
 from lab.capture_merge import FAR_AHEAD_NS, SETTLE_NS, CallChoice, Merger, Seen, of_message, of_packet
+from lab.pcapng import PcapngWriter, sip_payload
 from protos import capture_pb2
 
 BASE = 1_700_000_000_000_000_000
@@ -155,3 +160,56 @@ def test_too_much_is_left_out_and_counted_and_the_next_packet_says_so() -> None:
         merger.add(sip("a", 10 + number, large + bytes([number])))
     assert merger.lost["a"] > 30
     assert len(all_of(merger)) == 103 - merger.lost["a"]
+
+
+# what a hostile node may tell
+
+
+def written(*told: Seen) -> int:
+    """Return how many frames a capture has of what nodes told."""
+    merger, frames, writer = Merger(), Frames({}, with_keys=True), PcapngWriter()
+    for seen in told:
+        merger.add(seen)
+    return sum(bool(writer.add(frame)) for seen in all_of(merger) for frame in frames.of(seen))
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"source_port": 70_000},
+        {"destination_port": 2**32 - 1},
+        {"time_ns": -1},
+        {"time_ns": 2**63 - 1},
+        {"comment": "x" * 70_000},
+        {"correlation": "\N{GRINNING FACE}" * 70_000},
+        {"source_ip": "x" * 70_000},
+        {"trace_id": "x" * 70_000},
+        {"payload": b"x" * 200_000},
+        {"kind": 7},
+    ],
+)
+def test_what_fits_no_packet_ends_no_capture(lie: dict[str, object]) -> None:
+    told = {"kind": SIP, "time_ns": BASE, "source_ip": A[0], "destination_ip": B[0], "transport": "TLS", **lie}
+    message = capture_pb2.CapturedMessage(**told)  # type: ignore[arg-type]
+    assert written(of_message("evil", message, BASE), sip("pcscf-a", 0)) == 2
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize("timestamp", [math.nan, math.inf, -1.0, 1e300])
+def test_a_packet_of_no_time_ends_no_capture(timestamp: float) -> None:
+    packet = capture_pb2.CapturedPacket(timestamp=timestamp, source_ip=A[0], destination_ip=B[0], source_port=70_000)
+    assert written(of_packet("evil", packet, BASE), sip("pcscf-a", 0)) == 2
+
+
+@pytest.mark.attack("T9")
+def test_what_is_yet_to_come_takes_no_room_from_others() -> None:
+    message = capture_pb2.CapturedMessage(kind=SIP, time_ns=FAR_AHEAD_NS)
+    seen = of_message("evil", message, BASE)
+    assert seen.time_ns == BASE
+
+
+@pytest.mark.attack("T7")
+def test_masks_that_never_end_are_read_once() -> None:
+    text = b"MESSAGE sip:a SIP/2.0\r\n\r\n" + b"inline:<" * 250_000
+    assert sip_payload(text) == text
