@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lab.spans import Span, SpanEvent
+from lab.spans import Span, SpanEvent, as_number
 
 MOST_NODES = 32
 """Nodes named in a summary."""
@@ -121,7 +121,7 @@ class CallRecord:
         head = _head(request) if request is not None else {}
         if "to" in head and _tag(head["to"]):
             return  # inside the dialog
-        number = int(words[0]) if (words := span.text("sip.cseq").split()) and words[0].isdigit() else 0
+        number = _cseq(span)
         if head:
             self._parties(span, head)
         earlier = number == self.cseq and span.start_ns < (self.spoken_ns or span.start_ns + 1)
@@ -131,7 +131,7 @@ class CallRecord:
         self.trace_id, self.caller_node = span.trace_id, span.node
         final = _final(span)
         status = span.number("sip.status_code") or (_status(final) if final is not None else 0)
-        self.sip_status = status if status >= 200 else 0
+        self.sip_status = status if 200 <= status < 700 else 0
         self.final_ns = (final.time_ns if final is not None else span.end_ns) if self.sip_status else 0
         self.reason = _said(final) if final is not None and self.sip_status >= 300 else ""
 
@@ -232,9 +232,15 @@ def _final(span: Span) -> SpanEvent | None:
     return min(finals, key=lambda event: event.time_ns, default=None)
 
 
+def _cseq(span: Span) -> int:
+    """The number of the CSeq (RFC 3261 8.1.1.5), 0 for what is none."""
+    words = span.text("sip.cseq").split()
+    number = int(as_number(words[0])) if words else 0
+    return number if number < 1 << 31 else 0
+
+
 def _status(event: SpanEvent) -> int:
-    word = event.text("start_line")[8:11]
-    return int(word) if word.isdigit() else 0
+    return int(as_number(event.text("start_line")[8:11]))
 
 
 def _said(event: SpanEvent) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from lab.ladder_http import HTTP_POINTS, http_steps, is_beside_sip, is_http, mikey_steps
 from lab.ladder_steps import MediaEnd, Step, at_ms
-from lab.spans import Span, SpanEvent, as_text
+from lab.spans import Span, SpanEvent, as_number, as_text
 
 MATCH_SLACK_NS = 5_000_000
 """How much earlier than its sending a message may seem to arrive (two clocks reads, one machine), nanoseconds."""
@@ -330,8 +330,7 @@ def _drops(span: Span) -> tuple[tuple[str, int], ...]:
 
 
 def _count(span: Span, key: str) -> int:
-    text = _of(span, key)
-    return int(float(text)) if text.replace(".", "", 1).isdigit() else 0
+    return int(as_number(_of(span, key)))
 
 
 def _host(address: str) -> str:

@@ -33,6 +33,9 @@ MAX_MESSAGE_OCTETS = 16 << 20
 MAX_PENDING = 64
 """Export requests being written at one time; more are refused."""
 
+MOST_NS = (1 << 63) - 1
+"""Latest time that is told apart, nanoseconds since the epoch: what the store can hold."""
+
 _T = TypeVar("_T")
 _KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
 _STATUSES = {1: "OK", 2: "ERROR"}
@@ -82,8 +85,8 @@ def spans_of(request: trace_service_pb2.ExportTraceServiceRequest, sender: Sende
                     nf_type=sender.nf_type,
                     name=span.name,
                     kind=_KINDS.get(span.kind, ""),
-                    start_ns=span.start_time_unix_nano,
-                    end_ns=span.end_time_unix_nano,
+                    start_ns=min(span.start_time_unix_nano, MOST_NS),
+                    end_ns=min(span.end_time_unix_nano, MOST_NS),
                     status=_STATUSES.get(span.status.code, ""),
                     message=span.status.message,
                     attributes=attributes_of(span.attributes),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+LONGEST_NUMBER = 32
+"""Characters of a number written as text."""
 AttributeValue = str | int | float | bool | list["AttributeValue"]
 """What an OTLP attribute can hold here; octet strings arrive as hexadecimal text."""
 
@@ -52,6 +54,12 @@ class Span:
             return int(value) if isinstance(value, (int, float, str)) else 0
         except ValueError:
             return 0
+
+
+def as_number(text: str) -> float:
+    """Return a number that a node wrote as text in decimal digits, 0 for what is none or too long."""
+    plain = len(text) <= LONGEST_NUMBER and text.isascii() and text.replace(".", "", 1).isdigit()
+    return float(text) if plain else 0.0
 
 
 def as_text(attributes: Mapping[str, AttributeValue], key: str) -> str:

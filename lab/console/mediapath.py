@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lab.spans import Span
+from lab.spans import Span, as_number
 from protos import iq_pb2
 
 SRTP, RTP, OPAQUE = "SRTP", "RTP", "opaque"
@@ -84,15 +84,14 @@ def _end_of_span(span: Span) -> End:
         return next((text for prefix in ("imslab.media.", "media.", "") if (text := span.text(prefix + key))), "")
 
     def count(key: str) -> int:
-        text = said(key)
-        return int(float(text)) if text.replace(".", "", 1).isdigit() else 0
+        return int(as_number(said(key)))
 
     drops = {
         key.rpartition("drops.")[2]: span.number(key)
         for key in span.attributes
         if key.startswith(("drops.", "imslab.media.drops.")) and span.number(key)
     }
-    jitter = said("jitter_ms")
+    jitter, _, exponent = said("jitter_ms").partition("e-")
     return End(
         node=span.node,
         side=said("side").lower(),
@@ -109,7 +108,7 @@ def _end_of_span(span: Span) -> End:
         auth_failures=count("auth_failures"),
         replays=count("replays"),
         lost=count("lost") if said("lost") else None,
-        jitter_ms=float(jitter) if jitter.replace(".", "", 1).replace("e-", "", 1).isdigit() else None,
+        jitter_ms=as_number(jitter) / 10 ** min(as_number(exponent), 99) if jitter else None,
         drops=drops,
     )
 

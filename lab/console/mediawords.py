@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lab.console.mediapath import OPAQUE, RTP, SDES, TICKET, End, Leg, Protection, Surroundings, legs_of, protections
 from lab.control import Json, Params
+from lab.spans import as_number
 
 
 def document(streams: Mapping[str, Sequence[End]], kinds: Sequence[str], around: Surroundings) -> Params:
@@ -15,10 +16,11 @@ def document(streams: Mapping[str, Sequence[End]], kinds: Sequence[str], around:
         legs = legs_of(streams[number], around)
         kept = protections(legs, around.security)
         rows: list[Json] = [_row(leg, each, around) for leg, each in zip(legs, kept, strict=True)]
-        index = int(number) - 1 if number.isdigit() else 0
+        stream = int(as_number(number)) or 1
+        index = stream - 1
         found.append(
             {
-                "n": int(number) if number.isdigit() else 1,
+                "n": stream,
                 "kind": kinds[index] if 0 <= index < len(kinds) else "audio",
                 "clear": around.answered and any(each.clear for each in kept),
                 "legs": rows,

@@ -9,7 +9,11 @@ from dataclasses import replace
 import pytest
 
 from lab.callfold import CallRecord, call_of, identity
-from lab.spans import Span
+from lab.console.mediapath import Surroundings, ends_of_spans
+from lab.console.mediawords import document
+from lab.ladder import media_ends, of_call
+from lab.spans import Span, SpanEvent
+from lab.tracestore import TraceStore
 from tests.console.calls import BASE, SECOND, beside, call, decision, invite
 
 CALL = "c1@127.1.1.13"
@@ -215,3 +219,28 @@ def test_a_ue_asserts_nobodys_identity_and_decides_for_nobody_else():
     record = folded([ue, weak, replace(lie, node="alice", nf_type="UE")])
     assert (record.from_uri, record.asserted) == ("sip:alice@ims.test", False)
     assert record.modes == {"pcscf-b": (1, "e2ae-sdes"), "alice": (2, "e2e-kms")}
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize("number", ["\N{SUPERSCRIPT TWO}", "9" * 5000, str(2**70), "-1", ""])
+def test_what_is_no_number_makes_no_call_unreadable(tmp_path, number):
+    store = TraceStore(tmp_path / "t.sqlite")
+    one, *later = call(CALL, BASE)
+    line = {"direction": "received", "start_line": f"SIP/2.0 {number} OK", "text": ""}
+    lie = replace(
+        invite(CALL, "mallory", BASE + 1, status=0),
+        attributes={**one.attributes, "sip.cseq": f"{number} INVITE", "sip.status_code": number},
+        events=(*one.events[:1], SpanEvent(BASE, "sip.message", line)),
+    )
+    media = beside(
+        one, "media.association", "mallory", BASE, packets_in=number, lost=number, jitter_ms=number, stream=number
+    )
+    store.add_spans([one, lie, media, *later])
+    spans = store.spans_of_call(CALL)
+    assert of_call(spans, CALL).steps
+    assert len(media_ends(spans)) == 1
+    streams = {end.stream: [end] for end in ends_of_spans(spans)}
+    around = Surroundings("alice", "bob", "", (), {}, {}, {})
+    (stream,) = document(streams, ["audio"], around)["streams"]
+    assert stream["n"] >= 1
+    store.close()
