@@ -18,8 +18,8 @@ MOST_CLIENTS: Final = 16
 """Event streams at a time."""
 MOST_WAITING: Final = 1000
 """Events a client may be behind before it is cut off."""
-MOST_KEPT: Final = 2000
-"""Past events that a client who comes back can have."""
+MOST_KEPT: Final = MOST_WAITING - 1
+"""Past events that a client who comes back can have: with ``hello`` as many as may wait, or it would be cut at once."""
 HEARTBEAT_S: Final = 15.0
 """Silence after which a comment is sent, so that a client that has gone is noticed, s."""
 LINGER_S: Final = 10.0

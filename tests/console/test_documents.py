@@ -12,7 +12,7 @@ from lab.calls import CallOrder
 from lab.console import documents
 from lab.console.answers import Problem, encode
 from lab.console.choices import Choices
-from lab.console.events import MOST_KEPT, EventStream
+from lab.console.events import MOST_KEPT, MOST_WAITING, EventStream
 from lab.console.orders import MOST_AT_ONCE, OrderDesk
 from lab.console.topology import links, places
 from lab.control import ControlError
@@ -71,6 +71,18 @@ async def test_the_past_is_bounded():
     assert len(stream._kept) == MOST_KEPT
     with stream.watching("3") as client:
         assert b'"resumed":false' in await client.next()
+
+
+@pytest.mark.attack("T7")
+def test_a_client_that_missed_much_is_not_cut_off_again_when_it_comes_back():
+    stream = EventStream(lambda: 0.0)
+    with stream.watching(None):
+        for number in range(2 * MOST_WAITING):
+            stream.send("call", {"n": number})
+        for missed in (1, MOST_KEPT, MOST_KEPT + 1, MOST_WAITING + 1, 2 * MOST_WAITING - 1):
+            with stream.watching(str(2 * MOST_WAITING - missed)) as late:
+                assert not late.cut
+                assert len(late.waiting) == (1 + missed if missed <= MOST_KEPT else 1)
 
 
 def test_numbers_json_does_not_know_are_null():
