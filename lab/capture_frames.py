@@ -7,12 +7,9 @@ from ipaddress import ip_address
 
 from lab.capture_http2 import Http2View
 from lab.capture_merge import MEDIA, Seen
-from lab.pcapng import TCP, UDP, Frame, sip_payload
+from lab.pcapng import NOWHERE, TCP, UDP, Frame, sip_payload
 from protos import capture_pb2
 
-MOST_COMMENT = 4000
-"""Longest comment of a packet, characters: nodes tell of Call-IDs, peers and reasons that others chose."""
-NOWHERE = "0.0.0.0"  # noqa: S104 - an unknown address in a capture, nothing is bound
 _PHASES = {
     capture_pb2.SbaStep.REQUEST: "request",
     capture_pb2.SbaStep.RESPONSE: "response",
@@ -79,10 +76,10 @@ class Frames:
             seen.time_ns,
             seen.node,
             protocol,
-            source or _whole(seen.source),
-            destination or _whole(seen.destination),
+            source or seen.source,
+            destination or seen.destination,
             payload,
-            comment[:MOST_COMMENT],
+            comment,
         )
 
 

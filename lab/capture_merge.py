@@ -23,7 +23,6 @@ MOST_WAITING = 50_000
 MOST_OCTETS = 64 << 20
 MOST_TRACES = 10_000
 """Traces and Call-IDs of the chosen call that are remembered."""
-MOST_PORT = 65_535
 MOST_SECONDS = 1e10
 """Times since the epoch that a packet can have, seconds."""
 MEDIA = "media"
@@ -66,14 +65,10 @@ class Seen:
         self.source, self.destination = source, destination
 
 
-def _address(host: str, port: int) -> Address:
-    return host, port if port <= MOST_PORT else 0
-
-
 def of_message(node: str, message: capture_pb2.CapturedMessage, now_ns: int = FAR_AHEAD_NS) -> Seen:
-    """Return what a node told of a message, made to fit a packet; what it says is yet to come happens ``now_ns``."""
-    source = _address(message.source_ip, message.source_port)
-    destination = _address(message.destination_ip, message.destination_port)
+    """Return what a node told of a message; what it says is yet to come happens ``now_ns``."""
+    source = (message.source_ip, message.source_port)
+    destination = (message.destination_ip, message.destination_port)
     kind = int(message.kind)
     if message.pair:
         key: Hashable = (kind, message.pair)
@@ -84,7 +79,7 @@ def of_message(node: str, message: capture_pb2.CapturedMessage, now_ns: int = FA
     return Seen(
         node=node,
         kind=kind,
-        time_ns=min(max(message.time_ns, 0), now_ns),
+        time_ns=min(message.time_ns, now_ns),
         sent=message.sent,
         source=source,
         destination=destination,
@@ -98,15 +93,19 @@ def of_message(node: str, message: capture_pb2.CapturedMessage, now_ns: int = FA
     )
 
 
+def time_of(packet: capture_pb2.CapturedPacket) -> int:
+    """Return when a packet passed, nanoseconds since the epoch; 0 where that cannot be."""
+    return int(packet.timestamp * 1e9) if 0 <= packet.timestamp < MOST_SECONDS else 0  # nor is NaN
+
+
 def of_packet(node: str, packet: capture_pb2.CapturedPacket, now_ns: int = FAR_AHEAD_NS) -> Seen:
-    """Return what a gateway told of a media packet, made to fit one as :func:`of_message` does."""
-    source = _address(packet.source_ip, packet.source_port)
-    destination = _address(packet.destination_ip, packet.destination_port)
-    known = 0 <= packet.timestamp < MOST_SECONDS  # no number is neither
+    """Return what a gateway told of a media packet; what it says is yet to come happens ``now_ns``."""
+    source = (packet.source_ip, packet.source_port)
+    destination = (packet.destination_ip, packet.destination_port)
     return Seen(
         node=node,
         kind=MEDIA,
-        time_ns=min(int(packet.timestamp * 1e9), now_ns) if known else now_ns,
+        time_ns=min(time_of(packet), now_ns),
         sent=False,
         source=source,
         destination=destination,

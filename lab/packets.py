@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.capture_merge import time_of
 from lab.labfile import LabFile
 from lab.ladder import Message, messages_of, pair_messages
 from lab.operator import Operator
 from lab.pcapng import TCP, UDP, Frame, PcapngWriter, sip_payload
-from lab.spans import Span
+from lab.spans import Span, as_number
 from lab.tracestore import TraceStore
 from lab.verdict import Verdict
 from protos import capture_pb2
@@ -103,8 +104,9 @@ def call_addresses(verdict: Verdict) -> frozenset[tuple[str, int]]:
     found = set()
     for leg in verdict.legs:
         host, _, port = leg.local.rpartition(":")
-        if host and port.isdigit():
-            found |= {(host.strip("[]"), int(port)), (host.strip("[]"), int(port) + 1)}
+        number = int(as_number(port))
+        if host and number:
+            found |= {(host.strip("[]"), number), (host.strip("[]"), number + 1)}
     return frozenset(found)
 
 
@@ -139,15 +141,11 @@ def _sip_frame(message: Message | None) -> Frame:
         time_ns=message.time_ns,
         node=message.node,
         protocol=UDP if over == "UDP" else TCP,
-        source=_whole(source),
-        destination=_whole(destination),
+        source=source,
+        destination=destination,
         payload=sip_payload(message.text),
         comment=note,
     )
-
-
-def _whole(address: tuple[str, int]) -> tuple[str, int]:
-    return address[0] or "0.0.0.0", address[1]  # noqa: S104 - an unknown address in a capture, nothing is bound
 
 
 def media_frames(
@@ -156,10 +154,10 @@ def media_frames(
     """Return the media packets of the call with ``ends``; one that both gateways saw is kept once."""
     frames: list[Frame] = []
     seen: dict[tuple[str, int, str, int, bytes], tuple[str, int]] = {}
-    for gateway, packet in sorted(packets, key=lambda item: item[1].timestamp):
+    for gateway, packet in sorted(packets, key=lambda item: time_of(item[1])):
         if not _concerns(packet, ends):
             continue
-        time_ns = int(packet.timestamp * 1e9)
+        time_ns = time_of(packet)
         path = (packet.source_ip, packet.source_port, packet.destination_ip, packet.destination_port, packet.payload)
         known = seen.get(path)
         if known is not None and known[0] != gateway and time_ns - known[1] < SAME_PACKET_NS:

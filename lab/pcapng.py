@@ -18,6 +18,11 @@ UDP = 17
 TCP = 6
 MAX_PAYLOAD = 65_000
 """Longest payload put into one frame, octets."""
+MAX_COMMENT = 4000
+"""Longest comment of a frame, characters: nodes tell of Call-IDs, peers and reasons that others chose."""
+NOWHERE = "0.0.0.0"  # noqa: S104 - an unknown address in a capture, nothing is bound
+_MOST_PORT = (1 << 16) - 1
+_MOST_TIME_NS = (1 << 64) - 1
 
 _SECTION, _INTERFACE, _STATISTICS, _ENHANCED = 0x0A0D0D0A, 1, 5, 6
 _BYTE_ORDER = 0x1A2B3C4D
@@ -34,7 +39,10 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class Frame:
-    """A payload on its way: ``node`` saw it, ``protocol`` is ``UDP`` or ``TCP``; time in nanoseconds since 1970."""
+    """A payload on its way: ``node`` saw it, ``protocol`` is ``UDP`` or ``TCP``; time in nanoseconds since 1970.
+
+    Nodes say all this: what no packet can hold is written as nothing known, or cut.
+    """
 
     time_ns: int
     node: str
@@ -101,13 +109,13 @@ class PcapngWriter:
 
     def _packet(self, frame: Frame) -> bytes:
         packet = self._ip(frame)
-        high, low = divmod(frame.time_ns, 1 << 32)
+        high, low = divmod(min(max(frame.time_ns, 0), _MOST_TIME_NS), 1 << 32)
         head = struct.pack("<IIIII", self._interfaces[frame.node], high, low, len(packet), len(packet))
-        options = [(_OPT_COMMENT, frame.comment.encode())] if frame.comment else []
+        options = [(_OPT_COMMENT, frame.comment[:MAX_COMMENT].encode())] if frame.comment else []
         return _block(_ENHANCED, head + _padded(packet), options)
 
     def _ip(self, frame: Frame) -> bytes:
-        source, destination = (ipaddress.ip_address(address[0]) for address in (frame.source, frame.destination))
+        source, destination = (_ip_address(address[0]) for address in (frame.source, frame.destination))
         payload = frame.payload[:MAX_PAYLOAD]
         segment = self._tcp(frame, payload) if frame.protocol == TCP else _udp(frame, payload)
         pseudo = source.packed + destination.packed
@@ -130,12 +138,24 @@ class PcapngWriter:
         sequence = self._sequence.get(way, 1)
         self._sequence[way] = (sequence + len(payload)) & 0xFFFFFFFF
         acknowledged = self._sequence.setdefault(back, 1)
-        ports = (frame.source[1], frame.destination[1])
+        ports = _ports(frame)
         return struct.pack("!HHIIBBHHH", *ports, sequence, acknowledged, 5 << 4, _PSH_ACK, 65535, 0, 0) + payload
 
 
 def _udp(frame: Frame, payload: bytes) -> bytes:
-    return struct.pack("!HHHH", frame.source[1], frame.destination[1], 8 + len(payload), 0) + payload
+    return struct.pack("!HHHH", *_ports(frame), 8 + len(payload), 0) + payload
+
+
+def _ports(frame: Frame) -> tuple[int, int]:
+    source, destination = (port if 0 <= port <= _MOST_PORT else 0 for _, port in (frame.source, frame.destination))
+    return source, destination
+
+
+def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return ipaddress.ip_address(NOWHERE)
 
 
 def _interface(node: str) -> bytes:

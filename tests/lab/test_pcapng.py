@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,27 @@ def test_tshark_dissects_sip_sdp_and_rtp(tmp_path: Path) -> None:
         check=True,
     )
     assert warned.stdout == ""
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"network.peer.address": "x"},
+        {"network.peer.port": 70_000},
+        {"network.peer.port": -1},
+        {"network.local.address": "::1"},
+        {"imslab.interface": "x" * 70_000},
+    ],
+)
+def test_what_fits_no_packet_does_not_keep_a_call_from_being_written(lie: dict[str, str | int]) -> None:
+    spans = [span for span in call_spans() if span.text("sip.call_id") == CALL]
+    lies = [replace(span, attributes={**span.attributes, **lie}) for span in spans]
+    assert PcapngWriter().file(sip_frames(lies, NAMES))
+
+
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize("timestamp", [math.nan, math.inf, -1.0, 1e300])
+def test_a_packet_of_no_time_does_not_keep_a_call_from_being_written(timestamp: float) -> None:
+    packet = capture_pb2.CapturedPacket(timestamp=timestamp, source_ip="x", source_port=70_000, comment="x" * 70_000)
+    assert PcapngWriter().file(media_frames([("imsagw-a", packet)], frozenset()))
