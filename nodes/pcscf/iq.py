@@ -17,6 +17,7 @@ from keying.suites import find_suite
 from nodes.pcscf.media_plan import Address, LocalStream, MediaWork, Refusal, Side, StreamWork
 from protos import iq_pb2
 from sba.errors import RemoteProblem
+from sba.spans import wire_text
 
 NF_TYPE: Final = "IMS_AGW"
 SERVICE: Final = "nimsagw-iq"
@@ -231,7 +232,8 @@ class IqClient:
     async def _reserve_at(
         self, gateway: str, work: MediaWork, *, call_id: str, emergency: bool
     ) -> tuple[AgwContext, LocalMap]:
-        request = iq_pb2.ReserveRequest(tx_id=self.tx_id(), new=True, emergency=emergency, correlation=call_id)
+        correlation = wire_text(call_id)
+        request = iq_pb2.ReserveRequest(tx_id=self.tx_id(), new=True, emergency=emergency, correlation=correlation)
         request.priority = 15 if emergency else 0
         for side, streams in ((Side.ACCESS, work.access), (Side.CORE, work.core)):
             termination = request.terminations.add(new=True, side=_SIDES[side])

@@ -349,3 +349,15 @@ async def test_a_ue_cannot_aim_media_at_another_host(tmp_path, trusted):
             if stream.HasField("remote")
         ]
         assert (remote.ip, remote.await_media) == (("127.77.7.7", False) if trusted else ("127.0.0.1", True))
+
+
+@async_test
+async def test_a_call_id_of_octets_that_are_no_text_is_a_call_like_any_other(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        alice.send(alice.invite("sip:bob@ims.test", SECURE, call_id="call-\udcff\udcfe@ue"), alice.hop)
+        arrived = await it.core.next("INVITE")
+        assert arrived.request.call_id == "call-\udcff\udcfe@ue"
+        (reserved,) = it.iq.requests("Reserve")
+        assert reserved.correlation == "call-\\udcff\\udcfe@ue"
