@@ -1,16 +1,18 @@
 """The supervisor's OTLP receiver: traces, metrics and logs over gRPC with mutual TLS, into the trace store.
 
 Only nodes of the lab are let in, and each speaks for itself alone: the node of every item is the one of the sender's
-certificate, and data that names another is refused as a whole. A batch larger than ``MAX_MESSAGE_OCTETS`` or a full
-queue is refused with RESOURCE_EXHAUSTED, which an OTLP exporter treats as "drop and go on"; nothing here can grow
-without bound.
+certificate, and data that names another is refused as a whole. A batch larger than ``MAX_MESSAGE_OCTETS`` or
+``MAX_ITEMS``, or one too many of its sender at a time, is refused with RESOURCE_EXHAUSTED, which an OTLP exporter
+treats as "drop and go on"; nothing here can grow without bound, and no node takes the room of the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import grpc
@@ -30,8 +32,16 @@ from lab.tracestore import LogRecord, MetricPoint, TraceStore
 
 MAX_MESSAGE_OCTETS = 16 << 20
 """Largest OTLP request read, octets."""
+MAX_ITEMS = 8192
+"""Most spans, records or metric points of an OTLP request; a node sends 1024 spans at a time."""
 MAX_PENDING = 64
 """Export requests being written at one time; more are refused."""
+MAX_PENDING_OF_ONE = 6
+"""Those of one sender: a node sends one of each signal at a time, and those of its last moments."""
+MAX_ATTRIBUTES = 128
+"""Attributes kept of a span, event or record, the first (OpenTelemetry, "Attribute Limits"); keys longer than
+``MAX_KEY`` characters are left out."""
+MAX_KEY = 256
 
 MOST_NS = (1 << 63) - 1
 """Latest time that is told apart, nanoseconds since the epoch: what the store can hold."""
@@ -60,7 +70,8 @@ def _value(value: common_pb2.AnyValue) -> AttributeValue:
 
 def attributes_of(pairs: Iterable[common_pb2.KeyValue]) -> dict[str, AttributeValue]:
     """Turn OTLP key-values into a plain dictionary."""
-    return {pair.key: _value(pair.value) for pair in pairs}
+    kept = islice((pair for pair in pairs if len(pair.key) <= MAX_KEY), MAX_ATTRIBUTES)
+    return {pair.key: _value(pair.value) for pair in kept}
 
 
 def claims(resource: resource_pb2.Resource) -> tuple[str, str, str]:
@@ -113,6 +124,15 @@ def records_of(request: logs_service_pb2.ExportLogsServiceRequest, sender: Sende
                 )
 
 
+def _metrics(request: metrics_service_pb2.ExportMetricsServiceRequest) -> Iterator[metrics_pb2.Metric]:
+    return (metric for item in request.resource_metrics for scope in item.scope_metrics for metric in scope.metrics)
+
+
+def _point_count(metric: metrics_pb2.Metric) -> int:
+    kind = metric.WhichOneof("data")
+    return 1 if kind is None else max(1, len(getattr(metric, kind).data_points))
+
+
 def _points(metric: metrics_pb2.Metric) -> Iterator[tuple[dict[str, AttributeValue], int, float]]:
     kind = metric.WhichOneof("data")
     if kind in ("gauge", "sum"):
@@ -126,11 +146,9 @@ def _points(metric: metrics_pb2.Metric) -> Iterator[tuple[dict[str, AttributeVal
 
 def metrics_of(request: metrics_service_pb2.ExportMetricsServiceRequest, sender: Sender) -> Iterator[MetricPoint]:
     """Yield the metric points of an export request of ``sender``; a histogram is kept as its mean."""
-    for resource_metrics in request.resource_metrics:
-        for scope in resource_metrics.scope_metrics:
-            for metric in scope.metrics:
-                for attributes, time_ns, value in _points(metric):
-                    yield MetricPoint(sender.node, metric.name, attributes, time_ns, value, metric.unit)
+    for metric in _metrics(request):
+        for attributes, time_ns, value in _points(metric):
+            yield MetricPoint(sender.node, metric.name, attributes, time_ns, value, metric.unit)
 
 
 @dataclass(frozen=True)
@@ -161,7 +179,7 @@ class OtlpReceiver:
         self._metrics = metrics or MetricStore()
         self._forward = forward
         self._server: grpc.aio.Server | None = None
-        self._pending = 0
+        self._pending: Counter[str] = Counter()
         self.port = 0
 
     async def start(self, host: str, port: int, credentials: ReceiverCredentials) -> int:
@@ -202,16 +220,19 @@ class OtlpReceiver:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refused))
         return sender
 
-    async def _keep(
-        self, context: grpc.aio.ServicerContext, write: Callable[[Iterator[_T]], object], items: Iterator[_T]
-    ) -> None:
-        if self._pending >= MAX_PENDING:
+    async def _admit(self, context: grpc.aio.ServicerContext, sender: Sender, items: int) -> None:
+        """End the call where it brings too many items, or where too many wait to be written."""
+        if items > MAX_ITEMS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_ITEMS} items")
+        if self._pending.total() >= MAX_PENDING or self._pending[sender.node] >= MAX_PENDING_OF_ONE:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the trace store is busy")
-        self._pending += 1
+
+    async def _keep(self, sender: Sender, write: Callable[[Iterator[_T]], object], items: Iterator[_T]) -> None:
+        self._pending[sender.node] += 1
         try:
             await asyncio.to_thread(write, items)
         finally:
-            self._pending -= 1
+            self._pending[sender.node] -= 1
 
     def _pass_on(self, signal: str, request: Message) -> None:
         if self._forward is not None:
@@ -222,25 +243,30 @@ class OtlpReceiver:
             request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
         ) -> trace_service_pb2.ExportTraceServiceResponse:
             sender = await self._sender(context, (item.resource for item in request.resource_spans))
+            items = sum(len(scope.spans) for item in request.resource_spans for scope in item.scope_spans)
+            await self._admit(context, sender, items)
             self._pass_on("traces", request)
-            await self._keep(context, self._store.add_spans, spans_of(request, sender))
+            await self._keep(sender, self._store.add_spans, spans_of(request, sender))
             return trace_service_pb2.ExportTraceServiceResponse()
 
         async def records(
             request: logs_service_pb2.ExportLogsServiceRequest, context: grpc.aio.ServicerContext
         ) -> logs_service_pb2.ExportLogsServiceResponse:
             sender = await self._sender(context, (item.resource for item in request.resource_logs))
+            items = sum(len(scope.log_records) for item in request.resource_logs for scope in item.scope_logs)
+            await self._admit(context, sender, items)
             self._pass_on("logs", request)
-            await self._keep(context, self._store.add_records, records_of(request, sender))
+            await self._keep(sender, self._store.add_records, records_of(request, sender))
             return logs_service_pb2.ExportLogsServiceResponse()
 
         async def metrics(
             request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
         ) -> metrics_service_pb2.ExportMetricsServiceResponse:
             sender = await self._sender(context, (item.resource for item in request.resource_metrics))
+            await self._admit(context, sender, sum(map(_point_count, _metrics(request))))
             self._pass_on("metrics", request)
             self._metrics.take(request, sender)
-            await self._keep(context, self._store.add_metrics, metrics_of(request, sender))
+            await self._keep(sender, self._store.add_metrics, metrics_of(request, sender))
             return metrics_service_pb2.ExportMetricsServiceResponse()
 
         for module, signal, handler, message in (

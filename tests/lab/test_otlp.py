@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,25 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind
 
 from lab.labfile import NodeRow
-from lab.otlp import OtlpReceiver, ReceiverCredentials, metrics_of, records_of
+from lab.otlp import (
+    MAX_ATTRIBUTES,
+    MAX_ITEMS,
+    MAX_KEY,
+    MAX_PENDING,
+    MAX_PENDING_OF_ONE,
+    OtlpReceiver,
+    ReceiverCredentials,
+    attributes_of,
+    metrics_of,
+    records_of,
+)
 from lab.senders import Sender, Senders
 from lab.tracestore import TraceStore
 from sba.identity import RevocationList
@@ -218,3 +231,60 @@ def test_a_node_gives_itself_out_as_no_other_instance_or_kind(receiving: Receivi
     assert not any(receiving.store.counts().values())
     own = {"service.instance.id": PEER, "imslab.nf_type": "UE"}
     assert answers(receiving, "alice", "alice", **own) == {grpc.StatusCode.OK}
+
+
+def export(channel: grpc.Channel, name: str, signal: str = "trace.v1.TraceService") -> grpc.Future:
+    call = channel.unary_unary(f"/opentelemetry.proto.collector.{signal}/Export")
+    return call.future(report(name)[signal], timeout=10)
+
+
+@pytest.mark.attack("T9")
+def test_a_sender_of_very_much_leaves_room_for_the_others(receiving: Receiving) -> None:
+    address = f"127.0.0.1:{receiving.port}"
+    with (
+        grpc.secure_channel(address, receiving.credentials("alice")) as hostile,
+        grpc.secure_channel(address, receiving.credentials("lab")) as honest,
+    ):
+        answered = threading.Semaphore(0)
+        with receiving.store.reading():  # the store is busy
+            sent = [export(hostile, "alice") for _ in range(MAX_PENDING + MAX_PENDING_OF_ONE)]
+            for answer in sent:
+                answer.add_done_callback(lambda _: answered.release())
+            assert all(answered.acquire(timeout=5) for _ in range(MAX_PENDING))
+            heard = export(honest, "lab")
+        assert Counter(answer.code() for answer in sent) == {
+            grpc.StatusCode.OK: MAX_PENDING_OF_ONE,
+            grpc.StatusCode.RESOURCE_EXHAUSTED: MAX_PENDING,
+        }
+        assert heard.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.attack("T7", "T9")
+@pytest.mark.parametrize("signal", ["trace.v1.TraceService", "logs.v1.LogsService", "metrics.v1.MetricsService"])
+def test_a_request_of_very_many_items_is_refused(receiving: Receiving, signal: str) -> None:
+    types = {
+        "trace.v1.TraceService": trace_service_pb2.ExportTraceServiceRequest,
+        "logs.v1.LogsService": logs_service_pb2.ExportLogsServiceRequest,
+        "metrics.v1.MetricsService": metrics_service_pb2.ExportMetricsServiceRequest,
+    }
+    request = types[signal].FromString(report("alice")[signal])
+    match request:
+        case trace_service_pb2.ExportTraceServiceRequest():
+            items = request.resource_spans[0].scope_spans[0].spans
+        case logs_service_pb2.ExportLogsServiceRequest():
+            items = request.resource_logs[0].scope_logs[0].log_records
+        case _:
+            items = request.resource_metrics[0].scope_metrics[0].metrics[0].sum.data_points
+    items.extend([items[0]] * MAX_ITEMS)
+    with grpc.secure_channel(f"127.0.0.1:{receiving.port}", receiving.credentials("alice")) as channel:
+        call = channel.unary_unary(f"/opentelemetry.proto.collector.{signal}/Export")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(request.SerializeToString(), timeout=10)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert set(receiving.store.counts().values()) == {0}
+
+
+@pytest.mark.attack("T7")
+def test_attributes_are_as_many_as_a_span_may_have() -> None:
+    pairs = [KeyValue(key=f"k{number}") for number in range(10 * MAX_ATTRIBUTES)]
+    assert list(attributes_of([KeyValue(key="x" * (MAX_KEY + 1)), *pairs])) == [f"k{n}" for n in range(MAX_ATTRIBUTES)]
