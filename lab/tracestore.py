@@ -64,6 +64,7 @@ class Bounds:
     samples_per_call: int = 600
     records: int = 50_000
     metrics: int = 20_000
+    metrics_per_node: int = 4_000
     attribute_octets: int = 70_000
 
 
@@ -230,16 +231,17 @@ class TraceStore:
             self._trim(db, "record", self._bounds.records, len(rows))
 
     def add_metrics(self, points: Iterable[MetricPoint]) -> None:
-        """Keep the last value of each series in ``points``; new series past the bound are dropped."""
+        """Keep the last value of each series in ``points``; new series past the bounds are dropped."""
+        bound = self._bounds
         with self._transaction() as db:
-            (count,) = db.execute("SELECT count(*) FROM metric").fetchone()
+            count = Counter(dict(db.execute("SELECT node, count(*) FROM metric GROUP BY node").fetchall()))
             for point in points:
-                key = (point.node, point.name, json.dumps(dict(point.attributes), sort_keys=True))
+                key = (point.node, point.name, json.dumps(self._cut(point.attributes), sort_keys=True))
                 known = db.execute("SELECT 1 FROM metric WHERE node=? AND name=? AND attributes=?", key).fetchone()
                 if known is None:
-                    if count >= self._bounds.metrics:
+                    if count.total() >= bound.metrics or count[point.node] >= bound.metrics_per_node:
                         continue
-                    count += 1
+                    count[point.node] += 1
                 db.execute(
                     "INSERT OR REPLACE INTO metric (node, name, attributes, time_ns, value, unit) VALUES (?,?,?,?,?,?)",
                     (*key, point.time_ns, point.value, point.unit),

@@ -102,3 +102,14 @@ def test_a_reader_sees_what_the_supervisor_wrote_and_cannot_write(store: TraceSt
 
 def test_the_file_is_its_owners_alone(store: TraceStore, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "traces.sqlite").stat().st_mode) == 0o600
+
+
+@pytest.mark.attack("T9")
+def test_series_of_one_node_leave_room_for_those_of_others(tmp_path: Path) -> None:
+    store = TraceStore(tmp_path / "t", Bounds(metrics=10, metrics_per_node=6, attribute_octets=4))
+    store.add_metrics(MetricPoint("alice", "x", {"n": f"{n:04}" + "x" * 100_000}, 1, 1.0) for n in range(50))
+    store.add_metrics([MetricPoint("kms", "x", {}, 1, 2.0)])
+    kept = store.metrics()
+    assert [point.node for point in kept] == ["alice"] * 6 + ["kms"]
+    assert kept[0].attributes == {"n": "0000"}
+    store.close()
