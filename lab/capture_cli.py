@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -140,10 +141,21 @@ def _ending(conversation: Conversation) -> Iterator[None]:
 
 
 def _private(path: Path) -> BinaryIO:
-    """Open a file that its owner alone may read; a pipe or device is written as it is."""
+    """Open a file that its owner alone may read; a pipe or device is written as it is.
+
+    Raises ``PermissionError`` where the name leads to a file of another user.
+    """
     if path.exists() and stat.S_ISREG(path.lstat().st_mode):
         path.unlink()
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):  # by a link too, which may be somebody else's
+        if status.st_uid != os.geteuid():
+            os.close(descriptor)
+            raise PermissionError(errno.EPERM, "it is a file of another user")
+        os.fchmod(descriptor, 0o600)
+        os.ftruncate(descriptor, 0)
+    return os.fdopen(descriptor, "wb")
 
 
 def _begun(item: Params, decode_as: Path | None) -> None:
