@@ -70,11 +70,7 @@ class Handout:
         for name, content in self.files.items():
             path = folder / name
             if not _is(path, content, self.user):
-                fresh = folder / f".{name}.new"
-                fresh.unlink(missing_ok=True)
-                descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
+                fresh = _fresh(path, content, 0o400)
                 _give(fresh, self.user)
                 fresh.replace(path)
 
@@ -257,11 +253,18 @@ def initialise(
     return len(made)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _fresh(path: Path, content: bytes, mode: int) -> Path:
+    """Write a file beside ``path``, for ``init`` is root and whoever owns the folder must not lead it elsewhere."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.chmod(0o600)
-    fresh.replace(path)
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    return fresh
+
+
+def _replace(path: Path, content: bytes) -> None:
+    _fresh(path, content, 0o600).replace(path)
 
 
 def main() -> int:

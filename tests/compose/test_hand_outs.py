@@ -162,3 +162,19 @@ def test_a_port_that_nobody_thought_of_is_told_and_no_fault() -> None:
 
     with pytest.raises(ResolveError, match="a port called msrp, which containers do not have"):
         ContainerLayout(CONFIG).port("alice", "msrp")
+
+
+@pytest.mark.attack("T8")
+def test_init_writes_through_no_link_of_the_operators_folder(tmp_path: Path) -> None:
+    authority, operator = StateFolder.at(tmp_path / "authority"), StateFolder.at(tmp_path / "operator")
+    (tmp_path / "secrets").mkdir()
+    operator.root.mkdir()
+    precious = tmp_path / "ca.key"
+    precious.write_text("precious")
+    for path in (operator.lab_json, operator.packages):
+        path.with_name(f".{path.name}.new").symlink_to(precious)
+        path.symlink_to(precious)
+    initialise(parse(OTHER), authority, operator, tmp_path / "secrets", "10.89")
+    assert precious.read_text() == "precious"
+    assert not operator.lab_json.is_symlink()
+    assert operator.lab_json.stat().st_mode & 0o777 == 0o600
