@@ -16,7 +16,7 @@ from nodes.cscf.reg_event_server import RegEventServer
 from nodes.cscf.register_procedure import Journal, RegisterProcedure
 from nodes.cscf.register_request import SUPPORTED_OPTIONS, read_register
 from nodes.cscf.rejection import RejectionError
-from nodes.cscf.trust import Peer
+from nodes.cscf.trust import Peer, may_bring_register
 from nodes.siptrace import SipTracer
 from sba.telemetry import within
 from signalling.sip.flow import Flow
@@ -178,7 +178,7 @@ class MwShell:
         txn.respond(make_response(txn.request, refusal.status, refusal.reason, headers=refusal.headers))
 
     async def _register(self, txn: ServerTxn, peer: Peer) -> None:
-        if not peer.trusted:
+        if not may_bring_register(peer):
             self._registering("refused")
             raise RejectionError(403, "Not Through A P-CSCF")
         result = "failed"

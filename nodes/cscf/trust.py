@@ -24,6 +24,9 @@ ASSERTED_HEADERS = (
 )
 """Headers that mean something only inside the trust domain (RFC 3325 5, 7315 4, 5502 8, 6050 4, 6809 4.2)."""
 
+REGISTRATION_TYPES = frozenset({"PCSCF", "ICSCF"})
+"""NF types on the way of a REGISTER (TS 24.229 5.2.2, 5.3.1); no application server sends one for a user."""
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -45,6 +48,14 @@ def peer_of_certificate(nf_types: Collection[str], instance_id: str, trusted_typ
 def peer_of_address(host: str, trusted_peers: Collection[str]) -> Peer:
     """Judge a neighbour by its source address, where Mw is TCP without certificates (testbed rule)."""
     return Peer(host in trusted_peers)
+
+
+def may_bring_register(peer: Peer) -> bool:
+    """Say whether a REGISTER of this neighbour counts: ``integrity-protected`` in it may stand for a challenge.
+
+    Where Mw has no certificates every trusted address counts (testbed rule).
+    """
+    return peer.trusted and (not peer.nf_types or not REGISTRATION_TYPES.isdisjoint(peer.nf_types))
 
 
 def strip_asserted(request: SipRequest) -> list[str]:

@@ -118,6 +118,18 @@ async def test_a_register_from_outside_the_trust_domain_is_refused_whatever_its_
 
 
 @async_test
+async def test_an_application_server_registers_nobody_and_ends_no_registration(tmp_path):
+    async with home_network(tmp_path) as home:
+        alice = home.phone(ALICE, await home.peer("pcscf-a"), flag="no", algorithm="AKAv1-MD5")
+        assert (await alice.register()).status == 200
+        server = await home.peer("as", nf_type="IMS_AS")
+        mallory = home.phone(ALICE, server, flag="yes", contact="sip:203.0.113.66:5061")
+        assert (await mallory.send(mallory.credentials())).status == 403
+        assert (await mallory.send(mallory.credentials(), contact="*", expires=0)).status == 403
+        assert home.cscf._location.by_impi(ALICE.impi).bindings[0].contact == alice.contact
+
+
+@async_test
 async def test_mw_wants_a_certificate_of_this_lab(tmp_path):
     async with home_network(tmp_path / "one") as home, home_network(tmp_path / "two") as other:
         foreign = await other.peer("pcscf-foreign")
