@@ -165,7 +165,10 @@ class RegisterProcedure:
         return vector
 
     def _without_challenge(self, register: RegisterRequest, flag: str) -> Authenticated | None:
-        """Believe the P-CSCF where the specifications let the S-CSCF do so (RR-3, E-19, SC-1)."""
+        """Believe the P-CSCF where the specifications let the S-CSCF do so (RR-3, E-19, SC-1).
+
+        An SA is one with the P-CSCF that brought the registration: what another one says of it is challenged (T7).
+        """
         if flag == "auth-done":
             if not self._settings.accept_auth_done:
                 raise RejectionError(403, "Authentication Needed")
@@ -176,6 +179,8 @@ class RegisterProcedure:
         if current is None:
             raise RejectionError(500, "No Registration To Refresh")
         if self._settings.reauthenticate or current.scheme != Scheme.AKA.value:
+            return None
+        if all(binding.brought_by != register.brought_by for binding in current.bindings):
             return None
         return Authenticated(Scheme.AKA)
 

@@ -40,7 +40,7 @@ class RegisterRequest:
     """A REGISTER in the registrar's terms; identities are canonical.
 
     ``outbound`` tells whether the answer requires it (RFC 5626 6); ``credentials`` is the Digest header meant for
-    this home domain, if any.
+    this home domain, if any; ``brought_by`` is the NF instance id of the neighbour, "" without a certificate.
     """
 
     domain: str
@@ -58,6 +58,7 @@ class RegisterRequest:
     icid: str
     orig_ioi: str
     visited_network: str
+    brought_by: str = ""
 
     @property
     def deregisters(self) -> bool:
@@ -75,8 +76,10 @@ class RegisterRequest:
         return (self.credentials and self.credentials.algorithm) or ""
 
 
-def read_register(request: SipRequest, home_domains: Collection[str], settings: CscfSettings) -> RegisterRequest:
-    """Read a REGISTER whose syntax was checked.
+def read_register(
+    request: SipRequest, home_domains: Collection[str], settings: CscfSettings, brought_by: str = ""
+) -> RegisterRequest:
+    """Read a REGISTER whose syntax was checked, as the neighbour with that NF instance id brought it.
 
     Raises ``RejectionError``: 404 for a domain not served, 416 for a Request-URI that is no SIP URI, 420 for an unknown
     option (E-13), 400 for contacts that do not make sense, 423 (E-14), 439 (E-15).
@@ -110,6 +113,7 @@ def read_register(request: SipRequest, home_domains: Collection[str], settings: 
         icid=vector.icid if vector else "",
         orig_ioi=vector.orig_ioi if vector else "",
         visited_network=unquote(request.headers.get("P-Visited-Network-ID") or ""),
+        brought_by=brought_by,
     )
 
 

@@ -126,6 +126,7 @@ def _bind(
         instance_id=update.instance_id,
         reg_id=update.reg_id,
         q=update.q,
+        brought_by=request.brought_by,
     )
     if found is None:
         return fresh

@@ -53,7 +53,8 @@ class Profile:
 class Binding:
     """A contact address bound to the set (RFC 3261 10.3, RFC 3327 5.3, RFC 5626 6).
 
-    ``params`` are the Contact header parameters but for ``expires``; times are seconds since the epoch.
+    ``params`` are the Contact header parameters but for ``expires``; times are seconds since the epoch; ``brought_by``
+    is the NF instance id of the P-CSCF, "" where Mw has no certificates.
     """
 
     contact: str
@@ -67,6 +68,7 @@ class Binding:
     instance_id: str = ""
     reg_id: int | None = None
     q: float = 1.0
+    brought_by: str = ""
 
     def remaining(self, now: float) -> int:
         """Whole seconds left, at least 0."""

@@ -130,6 +130,20 @@ async def test_an_application_server_registers_nobody_and_ends_no_registration(t
 
 
 @async_test
+async def test_a_p_cscf_that_did_not_bring_a_registration_has_no_association_of_it(tmp_path):
+    async with home_network(tmp_path) as home:
+        alice = home.phone(ALICE, await home.peer("pcscf-a"), flag="no", algorithm="AKAv1-MD5")
+        assert (await alice.register()).status == 200
+        other = await home.peer("pcscf-b")
+        mallory = home.phone(ALICE, other, flag="yes", contact="sip:203.0.113.66:5061", algorithm="AKAv1-MD5")
+        assert (await mallory.send(mallory.credentials())).status == 401
+        assert (await mallory.send(mallory.credentials(), contact="*", expires=0)).status == 401
+        alice.flag = "yes"
+        assert (await alice.send(alice.credentials())).status == 200
+        assert [one.contact for one in home.cscf._location.by_impi(ALICE.impi).bindings] == [alice.contact]
+
+
+@async_test
 async def test_mw_wants_a_certificate_of_this_lab(tmp_path):
     async with home_network(tmp_path / "one") as home, home_network(tmp_path / "two") as other:
         foreign = await other.peer("pcscf-foreign")
