@@ -11,7 +11,7 @@ from lab.config import HomeDomain, LabConfig, User
 from lab.config_kms import KmsGroup, KmsRights
 from lab.control import Json
 from lab.layout import Layout
-from sba.identity import access_name, cscf_name
+from sba.identity import access_name, cscf_name, hss_name
 
 Settings = dict[str, Json]
 
@@ -30,6 +30,7 @@ def names_of(config: LabConfig, nf: str) -> list[str]:
     """Return the DNS names an NF has beside its own, from what it is in a home domain or access network."""
     names = [kms_name(home.name) for home in config.home_domains if home.kms == nf]
     names += [cscf_name(home.name) for home in config.home_domains if home.cscf == nf]
+    names += [hss_name(home.name) for home in config.home_domains if home.hss == nf]
     domain = config.home_domains[0].name
     names += [
         access_name(access.name, domain) for access in config.access_networks if nf in (access.pcscf, access.gateway)

@@ -33,6 +33,11 @@ def cscf_name(home_domain: str) -> str:
     return f"scscf.{home_domain}"
 
 
+def hss_name(home_domain: str) -> str:
+    """Return the name that the certificate of an HSS shows for a home domain whose subscribers it has."""
+    return f"hss.{home_domain}"
+
+
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
     """What a verified certificate says of its holder (TS 33.501 13.1, assumed certificate profile)."""

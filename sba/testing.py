@@ -42,7 +42,7 @@ from sba import runtime
 from sba.client import SbiClient
 from sba.config import NodeEnvironment
 from sba.contract_build import compile_contracts
-from sba.identity import access_name, cscf_name
+from sba.identity import access_name, cscf_name, hss_name
 from sba.nf import NetworkFunction
 from sba.packages import extend_path, module_path, read_package, write_metadata
 from sba.pki import LabCa
@@ -189,7 +189,7 @@ class LabFixture:
     ) -> NodeEnvironment:
         """Write a node into ``lab.json`` and issue its certificate unless it has one; return its environment.
 
-        A CSCF's certificate names its ``home_domains``; None: those in its settings, or the lab's. That of a P-CSCF or
+        The certificate of a CSCF or HSS names its ``home_domains``; None: those in its settings, or the lab's. That of a P-CSCF or
         IMS-AGW names the access network in its settings.
         """
         if nf_types is None:
@@ -203,6 +203,7 @@ class LabFixture:
             if home_domains is None:
                 home_domains = (settings or {}).get("home_domains", [self.domain])
             roles = [cscf_name(home) for home in home_domains] if {"SCSCF", "ICSCF"} & set(nf_types) else []
+            roles += [hss_name(home) for home in home_domains] if "HSS" in nf_types else []
             if {"PCSCF", "IMS_AGW"} & set(nf_types) and (settings or {}).get("access_network"):
                 roles.append(access_name((settings or {})["access_network"], self.domain))
             self.ca.issue(instance, nf_types, known["nf_instance_id"], dns=[fqdn, *roles], ips=[host, *ips])

@@ -13,7 +13,7 @@ from nodes.nrf.registry import Registry
 from protos import nrf_disc_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
-from sba.identity import PeerIdentity, access_name, cscf_name
+from sba.identity import PeerIdentity, access_name, cscf_name, hss_name
 from sba.telemetry import Telemetry
 
 BEARER = "Bearer"
@@ -21,14 +21,15 @@ BEARER = "Bearer"
 
 ACCESS_TYPES = frozenset({"PCSCF", "IMS_AGW"})
 """NF types that are looked for by access network."""
-CSCF_TYPES = frozenset({"SCSCF", "ICSCF"})
+HOME_NAMES = {"SCSCF": cscf_name, "ICSCF": cscf_name, "HSS": hss_name}
+"""NF types that are believed for the home domain they are looked for by, and the name that shows it."""
 
 
 def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: str) -> None:
     """Check that a profile says nothing its certificate does not (P.1.3-3, P.1.3-18).
 
     By what consumers look for it: instance id, NF types and names, for a P-CSCF or IMS-AGW its access network, for a
-    CSCF its home domains; and the NF set it belongs to. Its own name, by which captures and the console know it, is the
+    CSCF or HSS its home domains; and the NF set it belongs to. Its own name, by which captures and the console know it, is the
     first label of its FQDN. `domain` is that of the lab. Raises :class:`ProblemError` 400 for a missing part and 403
     for what the certificate does not show.
     """
@@ -60,9 +61,9 @@ def _needed_names(profile: nrf_nfm_pb2.NfProfile, domain: str) -> Iterator[tuple
         networks = {profile.access_network, *(point.access_network for point in profile.endpoints)} - {""}
         for network in sorted(networks):
             yield access_name(network, domain), "this access network"
-    if types & CSCF_TYPES:
+    for nf_type in sorted(types & HOME_NAMES.keys()):
         for home in profile.home_domains:
-            yield cscf_name(home), "this home domain"
+            yield HOME_NAMES[nf_type](home), "this home domain"
 
 
 class NfManagement:

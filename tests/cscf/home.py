@@ -296,9 +296,10 @@ class Home:
 
 def provision(lab: LabFixture, instance: str, subscribers: Iterable[Subscriber]) -> dict[str, object]:
     """Write the sealed subscriber file of an HSS instance and return the HSS settings."""
+    subscribers = tuple(subscribers)
     path = lab.folder / f"{instance}.subscribers"
     path.write_bytes(build_provisioning(subscribers, Sealer(lab.folder / "sealing.key", lab.instance_id(instance))))
-    return {"provisioning_file": str(path)}
+    return {"provisioning_file": str(path), "home_domains": sorted({subscriber.domain for subscriber in subscribers})}
 
 
 @contextlib.asynccontextmanager

@@ -41,6 +41,7 @@ A, KMS = "access-a.access.ims.test", "kms.ims.test"
         ("PCSCF", [A], {"endpoints": [Endpoint(role="gm", access_network="access-a", tls_name="claimant.ims.test")]}),
         ("KMS", [KMS], {"nf_set_id": KMS, "endpoints": [Endpoint(role="kms", tls_name=KMS, access_network="any")]}),
         ("SCSCF", ["scscf.ims.test", "scscf.partner.test"], {"home_domains": ["ims.test", "partner.test"]}),
+        ("HSS", ["hss.ims.test", "hss.partner.test"], {"home_domains": ["ims.test", "partner.test"]}),
         ("UE", [], {"access_network": "access-a"}),
     ],
 )
@@ -67,6 +68,8 @@ async def test_what_the_certificate_shows_may_be_claimed(tmp_path, nf_type, dns,
         ("PCSCF", [A], {"access_network": "access-a", "instance_name": "pcscf-a"}),
         ("UE", [], {"instance_name": "imsagw-a"}),
         ("UE", [], {"instance_name": "x" * 70_000}),
+        ("HSS", ["hss.partner.test"], {"home_domains": ["partner.test", "ims.test"]}),
+        ("HSS", ["scscf.ims.test"], {"home_domains": ["ims.test"]}),
     ],
 )
 @async_test
