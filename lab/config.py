@@ -181,9 +181,14 @@ _EntryT = TypeVar("_EntryT", bound=Entry)
 def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     roles: dict[str, tuple[str, Location]] = {config.nrf: ("nrf", ("nrf",))}
 
+    shown = _role_holders(config)
+
     def claim(instance: str | None, role: str, where: Location, *, shared: bool = False) -> Iterator[Fault]:
         if instance is None:
             return
+        if shown.get(instance, instance) != instance:
+            found = f"certificates show the name {instance} for {shown[instance]} of the first home domain"
+            yield where, found, "a name of its own for every node"
         taken = roles.setdefault(instance, (role, where))
         if taken[1] != where and not (shared and taken[0] == role):
             yield where, f"the name {instance} is already the {taken[0]}", "a name of its own for every node"
@@ -224,6 +229,17 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     wanted = [(index, user.service_profile) for index, user in enumerate(config.users)]
     yield from service_faults(config.service_profiles, wanted, extra_names)
     yield from extension_faults(config.extensions, {user.name for user in config.users if user.name is not None})
+
+
+def _role_holders(config: LabConfig) -> dict[str, str | None]:
+    """Return who alone may be called as a role of the first home domain is: every node has a name in that domain.
+
+    Any other node of such a name would have a certificate that shows the role (``kms.ims.test``) and be believed in it.
+    """
+    if not config.home_domains:
+        return {}
+    first = config.home_domains[0]
+    return {"scscf": first.cscf, "hss": first.hss, "kms": first.kms, "bsf": first.bsf}
 
 
 def _instance_faults(config: LabConfig, roles: dict[str, tuple[str, Location]]) -> Iterator[Fault]:

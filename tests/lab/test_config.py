@@ -138,6 +138,28 @@ def test_a_kms_has_a_name_of_its_own(home: int, name: str) -> None:
     assert "a name of its own for every node" in {right for _, _, right in faults(yaml.safe_dump(description))}
 
 
+@pytest.mark.attack("T6")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"kms": "kms-i"}, {"kms": "kms"}),
+        ({"kms": "kms-i"}, {"pcscf": "kms"}),
+        ({"bsf": "bsf-i"}, {"bsf": "bsf"}),
+        ({"hss": "hss-i"}, {"hss": "hss"}),
+        ({}, {"cscf": "scscf"}),
+        ({"kms": None, "bsf": None}, {"kms": "kms"}),
+    ],
+)
+def test_no_node_is_called_as_a_role_of_the_first_home_domain_that_it_does_not_have(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    description = changed()
+    description["home_domains"][0] |= first
+    description["access_networks" if "pcscf" in second else "home_domains"][1] |= second
+    with pytest.raises(ConfigError, match="certificates show the name"):
+        parse(yaml.safe_dump(description), "lab.yaml")
+
+
 def kms_faults(kms: dict[str, Any], **user: Any) -> list[tuple[str, str]]:
     description = changed(kms=kms)
     description["users"][0] |= user
