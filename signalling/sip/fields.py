@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from signalling.sip.grammar import split_outside
+from signalling.sip.grammar import GrammarError, has_line_break, split_outside
 
 _COMPACT = {
     "a": "accept-contact",
@@ -97,16 +97,24 @@ class HeaderField:
         return self.line if self.line is not None else f"{self.name}: {self.value}"
 
 
+def _written(key: str, name: str, value: str) -> HeaderField:
+    """Make a line of this node's own; what would be more than one line is no value (RFC 3261 25.1)."""
+    if has_line_break(value):
+        raise GrammarError(f"a line break in {name}")
+    return HeaderField(key, name, value)
+
+
 class Headers:
     """Ordered header fields; names compare without case and with their compact forms.
 
-    A field nobody changed is written back octet for octet (folded lines are unfolded).
+    A field nobody changed is written back octet for octet (folded lines are unfolded). Whatever writes a value raises
+    GrammarError for one with a line break.
     """
 
     __slots__ = ("_fields",)
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields = [HeaderField(canonical_name(name), name, value) for name, value in items]
+        self._fields = [_written(canonical_name(name), name, value) for name, value in items]
 
     @classmethod
     def of_fields(cls, fields: list[HeaderField]) -> Headers:
@@ -173,15 +181,15 @@ class Headers:
         for index, one in enumerate(self._fields):
             if one.key == key:
                 rest = [other for other in self._fields[index + 1 :] if other.key != key]
-                self._fields[index:] = [HeaderField(key, one.name, value), *rest]
+                self._fields[index:] = [_written(key, one.name, value), *rest]
                 return
-        self._fields.append(HeaderField(key, name, value))
+        self._fields.append(_written(key, name, value))
 
     def set_values(self, name: str, values: Iterable[str]) -> None:
         """Replace all lines of that name by one line per value, at the place of the first."""
         key = canonical_name(name)
         at = next((index for index, one in enumerate(self._fields) if one.key == key), len(self._fields))
-        new = [HeaderField(key, name, value) for value in values]
+        new = [_written(key, name, value) for value in values]
         kept = [one for one in self._fields[at:] if one.key != key]
         self._fields[at:] = new + kept
 
@@ -190,15 +198,15 @@ class Headers:
         key = canonical_name(name)
         for index in range(len(self._fields) - 1, -1, -1):
             if self._fields[index].key == key:
-                self._fields.insert(index + 1, HeaderField(key, name, value))
+                self._fields.insert(index + 1, _written(key, name, value))
                 return
-        self._fields.append(HeaderField(key, name, value))
+        self._fields.append(_written(key, name, value))
 
     def prepend(self, name: str, value: str) -> None:
         """Put a line above the first line of that name, or on top of all."""
         key = canonical_name(name)
         at = next((index for index, one in enumerate(self._fields) if one.key == key), 0)
-        self._fields.insert(at, HeaderField(key, name, value))
+        self._fields.insert(at, _written(key, name, value))
 
     def remove(self, name: str) -> None:
         """Remove all lines of that name."""
@@ -213,7 +221,7 @@ class Headers:
                 continue
             first, *rest = split_outside(one.value, ",")
             if rest:
-                self._fields[index] = HeaderField(key, one.name, ", ".join(rest))
+                self._fields[index] = _written(key, one.name, ", ".join(rest))
             else:
                 del self._fields[index]
             return first
@@ -225,9 +233,9 @@ class Headers:
         for index, one in enumerate(self._fields):
             if one.key == key:
                 rest = split_outside(one.value, ",")[1:]
-                self._fields[index] = HeaderField(key, one.name, ", ".join([value, *rest]))
+                self._fields[index] = _written(key, one.name, ", ".join([value, *rest]))
                 return
-        self._fields.append(HeaderField(key, name, value))
+        self._fields.append(_written(key, name, value))
 
     def copy(self) -> Headers:
         """Return an independent copy (fields are never changed in place, so they are shared)."""

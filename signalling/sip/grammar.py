@@ -46,6 +46,11 @@ class GrammarError(ValueError):
     """Text that the grammar of RFC 3261 25 does not allow."""
 
 
+def has_line_break(text: str) -> bool:
+    """Tell whether there is a CR or LF in a text."""
+    return "\n" in text or "\r" in text
+
+
 def is_token(text: str) -> bool:
     """Say whether the text is a token (RFC 3261 25.1)."""
     return TOKEN.match(text) is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from signalling.sip.fields import HeaderField, Headers, canonical_name
-from signalling.sip.grammar import GrammarError, is_token, parse_digits
+from signalling.sip.grammar import GrammarError, has_line_break, is_token, parse_digits
 from signalling.sip.limits import (
     MAX_BODY,
     MAX_DATAGRAM,
@@ -110,6 +110,9 @@ def _parse_fields(lines: list[str]) -> tuple[list[HeaderField], str | None]:
         fault = "too many header lines"
         del lines[MAX_HEADER_COUNT + 1 :]
     for line in lines[1:]:
+        if has_line_break(line):  # who takes a lone LF for the end of a line would read another header here
+            fault = fault or "CR or LF within a line"
+            continue
         if len(line) > MAX_HEADER_LINE:
             fault = fault or "header line too long"
             continue
@@ -161,7 +164,7 @@ def _parse_start_line(line: str, headers: Headers) -> SipRequest | SipResponse:
 
 def _parse_status_line(line: str, headers: Headers) -> SipResponse:
     match = _STATUS_LINE.match(line)
-    if match is None or match.group(1) != "2.0":
+    if match is None or match.group(1) != "2.0" or has_line_break(line):
         raise SipParseError(400, "malformed Status-Line")
     status = parse_digits(match.group(2), 10_000)
     if status is None or not _LOWEST_STATUS <= status <= _HIGHEST_STATUS:

@@ -100,6 +100,32 @@ def test_header_bomb_is_refused(extra, status):
 
 
 @pytest.mark.attack("T7")
+@pytest.mark.parametrize("line_break", [b"\n", b"\r", b"\n\r"])
+@pytest.mark.parametrize("before", [b"Subject: hi", b"To: <sip:bob@ims.test>", b"Subject: hi\r\n more"])
+def test_no_header_hides_behind_a_lone_cr_or_lf(before, line_break):
+    hidden = before + line_break + b"P-Asserted-Identity: <sip:ceo@ims.test>\r\nCall-ID"
+    with pytest.raises(SipParseError, match="400"):
+        parse_message(message().to_bytes().replace(b"Call-ID", hidden))
+    answer = b"SIP/2.0 200 OK" + line_break + b"P-Asserted-Identity: <sip:ceo@ims.test>\r\n"
+    with pytest.raises(SipParseError, match="400"):
+        parse_message(answer + message().to_bytes().partition(b"\r\n")[2])
+
+
+@pytest.mark.attack("T7")
+def test_a_value_with_a_line_break_is_not_written():
+    found = message().headers
+    written = found.items()
+    for write in (found.add, found.set, found.prepend, found.replace_first_value):
+        with pytest.raises(GrammarError):
+            write("Route", "<sip:h>\r\nP-Asserted-Identity: <sip:ceo@ims.test>")
+    with pytest.raises(GrammarError):
+        found.set_values("Route", ["<sip:h>", "<sip:h>\n"])
+    with pytest.raises(GrammarError):
+        Headers([("Route", "<sip:h>\r\nX: y")])
+    assert found.items() == written
+
+
+@pytest.mark.attack("T7")
 def test_endless_header_block_ends_the_stream_with_bounded_memory():
     parser = StreamParser()
     events = []
