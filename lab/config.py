@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -181,14 +181,9 @@ _EntryT = TypeVar("_EntryT", bound=Entry)
 def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     roles: dict[str, tuple[str, Location]] = {config.nrf: ("nrf", ("nrf",))}
 
-    shown = _role_holders(config)
-
     def claim(instance: str | None, role: str, where: Location, *, shared: bool = False) -> Iterator[Fault]:
         if instance is None:
             return
-        if shown.get(instance, instance) != instance:
-            found = f"certificates show the name {instance} for {shown[instance]} of the first home domain"
-            yield where, found, "a name of its own for every node"
         taken = roles.setdefault(instance, (role, where))
         if taken[1] != where and not (shared and taken[0] == role):
             yield where, f"the name {instance} is already the {taken[0]}", "a name of its own for every node"
@@ -224,6 +219,7 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     yield from database_faults(config.database)
     for index, extra in enumerate(config.extra_nodes):
         yield from claim(extra.name, f"extra {extra.kind}", ("extra_nodes", index, "name"))
+    yield from _role_faults(config, roles)
     yield from _extra_faults(config.extra_nodes)
     extra_names = {extra.name for extra in config.extra_nodes if extra.name is not None}
     wanted = [(index, user.service_profile) for index, user in enumerate(config.users)]
@@ -231,15 +227,16 @@ def _inconsistencies(config: LabConfig) -> Iterator[Fault]:
     yield from extension_faults(config.extensions, {user.name for user in config.users if user.name is not None})
 
 
-def _role_holders(config: LabConfig) -> dict[str, str | None]:
-    """Return who alone may be called as a role of the first home domain is: every node has a name in that domain.
+def _role_faults(config: LabConfig, roles: Mapping[str, tuple[str, Location]]) -> Iterator[Fault]:
+    """Look for nodes that are called as a role of the first home domain, in which every node has a name.
 
-    Any other node of such a name would have a certificate that shows the role (``kms.ims.test``) and be believed in it.
+    The certificate of such a node shows the role (``kms.ims.test``), and it is believed in it.
     """
-    if not config.home_domains:
-        return {}
-    first = config.home_domains[0]
-    return {"scscf": first.cscf, "hss": first.hss, "kms": first.kms, "bsf": first.bsf}
+    for home in config.home_domains[:1]:
+        for name, holder in (("scscf", home.cscf), ("hss", home.hss), ("kms", home.kms), ("bsf", home.bsf)):
+            if name in roles and holder != name:
+                found = f"certificates show the name {name} for {holder or 'nobody'} of {home.name}"
+                yield roles[name][1], found, "a name of its own for every node"
 
 
 def _instance_faults(config: LabConfig, roles: dict[str, tuple[str, Location]]) -> Iterator[Fault]:

@@ -189,8 +189,8 @@ class LabFixture:
     ) -> NodeEnvironment:
         """Write a node into ``lab.json`` and issue its certificate unless it has one; return its environment.
 
-        The certificate of a CSCF or HSS names its ``home_domains``; None: those in its settings, or the lab's. That of a P-CSCF or
-        IMS-AGW names the access network in its settings.
+        The certificate of a CSCF or HSS names its ``home_domains``; None: those in its settings, or the lab's. That of
+        a P-CSCF or IMS-AGW names the access network in its settings.
         """
         if nf_types is None:
             nf_types = node_class(kind).nf_types

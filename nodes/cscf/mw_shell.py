@@ -183,9 +183,7 @@ class MwShell:
             raise RejectionError(403, "Not Through A P-CSCF")
         result = "failed"
         try:
-            register = read_register(
-                txn.request, self._procedures.home_domains, self._settings, peer.instance_id
-            )
+            register = read_register(txn.request, self._procedures.home_domains, self._settings, peer.instance_id)
             answer = await self._procedures.register.handle(txn.request, register)
             result = "challenged" if answer.status == 401 else "accepted"
         except (RejectionError, GrammarError):

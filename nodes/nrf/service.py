@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -13,11 +14,14 @@ from nodes.nrf.registry import Registry
 from protos import nrf_disc_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
-from sba.identity import PeerIdentity, access_name, cscf_name, hss_name
+from sba.identity import PeerIdentity, access_name, cscf_name, hss_name, is_ip_literal
 from sba.telemetry import Telemetry
 
 BEARER = "Bearer"
-
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+"""A host name or IPv4 address (RFC 1123 2.1)."""
+_WORD = re.compile(r"[A-Za-z0-9-]{1,20}")
+"""Role or transport of an endpoint."""
 
 ACCESS_TYPES = frozenset({"PCSCF", "IMS_AGW"})
 """NF types that are looked for by access network."""
@@ -28,14 +32,16 @@ HOME_NAMES = {"SCSCF": cscf_name, "ICSCF": cscf_name, "HSS": hss_name}
 def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: str) -> None:
     """Check that a profile says nothing its certificate does not (P.1.3-3, P.1.3-18).
 
-    By what consumers look for it: instance id, NF types and names, for a P-CSCF or IMS-AGW its access network, for a
-    CSCF or HSS its home domains; and the NF set it belongs to. Its own name, by which captures and the console know it, is the
-    first label of its FQDN. `domain` is that of the lab. Raises :class:`ProblemError` 400 for a missing part and 403
-    for what the certificate does not show.
+    By what consumers and the operator know it by: instance id and name (the first label of the FQDN), NF types and
+    names, for a P-CSCF or IMS-AGW its access network, for a CSCF or HSS its home domains; and the NF set it belongs to.
+    `domain` is that of the lab. Raises :class:`ProblemError` 400 for a missing or malformed part and 403 for what the
+    certificate does not show.
     """
     missing = [name for name in ("nf_instance_id", "nf_types", "fqdn", "host", "port") if not getattr(profile, name)]
     if missing:
         raise ProblemError(400, "MANDATORY_IE_MISSING", invalid_params=[(name, "mandatory") for name in missing])
+    if malformed := list(_malformed(profile)):
+        raise ProblemError(400, "MANDATORY_IE_INCORRECT", invalid_params=[(name, "malformed") for name in malformed])
     if profile.nf_instance_id != peer.instance_id:
         raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", "the profile belongs to another NF instance")
     if not set(profile.nf_types) <= set(peer.nf_types):
@@ -47,6 +53,21 @@ def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: st
     for needed, what in _needed_names(profile, domain):
         if needed not in peer.dns_names:
             raise ProblemError(403, "MODIFICATION_NOT_ALLOWED", f"the certificate does not show {what}")
+
+
+def _malformed(profile: nrf_nfm_pb2.NfProfile) -> Iterator[str]:
+    """Parts that are not what consumers put into URIs and routes: addresses, transports, roles."""
+    if not _is_host(profile.host):
+        yield "host"
+    for point in profile.endpoints:
+        if point.host and not _is_host(point.host):
+            yield "endpoints.host"
+        if not all(_WORD.fullmatch(word) for word in (point.role, point.transport) if word):
+            yield "endpoints"
+
+
+def _is_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None or ("%" not in text and is_ip_literal(text))  # a zone may be any text
 
 
 def _needed_names(profile: nrf_nfm_pb2.NfProfile, domain: str) -> Iterator[tuple[str, str]]:

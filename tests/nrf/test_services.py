@@ -17,6 +17,7 @@ from sba.testing import LabFixture, async_test
 from tests.sba.gateway import Gateway
 
 ANNEX_P = "TS 33.328 Annex P"
+Endpoint = nrf_nfm_pb2.Endpoint
 NFM = nrf_nfm_pb2.DESCRIPTOR.services_by_name["NnrfNfManagement"].methods_by_name
 DISCOVER = nrf_disc_pb2.DESCRIPTOR.services_by_name["NnrfNfDiscovery"].methods_by_name["Discover"]
 OAUTH = nrf_oauth2_pb2.DESCRIPTOR.services_by_name["NnrfAccessToken"].methods_by_name
@@ -145,6 +146,12 @@ def test_every_contract_can_be_served():
         ({"nf_types": ["PCSCF", "HSS"]}, grpc.StatusCode.PERMISSION_DENIED),
         ({"fqdn": "hss-1.ims.test"}, grpc.StatusCode.PERMISSION_DENIED),
         ({"host": ""}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"instance_name": "hss-1"}, grpc.StatusCode.PERMISSION_DENIED),
+        ({"host": "unix:/tmp/x"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"endpoints": [Endpoint(role="mw", host="10.0.0.1;lr>,<sip:a\r\nb")]}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"endpoints": [Endpoint(role="mw", host="fe80::1%0;lr>,<sip:a")]}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"endpoints": [Endpoint(role="mw", transport="TLS;lr>,<sip:a")]}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"endpoints": [Endpoint(role="m\nw", transport="TLS")]}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"nf_types": []}, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
