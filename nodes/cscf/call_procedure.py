@@ -26,6 +26,7 @@ from nodes.cscf.routing import (
     Leg,
     OwnNames,
     arrive,
+    check_handed_back,
     dialled,
     hop_of,
     next_route,
@@ -315,6 +316,8 @@ class CallProcedure:
         request.headers.remove("Route")
         if leg.case in (SessionCase.ORIGINATING, SessionCase.ORIGINATING_UNREGISTERED):
             registration = self._location.by_impu(leg.served_user)
+            if registration is not None:
+                check_handed_back(request, registration)
             return await self._originate(request, registration, leg.served_user, leg.next_criterion)
         impu, domain = dialled(request, self._home_domains)
         if impu != leg.served_user:

@@ -3,8 +3,8 @@
 ``orig-...`` (Service-Route) is a random name of a registration. ``rr-...`` (Record-Route) is a MAC over the Call-ID, so
 that only requests of a dialog that went through this node are relayed on its account, and one over each neighbour of
 the dialog, so that they are relayed nowhere else. ``isc-...`` stands for a leg that
-an application server hands back; it carries the leg under a MAC. The MAC key is kept in the store, so all of them
-outlive the process.
+an application server hands back; it carries the leg under a MAC, and for how long it counts: who has served a user once
+does not act for him ever after. The MAC key is kept in the store, so all of them outlive the process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from keying.secret import Secret
@@ -24,6 +25,8 @@ MAC_OCTETS = 10
 WAY_MARKS = 16
 """Hexadecimal digits for each neighbour: 64 bits, to keep requests short."""
 KEY_OCTETS = 32
+HAND_BACK_S = 600
+"""How long an application server may keep a leg, seconds: beyond timer C its transaction is over (RFC 3261 16.6)."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class HandedBack:
 
 
 class RouteTokens:
-    """Makes and checks the user parts; ``key`` is 32 octets."""
+    """Makes and checks the user parts; ``key`` is 32 octets, ``now`` gives seconds since the epoch."""
 
-    def __init__(self, key: Secret) -> None:
+    def __init__(self, key: Secret, now: Callable[[], float] = time.time) -> None:
         self._key = key
+        self._now = now
 
     def _mac(self, purpose: str, content: str) -> str:
         message = f"{purpose}\0{content}".encode("utf-8", "surrogateescape")
@@ -73,13 +77,17 @@ class RouteTokens:
 
     def handed_out(self, leg: HandedBack) -> str:
         """The user part under which an application server gives a leg back."""
-        content = f"{leg.case.value}.{leg.next_criterion}.{leg.served_user.encode().hex()}"
-        return f"isc-{content}.{self._mac('isc', content)}"
+        until = int(self._now()) + HAND_BACK_S
+        content = f"{leg.case.value}.{leg.next_criterion}.{leg.served_user.encode().hex()}.{until}"
+        return f"isc-{content}.{self._mac('isc until', content)}"
 
     def handed_back(self, user: str) -> HandedBack | None:
-        """Read a user part of ``handed_out``; None when it is not this node's."""
+        """Read a user part of ``handed_out``; None when it is not this node's, or too old."""
         content, _, mac = user.removeprefix("isc-").rpartition(".")
-        if not user.startswith("isc-") or not hmac.compare_digest(mac.encode(), self._mac("isc", content).encode()):
+        wanted = self._mac("isc until", content)
+        if not user.startswith("isc-") or not hmac.compare_digest(mac.encode(), wanted.encode()):
             return None
-        case, index, served_user = content.split(".")
+        case, index, served_user, until = content.split(".")
+        if self._now() > int(until):
+            return None
         return HandedBack(SessionCase(case), int(index), bytes.fromhex(served_user).decode())

@@ -21,6 +21,8 @@ from signalling.sip.message import SipRequest
 from signalling.sip.stack import Hop
 from signalling.sip.uri import SipUri, TelUri, Uri, UriError, parse_uri
 
+SERVER_TYPE = "IMS_AS"
+"""NF type of application servers, who alone hand legs back."""
 DIALOG_FORMING = frozenset({"INVITE", "SUBSCRIBE", "REFER", "NOTIFY"})
 """Methods that get a Record-Route (DLG-2)."""
 
@@ -83,8 +85,8 @@ def arrive(request: SipRequest, own: OwnNames, tokens: RouteTokens, peer: Peer) 
     """Take this node's Route off a request and say which leg it is on (RFC 3261 16.4).
 
     Raises ``RejectionError``: 403 for Route tricks (a token that is not ours, more Route from outside the trust domain,
-    an originating or handed-back leg from outside it, a Record-Route of another call), 481 for a request in a dialog
-    that this node does not know.
+    an originating or handed-back leg from outside it, a leg handed back by who is no application server, a Record-Route
+    of another call), 481 for a request in a dialog that this node does not know.
     """
     _undo_strict_routing(request, own)
     token = _take_own_route(request, own)
@@ -99,6 +101,8 @@ def arrive(request: SipRequest, own: OwnNames, tokens: RouteTokens, peer: Peer) 
     if not peer.trusted and (token.startswith(("orig-", "isc-")) or request.headers.get("Route")):
         raise RejectionError(403, "Route Not Allowed")
     if token.startswith("isc-"):
+        if peer.nf_types and SERVER_TYPE not in peer.nf_types:
+            raise RejectionError(403, "Not Handed To This Neighbour")
         leg = tokens.handed_back(token)
         if leg is None:
             raise RejectionError(403, "Route Not Of This Node")
@@ -153,6 +157,18 @@ def served_user(request: SipRequest, registration: Registration | None) -> str:
     if not asserted or any(identity not in usable for identity in asserted):
         raise RejectionError(403, "Asserted Identity Not Of This Registration")
     return asserted[0]
+
+
+def check_handed_back(request: SipRequest, registration: Registration) -> None:
+    """Check that an application server lets the served user call as nobody else; it may leave out who calls.
+
+    Raises ``RejectionError`` 403 for an asserted identity that is not one of the registration (T7).
+    """
+    usable = registration.profile.usable
+    asserted = [canonical(uri) for uri in asserted_identities(request.headers)]
+    readable = len(asserted) == len(request.headers.values("P-Asserted-Identity"))
+    if not readable or any(identity not in usable for identity in asserted):
+        raise RejectionError(403, "Asserted Identity Not Of The Served User")
 
 
 def dialled(request: SipRequest, home_domains: Collection[str]) -> tuple[str, str]:

@@ -150,3 +150,27 @@ def test_a_server_that_the_nrf_does_not_know_has_failed(tmp_path, default, outco
             assert len(bob.peer.received) == (outcome == 200)
 
     return run()
+
+
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize("said", ["<sip:bob@ims.test>", "<sip:alice@ims.test>, <tel:+15550101>", "<sip:a b>"])
+def test_a_server_does_not_let_its_user_call_as_somebody_else(tmp_path, said):
+    @async_test
+    async def run():
+        from sba.testing import free_port
+
+        port = free_port()
+        users = [with_server(ALICE, port, "orig"), BOB]
+        async with home_network(tmp_path, subscribers=users) as home:
+            peer = await home.peer("as", nf_type="IMS_AS", port=port)
+            Server(home, peer)
+            alice, bob = await registered(home, *users)
+            assert (await call(alice)).status == 200
+            token = peer.received[0].headers.values("Route")[1]
+            for asserted, status in ((said, 403), ("<tel:+15550100>", 200)):
+                headers = [("Route", token), ("P-Asserted-Identity", asserted), ("Contact", f"<{peer.uri}>")]
+                request = peer.request("INVITE", "sip:bob@ims.test", headers=headers)
+                assert (await peer.stack.request(request, home.hop, role="mw")).status == status
+            assert len(bob.peer.received) == 2
+
+    return run()

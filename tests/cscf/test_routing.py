@@ -19,7 +19,7 @@ from nodes.cscf.filter_criteria import (
 from nodes.cscf.identities import asserted_identities, canonical_text, derived_impi, tel_twin, telephone_identity
 from nodes.cscf.registration import Binding, Identity, Profile, Registration
 from nodes.cscf.rejection import RejectionError
-from nodes.cscf.route_tokens import HandedBack, RouteTokens
+from nodes.cscf.route_tokens import HAND_BACK_S, HandedBack, RouteTokens
 from nodes.cscf.routing import Leg, OwnNames, arrive, dialled, hop_of, served_user, targets_of, toward_contact, way_back
 from nodes.cscf.trust import ASSERTED_HEADERS, UNTRUSTED, Peer, peer_of_certificate, strip_asserted
 from signalling.sip.flow import Hop
@@ -134,6 +134,21 @@ def test_a_token_with_any_mark_changed_is_not_ours(case, index, user, data):
     other = token[:at] + ("0" if token[at] != "0" else "1") + token[at + 1 :]
     assert TOKENS.handed_back(other) is None
     assert RouteTokens(Secret(b"\1" * 32)).handed_back(token) is None
+
+
+@pytest.mark.attack("T7")
+def test_a_server_hands_a_leg_back_while_it_may_have_it_and_nobody_else_does():
+    now = [1000.0]
+    tokens = RouteTokens(Secret(bytes(32)), lambda: now[0])
+    token = tokens.handed_out(HandedBack(SessionCase.ORIGINATING, 1, "sip:alice@ims.test"))
+    server, other = Peer(trusted=True, nf_types=("IMS_AS",)), Peer(trusted=True, nf_types=("PCSCF",))
+    now[0] += HAND_BACK_S
+    assert arrive(request("INVITE", "sip:b@h", route(token)), OWN, tokens, server).leg is Leg.HANDED_BACK
+    with pytest.raises(RejectionError, match="Not Handed To This Neighbour"):
+        arrive(request("INVITE", "sip:b@h", route(token)), OWN, tokens, other)
+    now[0] += 2
+    with pytest.raises(RejectionError, match="Route Not Of This Node"):
+        arrive(request("INVITE", "sip:b@h", route(token)), OWN, tokens, server)
 
 
 @pytest.mark.clause("RFC 3325", "5", "9.1")
