@@ -83,7 +83,8 @@ class MwShell:
 
     def cancel_received(self, txn: ServerTxn, cancel: SipRequest) -> None:
         """Pass a CANCEL on; while no branch stands the INVITE ends here with 487 (RFC 3261 9.2, 16.10)."""
-        self._cancelled.add(txn)
+        if txn in self._running:
+            self._cancelled.add(txn)
         if not self._proxy.cancel(self._attempts.get(txn, txn), cancel):
             txn.respond(make_response(txn.request, 487))
 

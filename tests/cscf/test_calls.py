@@ -149,6 +149,7 @@ async def test_cancel_reaches_the_callee_and_the_caller_gets_487(tmp_path):
         txn.cancel()
         assert (await asyncio.wait_for(final, 5)).status == 487
         assert len(bob.peer.cancelled) == 1
+        assert not home.cscf._shell._cancelled, "what is over is forgotten (T7)"
 
 
 @pytest.mark.clause("RFC 3261", "16.6", "16.7")
