@@ -26,7 +26,7 @@ KNOWN_METHODS: Final = frozenset(
 OTHER_METHOD: Final = "_OTHER"
 
 TransactionKey = tuple[str, str, str]
-"""(role of this node: client|server, branch, method) of a transaction."""
+"""(role of this node: client|server, what tells it from others, method) of a transaction."""
 
 
 def call_trace(call_id: str) -> int:
@@ -52,6 +52,21 @@ def branch_of(message: SipMessage) -> str:
     return match[1] if match else via
 
 
+def mark_of(message: SipMessage, role: str) -> str:
+    """What tells a transaction from others: the branch; of one that came in also the sent-by (RFC 3261 17.1.3, 17.2.3).
+
+    Branches that others chose can be chosen again: a callee has seen those of his caller.
+    """
+    branch = branch_of(message)
+    if role == "client":
+        return branch
+    try:
+        host, port = message.top_via.sent_by
+    except GrammarError:
+        return branch
+    return f"{branch} {host}:{port}"
+
+
 def method_of(message: SipMessage) -> str:
     """The method of a request or of the request a response answers; empty when that cannot be read."""
     if isinstance(message, SipRequest):
@@ -70,7 +85,7 @@ def named_method(method: str) -> str:
 def transaction_key(message: SipMessage, role: str) -> TransactionKey:
     """The transaction of a message at this node; an ACK belongs to its INVITE."""
     method = method_of(message)
-    return role, branch_of(message), "INVITE" if method == "ACK" else method
+    return role, mark_of(message, role), "INVITE" if method == "ACK" else method
 
 
 def cseq_of(message: SipMessage) -> str:

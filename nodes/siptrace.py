@@ -27,12 +27,12 @@ from nodes.sipcontext import (
     KNOWN_METHODS,
     OTHER_METHOD,
     TransactionKey,
-    branch_of,
     call_trace,
     context_with,
     cseq_of,
     dialog_step,
     is_within_dialog,
+    mark_of,
     method_of,
     named_method,
     trace_id_of_call,
@@ -152,7 +152,7 @@ class SipTracer:
     def context_of(self, request: SipRequest) -> Context:
         """The context of the SERVER span a received request opened, else of its call; parents of what it causes."""
         if request.method == "ACK":
-            acknowledged = self._acks.get(branch_of(request))
+            acknowledged = self._acks.get(mark_of(request, "server"))
             if acknowledged is not None:
                 return context_with(acknowledged)
         entry = self._open.get(transaction_key(request, "server"))
@@ -345,7 +345,7 @@ class SipTracer:
 
     def _acknowledged(self, ack: SipRequest, entry: _Open, role: str) -> None:
         if role == "server":
-            self._acks[branch_of(ack)] = entry.span.get_span_context()
+            self._acks[mark_of(ack, role)] = entry.span.get_span_context()
             if len(self._acks) > CALLS_REMEMBERED:
                 self._acks.popitem(last=False)
         self._finish(entry)
@@ -354,7 +354,7 @@ class SipTracer:
 
     def _above(self, message: SipRequest, flow: Flow, role: str) -> tuple[Context, SpanContext | None]:
         """The parent of a span that nobody prepared: what the sender says if it may, else what this node knows."""
-        cancelled = self._open.get((role, branch_of(message), "INVITE")) if message.method == "CANCEL" else None
+        cancelled = self._open.get((role, mark_of(message, role), "INVITE")) if message.method == "CANCEL" else None
         if cancelled is not None:
             return trace.set_span_in_context(cancelled.span, Context()), None
         if role == "client":

@@ -306,6 +306,28 @@ def test_the_ack_of_a_refusal_belongs_to_the_invite_and_that_of_a_2xx_does_not()
     assert it.spans[-1].name == "SIP ACK"
 
 
+@pytest.mark.attack("T7")
+@pytest.mark.parametrize("call_id", [CALL, "another@eve"])
+def test_who_takes_the_branch_of_another_gets_no_word_into_his_span(call_id):
+    it = Traced()
+    alice, eve = request(), request()
+    eve.headers.set("Via", "SIP/2.0/TLS 127.0.0.9:40000;branch=z9hG4bKone")
+    eve.headers.set("Call-ID", call_id)
+    it.receive(alice)
+    with it.tracer.serving(alice):
+        hers = trace.get_current_span().get_span_context().span_id
+    it.exchange(eve, 603)
+    with it.tracer.serving(eve):
+        assert trace.get_current_span().get_span_context().span_id != hers
+    cancel = cancel_for(eve)
+    it.exchange(cancel)
+    it.send(make_response(alice, 200))
+    it.receive(request("ACK", "z9hG4bKack", tag="b"))
+    (span,) = (span for span in it.spans if span.context.span_id == hers)
+    assert span.attributes["sip.status_code"] == 200
+    assert not any("127.0.0.9" in event.attributes["text"] for event in span.events)
+
+
 def test_repetitions_make_no_second_span_and_are_counted():
     it = Traced()
     invite = request()
