@@ -1,8 +1,9 @@
 """The mode e2e-psk: the crypto lines of an offer and an answer, encrypted with a key that both UEs hold.
 
 The attribute is ``a=psk-crypto``, base64 of ``version | nonce | AES-256-GCM(time | lines)``. No SIP node on the way can
-read or alter the keys. An answer is sealed for its very offer; an offer holds its time, and is taken once. Whoever has
-the shared key can pose as another who has it: that is what a group key can do, and why e2e-kms is there.
+read or alter the keys. An answer is sealed for its very offer; an offer holds its time, and is taken once, by its own
+maker never: who lacks the key cannot call him with it. Whoever has the shared key can pose as another who has it: that
+is what a group key can do, and why e2e-kms is there.
 """
 
 import base64
@@ -35,7 +36,7 @@ class PreSharedKeyMode(SecurityMode):
         "PSK",
         {
             BROKEN: "the keys were sealed with another key than this user's, or altered on the way",
-            REPLAYED: "the sealed keys were used before, or are too old",
+            REPLAYED: "the sealed keys were used before, are this user's own, or are too old",
         },
     )
     attribute = "psk-crypto"
@@ -48,19 +49,17 @@ class PreSharedKeyMode(SecurityMode):
     def seal_offer(self, lines: Sequence[str]) -> str:
         """Seal the lines of an offer with their time."""
         moment = int(self.now() * 1000).to_bytes(TIME_OCTETS, "big")
-        return self._seal(b"offer", moment + "\n".join(lines).encode())
+        value = self._seal(b"offer", moment + "\n".join(lines).encode())
+        self._take(_nonce_of(value))
+        return value
 
     def open_offer(self, value: str) -> tuple[str, ...]:
         """Open the lines of an offer that is of now and was not taken before."""
         nonce, plain = self._open(b"offer", value)
         moment = int.from_bytes(plain[:TIME_OCTETS], "big") / 1000
-        now = self.now()
-        self._seen = {known: until for known, until in self._seen.items() if until > now}
-        if abs(now - moment) > SKEW_S:
+        if abs(self.now() - moment) > SKEW_S:
             raise ModeRefused(REPLAYED, "the sealed keys are of another time")
-        if nonce in self._seen:
-            raise ModeRefused(REPLAYED, "the sealed keys were taken before")
-        self._seen[nonce] = now + 2 * SKEW_S
+        self._take(nonce)
         return tuple(plain[TIME_OCTETS:].decode().split("\n"))
 
     def seal_answer(self, line: str, offer: str) -> str:
@@ -70,6 +69,14 @@ class PreSharedKeyMode(SecurityMode):
     def open_answer(self, value: str, offer: str) -> str:
         """Open the line of the answer to an own offer."""
         return self._open(_answer_to(offer), value)[1].decode()
+
+    def _take(self, nonce: bytes) -> None:
+        """Note an offer that was made or opened here; raise ModeRefused for one that was before."""
+        now = self.now()
+        self._seen = {known: until for known, until in self._seen.items() if until > now}
+        if nonce in self._seen:
+            raise ModeRefused(REPLAYED, "the sealed keys were taken before")
+        self._seen[nonce] = now + 2 * SKEW_S
 
     def _cipher(self) -> AESGCM:
         assert self.shared_key is not None
@@ -93,6 +100,10 @@ class PreSharedKeyMode(SecurityMode):
             return nonce, self._cipher().decrypt(nonce, sealed, VERSION + purpose)
         except InvalidTag:
             raise ModeRefused(BROKEN, "the seal of the keys does not hold") from None
+
+
+def _nonce_of(value: str) -> bytes:
+    return base64.b64decode(value)[1 : 1 + NONCE_OCTETS]
 
 
 def _answer_to(offer: str) -> bytes:

@@ -67,6 +67,16 @@ def test_an_offer_is_taken_once_and_while_it_is_young() -> None:
     assert (again.value.word, old.value.word) == ("seal-replayed", "seal-replayed")
 
 
+def test_an_offer_does_not_come_back_to_who_made_it() -> None:
+    clock = Clock()
+    alice, bob = pair(clock)
+    offer = alice.seal_offer(LINES)
+    with pytest.raises(ModeRefused) as reflected:
+        alice.open_offer(offer)
+    assert reflected.value.word == "seal-replayed"
+    assert bob.open_offer(offer) == LINES
+
+
 def test_an_answer_belongs_to_its_offer() -> None:
     alice, bob = pair(Clock())
     first, second = alice.seal_offer(LINES), alice.seal_offer(LINES)
