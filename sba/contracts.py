@@ -63,6 +63,12 @@ class ServiceContract:
     service_name: str
     methods: Mapping[str, MethodContract]
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Base and operation scopes that its methods ask for."""
+        found = {scope for method in self.methods.values() for scope in (method.scope, method.operation_scope)}
+        return frozenset(found - {""})
+
     def scopes_for(self, nf_type: str) -> tuple[str, ...]:
         """Return base and operation scopes that a consumer of this NF type may ask for, in a fixed order."""
         scopes: dict[str, None] = {}
@@ -141,20 +147,25 @@ def all_contracts() -> tuple[ServiceContract, ...]:
     """Return the contract of every service in ``protos/`` and then of every module in ``GROUP``, in a fixed order.
 
     Raises :class:`ContractError` for a module that cannot be loaded, is not generated from a contract, or names a
-    service that another contract has.
+    service or scope that another contract has: it would say who gets tokens for a service that is not its own.
     """
     names = sorted(info.name for info in pkgutil.iter_modules(protos.__path__) if info.name.endswith("_pb2"))
     found = [contract for name in names for contract in _contracts(importlib.import_module(f"protos.{name}"))]
     taken = {contract.service_name for contract in found}
+    scopes = {scope for contract in found for scope in contract.scopes}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         try:
             more = _contracts(entry.load())
         except (ImportError, AttributeError) as error:
             raise ContractError(f"the contract {entry.name} ({entry.value}) cannot be loaded: {error}") from error
         for contract in more:
+            named = f"the contract {entry.name} ({entry.value})"
             if contract.service_name in taken:
-                raise ContractError(f"the contract {entry.name} ({entry.value}): {contract.service_name} is taken")
+                raise ContractError(f"{named}: {contract.service_name} is taken")
+            if others := sorted(contract.scopes & scopes):
+                raise ContractError(f"{named}: the scope {others[0]} is another service's")
         taken.update(contract.service_name for contract in more)
+        scopes.update(scope for contract in more for scope in contract.scopes)
         found += more
     return tuple(found)
 

@@ -51,10 +51,27 @@ def test_a_kind_that_is_not_installed_is_named(tmp_path: Path) -> None:
         nf_types("nothing")
 
 
-def test_a_contract_may_not_take_the_name_of_another_service(tmp_path: Path) -> None:
+@pytest.mark.attack("T6")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "nnrf-disc is taken"),
+        (
+            {"nnrf-disc": "nodd", '"AF"': '"HSS"', '"nodd"': '"nhss-ims-ueau"', '"LAB"': '"*"'},
+            "the scope nhss-ims-ueau is",
+        ),
+        (
+            {"nnrf-disc": "nodd", '"AF"': '"*"', '"nodd"': '"nkms-control"', '"LAB"': '"AF"'},
+            "the scope nkms-control is",
+        ),
+    ],
+)
+def test_a_contract_may_not_take_the_name_of_another_service_nor_say_who_may_call_it(
+    tmp_path: Path, change: dict[str, str], said: str
+) -> None:
     pytest.importorskip("grpc_tools", reason="the contract compiler is the build extra")
     folder = small_package(tmp_path / "odd", '[project.entry-points."imslab.contracts"]\nodd = "odd_nf.odd_pb2"\n')
-    (folder / "odd_nf" / "odd.proto").write_text(CONTRACT)
+    (folder / "odd_nf" / "odd.proto").write_text(_changed(CONTRACT, change))
     program = f"""
 from pathlib import Path
 from sba.testing import use_packages
@@ -63,7 +80,13 @@ from sba.contracts import all_contracts
 all_contracts()
 """
     asked = run(sys.executable, "-c", program)
-    assert "ContractError: the contract odd (odd_nf.odd_pb2): nnrf-disc is taken" in asked.stderr
+    assert f"ContractError: the contract odd (odd_nf.odd_pb2): {said}" in asked.stderr
+
+
+def _changed(text: str, change: dict[str, str]) -> str:
+    for before, after in reversed(change.items()):
+        text = text.replace(before, after)
+    return text
 
 
 @pytest.mark.parametrize(
