@@ -18,6 +18,8 @@ from sba.identity import PeerIdentity, access_name, cscf_name, hss_name, is_ip_l
 from sba.telemetry import Telemetry
 
 BEARER = "Bearer"
+MOST_OCTETS = 32 * 1024
+"""Largest profile, octets: an answer to discovery holds many, and has to be received."""
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 """A host name or IPv4 address (RFC 1123 2.1)."""
 _WORD = re.compile(r"[A-Za-z0-9-]{1,20}")
@@ -56,7 +58,9 @@ def check_profile(profile: nrf_nfm_pb2.NfProfile, peer: PeerIdentity, domain: st
 
 
 def _malformed(profile: nrf_nfm_pb2.NfProfile) -> Iterator[str]:
-    """Parts that are not what consumers put into URIs and routes: addresses, transports, roles."""
+    """Parts that are not what consumers put into URIs and routes: addresses, transports, roles; or all of it."""
+    if profile.ByteSize() > MOST_OCTETS:
+        yield "profile"
     if not _is_host(profile.host):
         yield "host"
     for point in profile.endpoints:

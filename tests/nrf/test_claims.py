@@ -80,3 +80,14 @@ async def test_what_it_does_not_show_is_refused_and_nobody_is_sent_there(tmp_pat
         assert (refused.value.cause, refused.value.problem.status) == ("MODIFICATION_NOT_ALLOWED", 403)
         consumer = await lab.client("LAB")
         assert await consumer.discover(nf_type, access_network=claims.get("access_network")) == []
+
+
+@pytest.mark.attack("T6", "T9")
+@async_test
+async def test_nobody_makes_the_answers_of_the_nrf_too_large_to_be_received(tmp_path):
+    async with LabFixture(tmp_path) as lab:
+        with pytest.raises(RemoteProblem) as refused:
+            await register(lab, "IMS_AGW", [A], access_network="access-a", attributes={"padding": "x" * (1 << 22)})
+        assert refused.value.problem.status == 400
+        consumer = await lab.client("LAB")
+        assert await consumer.discover("IMS_AGW", access_network="access-a") == []
