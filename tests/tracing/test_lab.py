@@ -199,10 +199,17 @@ def test_what_comes_later_in_a_call_is_linked_to_its_first_invite_also_after_a_r
         assert live.modify("alice", "hold") == 200
         assert live.modify("alice", "resume") == 200
         assert live.modify("alice", "rekey") == 200
+        trace_id = trace_id_of_call(live.call_id)
+
+        def told() -> bool:
+            """Whether the last re-INVITE reached the lab from there: what kill -9 finds unsent nobody knows."""
+            return len(Tree.of(lab, trace_id).named("SIP ACK", node="pcscf-b", kind="CLIENT")) == 4
+
+        lab.wait(told, 10, "pcscf-b does not tell")
         dead = lab.kill("pcscf-b")
         lab.wait_back("pcscf-b", dead)
         live.hang_up("alice")
-    tree = Tree.of(lab, trace_id_of_call(live.call_id))
+    tree = Tree.of(lab, trace_id)
     assert [span.name for span in tree.roots] == ["ue.call"], tree.describe()
     assert not tree.orphans, tree.describe()
     first = {span.node: span.span_id for span in sorted(tree.named("SIP INVITE"), key=lambda span: -span.start_ns)}
