@@ -8,6 +8,7 @@ from typing import Protocol
 from nodes.cscf.rejection import RejectionError
 from protos.nrf_nfm_pb2 import NfProfile
 from sba.errors import RemoteProblem
+from sba.identity import cscf_name
 from signalling.sip.flow import Hop
 
 MW = "mw"
@@ -30,11 +31,14 @@ class HomeNetworks:
         self._sbi = sbi
 
     async def home_network(self, domain: str) -> Hop | None:
-        """The Mw address of the I-CSCF of a domain; None when there is none. Raises ``RejectionError`` 503."""
+        """The Mw address of the I-CSCF of a domain; None when there is none. Raises ``RejectionError`` 503.
+
+        Over TLS it has to show the domain's name: nobody else of the lab takes its place, whatever the NRF was told.
+        """
         for profile in await self._find("ICSCF", domain):
             for endpoint in profile.endpoints:
                 if endpoint.role == MW:
-                    name = endpoint.tls_name or None
+                    name = cscf_name(domain) if endpoint.transport == "TLS" else None
                     return Hop(endpoint.transport, endpoint.host, endpoint.port, tls_name=name)
         return None
 

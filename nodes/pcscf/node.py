@@ -42,6 +42,7 @@ from protos.nrf_nfm_pb2 import Endpoint
 from sba import runtime
 from sba.config import NodeEnvironment
 from sba.errors import RemoteProblem
+from sba.identity import cscf_name
 from sba.load import share
 from sba.nf import NetworkFunction
 from sba.telemetry import within
@@ -413,7 +414,10 @@ class Pcscf(NetworkFunction):
     # -- ways ---------------------------------------------------------------------------------------------------------
 
     async def _core_entry(self, domain: str) -> Hop:
-        """The I-CSCF of a home domain: from the settings, else from the NRF."""
+        """The I-CSCF of a home domain: from the settings, else from the NRF; over TLS it has to show the domain's name.
+
+        So nobody else of the lab takes its place, whatever the NRF was told of addresses.
+        """
         configured = self.settings.core_routes.get(domain)
         if configured is not None:
             return hop_of(parse_sip_uri(configured), self.edge.mw.transport)
@@ -426,7 +430,8 @@ class Pcscf(NetworkFunction):
         if not points:
             raise RejectionError(404 if profiles else 504, "Not Found" if profiles else "No Core")
         point = points[0]
-        hop = Hop(point.transport, point.host, point.port)
+        name = cscf_name(domain) if point.transport == "TLS" else None
+        hop = Hop(point.transport, point.host, point.port, tls_name=name)
         self.edge.entries.add(hop)
         return hop
 

@@ -14,6 +14,7 @@ from nodes import siptls
 from nodes.pcscf.flowtoken import FlowAddress, FlowTokens, ForgedTokenError
 from nodes.pcscf.mediasec import AgreementState
 from nodes.pcscf.pending import MAX_PER_USER_AND_SOURCE
+from protos.nrf_nfm_pb2 import Endpoint, NfProfile
 from sba.identity import NodeIdentity
 from sba.testing import async_test
 from signalling.aka.digest_headers import parse_params
@@ -221,6 +222,28 @@ async def test_a_node_outside_the_trust_domain_is_not_believed_on_mw(tmp_path):
         answer = await intruder.send(it.call_to(bob, audio(50000)), it.mw_hop()).final()
         assert answer.status == 403
         assert bob.requests.empty()
+
+
+@pytest.mark.attack("T6")
+@async_test
+async def test_who_claims_the_entry_of_the_home_domain_without_its_name_gets_no_registration(tmp_path):
+    async with edge(tmp_path) as it:
+        identity = NodeIdentity(it.lab.add("client", "claimant", nf_types=("SCSCF",), home_domains=["else.test"]))
+        claimant = Party("claimant", "mw", it.timers)
+        it.parties.append(claimant)
+        tls = siptls.server(identity, mutual=True)
+        listener = await claimant.stack.listen("TLS", "127.0.0.1", 0, role="mw", tls=tls)
+        point = Endpoint(role="mw", transport="TLS", host="127.0.0.1", port=listener.address[1])
+
+        async def discover(nf_type, *_more, **_wanted):
+            return [NfProfile(nf_types=[nf_type], endpoints=[point])]
+
+        it.node.settings.core_routes.clear()
+        it.node.sbi.discover = discover
+        alice = await it.ue("alice")
+        answer = await alice.send(alice.register(), alice.hop).final()
+        assert answer.status in (500, 503)
+        assert claimant.requests.empty()
 
 
 @pytest.mark.attack("T7")
