@@ -33,6 +33,26 @@ shares() {
   fi
 }
 
+# What a caller holds open (a lock, say) is not the engine's to keep: everything but input, output and errors is closed.
+without_the_callers_files() {
+  local fd
+  for fd in /proc/self/fd/*; do
+    fd=${fd##*/}
+    if ((fd > 2)); then exec {fd}>&-; fi
+  done
+  exec "$@"
+}
+
+# An engine that has ended leaves the namespace of its host network mounted, and the folder cannot be removed.
+unmount() {
+  local at below
+  below=$(realpath -m "$folder")
+  while read -r at; do
+    at=$(printf '%b' "$at") # the kernel writes a space as \040
+    [[ $at != "$below"/* ]] || umount "$at" || say "$at is still mounted"
+  done < <(awk '{ print $5 }' /proc/self/mountinfo | sort -r)
+}
+
 start() {
   if [[ -n ${DOCKER_HOST:-} ]] && answers "$DOCKER_HOST"; then
     printf '%s\n' "$DOCKER_HOST"
@@ -58,7 +78,7 @@ start() {
   chmod 0711 "$folder"
   ours || rm -f "$folder/docker.pid" "$folder/exec/containerd/containerd.pid"
   # no bridge of its own: it would share docker0 with an engine that may come later; builds use the host's network
-  setsid nohup dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/docker.pid" \
+  without_the_callers_files setsid nohup dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/docker.pid" \
     --host "$host" --bridge none --log-level warn $(shares) </dev/null >"$folder/engine.log" 2>&1 &
   for ((waited = 0; waited < wait_s * 10; waited++)); do
     if answers "$host"; then
@@ -76,13 +96,17 @@ start() {
 stop() {
   if ! ours; then
     say "no engine of $folder runs"
+    unmount
     return
   fi
   local pid
   pid=$(cat "$folder/docker.pid")
   kill "$pid"
   for ((waited = 0; waited < wait_s * 10; waited++)); do
-    [[ -d /proc/$pid ]] || return 0
+    if [[ ! -d /proc/$pid ]]; then
+      unmount
+      return
+    fi
     sleep 0.1
   done
   say "the engine (process $pid) does not end"
