@@ -6,7 +6,6 @@ The folder is a Wireshark personal configuration (``WIRESHARK_CONFIG_DIR``), or 
 
 from __future__ import annotations
 
-import ipaddress
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from lab.control import Json
 from protos.nrf_nfm_pb2 import NfProfile
+from sba.networks import is_ip_literal, is_unspecified
 
 PREFERENCES = """# imslab capture: settings for the lab whose ports stand in decode_as_entries
 tcp.try_heuristic_first: TRUE
@@ -64,7 +64,7 @@ class LabPorts:
     @classmethod
     def of_names(cls, names: Mapping[str, str]) -> LabPorts:
         """Begin with the nodes behind addresses; other names than addresses are left out."""
-        return cls(hosts={address: node for address, node in names.items() if _is_address(address)})
+        return cls(hosts={address: node for address, node in names.items() if is_ip_literal(address)})
 
     def add(self, kind: str, port: int, protocol: str) -> None:
         """Note what is spoken at a port; what was noted first stays."""
@@ -74,25 +74,21 @@ class LabPorts:
     def learn(self, profile: NfProfile) -> None:
         """Take over what a node registered of itself."""
         self.add("tcp", profile.port, HTTP2)
-        self.hosts.setdefault(profile.host, profile.instance_name)
+        self._name(profile.host, profile.instance_name)
         for endpoint in profile.endpoints:
             web = endpoint.role.startswith(_WEB_ROLES)
             kind = "udp" if endpoint.transport.upper() == "UDP" else "tcp"
             self.add(kind, endpoint.port, HTTP if web else SIP)
-            self.hosts.setdefault(endpoint.host, profile.instance_name)
+            self._name(endpoint.host, profile.instance_name)
+
+    def _name(self, host: str, node: str) -> None:
+        if is_ip_literal(host) and not is_unspecified(host):
+            self.hosts.setdefault(host, node)
 
     def document(self) -> dict[str, Json]:
         """Return this as JSON knows it."""
         ports: list[Json] = [[kind, port, protocol] for (kind, port), protocol in sorted(self.ports.items())]
         return {"ports": ports, "hosts": dict(sorted(self.hosts.items()))}
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _read(document: Mapping[str, Json]) -> tuple[list[Port], dict[str, str]]:

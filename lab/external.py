@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ from lab.state import StateFolder
 from lab.supervisor import Supervisor
 from protos.nrf_nfm_pb2 import NfProfile
 from sba.errors import RemoteProblem
-from sba.networks import own_address
+from sba.networks import address_of, is_unspecified, own_address
 from sba.pki import write_private
 
 LOOK_S: Final = 1.0
@@ -142,6 +141,10 @@ class ExternalFleet(Fleet):
 
     async def _once(self) -> None:
         profiles = await self._profiles()
+        nrf = await address_of(self._nrf)  # its profile does not tell: it listens on every address it has
+        for row in self._all.values():
+            if row.kind == "nrf" and nrf:
+                self._learn_hosts(row.instance, [nrf])
         for profile in profiles.values():
             self._learn(profile)
         known = [row for row in self._all.values() if row.instance in self._orders]
@@ -169,7 +172,7 @@ class ExternalFleet(Fleet):
 
     async def _where(self, row: NodeRow, profiles: Mapping[str, NfProfile]) -> tuple[str, int]:
         if row.kind == "nrf":
-            return await _address_of(self._nrf), row.port
+            return await address_of(self._nrf), row.port
         profile = profiles.get(row.instance_id)
         if profile is not None:
             return profile.host, profile.port
@@ -200,13 +203,13 @@ class ExternalFleet(Fleet):
     def _learn(self, profile: NfProfile) -> None:
         """Note the addresses in a profile, for those who have to name the node behind one."""
         name = profile.instance_name
-        if name not in self._all:
-            return
-        hosts = [profile.host, *(point.host for point in profile.endpoints)]
-        for host in hosts:
-            if host and self._names.get(host) != name:
-                self._names[host] = name
-        self._learned[name] = sorted({host for host in hosts if host})
+        if name in self._all:
+            self._learn_hosts(name, [profile.host, *(point.host for point in profile.endpoints)])
+
+    def _learn_hosts(self, name: str, hosts: Iterable[str]) -> None:
+        known = {host for host in hosts if host and not is_unspecified(host)}
+        self._names.update(dict.fromkeys(known, name))
+        self._learned[name] = sorted(known)
 
     def _write_learned(self) -> None:
         """Leave the addresses in the state folder: who draws a call is another process, perhaps later."""
@@ -218,15 +221,6 @@ class ExternalFleet(Fleet):
         except OSError:
             pass
         write_private(path, content)
-
-
-async def _address_of(name: str) -> str:
-    """Return an address behind a name, empty while there is none: rows of nodes hold addresses, as captures need."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    except OSError:
-        return ""
-    return str(found[0][4][0])
 
 
 class ExternalSupervisor(Supervisor):

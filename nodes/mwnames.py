@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from sba import runtime
 from sba.discovery import Discovery, Query
 from sba.errors import RemoteProblem
-from sba.identity import is_ip_literal
+from sba.networks import is_ip_literal
 
 ROLES = frozenset({"mw", "isc"})
 """Roles of Mw and ISC sockets in NRF profiles."""

@@ -22,7 +22,8 @@ from zope.interface import implementer
 from nodes.handshakes import Watch
 from nodes.mwnames import Names, no_names
 from sba.errors import IdentityError
-from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal, read_identity
+from sba.identity import NodeIdentity, PeerIdentity, read_identity
+from sba.networks import is_ip_literal
 from signalling.sip.connection import DelayedCall
 from signalling.sip.flow import Flow
 from signalling.sip.stack import SipStack

@@ -22,6 +22,7 @@ from sba.contracts import MethodContract, method_contract, service_contract
 from sba.discovery import Discovery, NfProfile, Query
 from sba.errors import ProblemError, RemoteProblem
 from sba.identity import NodeIdentity
+from sba.networks import address_of, local_host
 from sba.rpctap import SBA, RpcWatch
 from sba.spans import RpcSpans
 from sba.tap import Tap
@@ -206,7 +207,7 @@ class SbiClient:
         try:
             metadata = await self._metadata(contract, span, timeout or _STREAM_SETUP_S)
             stub = self._stub(contract, target)
-            watch = self._watch(contract, target, metadata)
+            watch = await self._watch(contract, target, metadata)
             watch.request(request.SerializeToString() if self._tap.wants(SBA) else b"")
             call = stub(request, timeout=timeout, metadata=metadata)
             try:
@@ -259,9 +260,10 @@ class SbiClient:
         started, code = time.perf_counter(), "CANCELLED"
         try:
             metadata = await self._metadata(contract, span, remaining)
+            watch = await self._watch(contract, target, metadata) if self._tap.wants(SBA) else None
             call = self._stub(contract, target)(request, timeout=remaining, metadata=metadata)
-            if self._tap.wants(SBA):
-                call = self._watched(self._watch(contract, target, metadata), request, call)
+            if watch is not None:
+                call = self._watched(watch, request, call)
             response = await call
         except grpc.aio.AioRpcError as error:
             problem = RemoteProblem.from_rpc_error(error, instance=target.instance_id, method=contract.path)
@@ -285,10 +287,11 @@ class SbiClient:
             _conclude(span, code)
             self._telemetry.count_rpc(contract.path[1:], code, time.perf_counter() - started, server=False)
 
-    def _watch(self, contract: MethodContract, target: Target, metadata: tuple[tuple[str, str], ...]) -> RpcWatch:
-        own = (self._environment.node.sbi.host, 0)  # gRPC does not tell which port it took
-        there = (target.host, target.port)
-        return RpcWatch(self._tap, contract, metadata, own, there, authority=target.fqdn, outgoing=True)
+    async def _watch(self, contract: MethodContract, target: Target, metadata: tuple[tuple[str, str], ...]) -> RpcWatch:
+        host = await address_of(target.host) or target.host  # the NRF may be known by a name
+        own = local_host(self._environment.node.sbi.host, host)
+        ends = (own, 0), (host, target.port)  # gRPC does not tell which port it took
+        return RpcWatch(self._tap, contract, metadata, *ends, authority=target.fqdn, outgoing=True)
 
     @staticmethod
     async def _watched(watch: RpcWatch, request: Message, call: Awaitable[Message]) -> Message:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 import uuid
 from collections import OrderedDict
@@ -248,12 +247,3 @@ class NodeIdentity:
         context.load_verify_locations(cafile=str(self.ca_path))
         if own:
             context.load_cert_chain(str(self.certificate_path), str(self.key_path))
-
-
-def is_ip_literal(host: str) -> bool:
-    """Tell whether a host is an address and not a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

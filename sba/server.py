@@ -17,7 +17,8 @@ from sba.config import SbiPolicy
 from sba.contracts import MethodContract, service_contract
 from sba.errors import ContractError, ProblemError, RemoteProblem, StoreUnavailableError
 from sba.health import HEALTH_SERVICE, Health
-from sba.identity import NodeIdentity, PeerIdentity, is_ip_literal
+from sba.identity import NodeIdentity, PeerIdentity
+from sba.networks import is_ip_literal, local_host
 from sba.rpctap import SBA, RpcWatch, peer_address
 from sba.tap import Tap
 from sba.telemetry import Telemetry, activate, parse_traceparent
@@ -262,12 +263,13 @@ class SbiServer:
 
     def _watch(self, method: MethodContract, context: grpc.aio.ServicerContext) -> RpcWatch:
         metadata = tuple(context.invocation_metadata() or ())
+        consumer, (host, port) = peer_address(context.peer()), self._address
         return RpcWatch(
             self._tap,
             method,
             metadata,
-            peer_address(context.peer()),
-            self._address,
+            consumer,
+            (local_host(host, consumer[0]), port),
             authority=self._identity.fqdn,
             outgoing=False,
         )

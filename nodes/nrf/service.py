@@ -14,7 +14,8 @@ from nodes.nrf.registry import Registry
 from protos import nrf_disc_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
 from sba.access import CallContext
 from sba.errors import ProblemError
-from sba.identity import PeerIdentity, access_name, cscf_name, hss_name, is_ip_literal
+from sba.identity import PeerIdentity, access_name, cscf_name, hss_name
+from sba.networks import is_ip_literal
 from sba.telemetry import Telemetry
 
 BEARER = "Bearer"

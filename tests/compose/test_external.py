@@ -75,6 +75,7 @@ async def test_instances_show_up_when_they_serve_and_leave_when_they_are_taken_a
             await until(lambda: fleet.nodes["nrf"].state is State.SERVING)
             assert rows["nrf"].host == "127.0.0.1", "a name where others, captures say, need an address"
             assert not starting.done()
+            assert names == {"127.0.0.1": "nrf"}
             first = await lab.start("imsagw", "agw", {}, cls=Gateway)
             assert await starting == []
             assert (rows["agw"].host, rows["agw"].port) == ("127.0.0.1", first.server.port)
