@@ -106,6 +106,8 @@ def up(
     if other:
         fail(f"a lab of another description than {config} runs in {folder.root}; end it first with: imslab down", 2)
     page = link_of(folder)
+    if page.get("moved"):
+        click.echo(page["moved"], err=True)
     if as_json:
         rows: list[Json] = [*started.rows]
         seconds, url = round(started.seconds, 3), page.get("url", "")

@@ -41,7 +41,7 @@ def _opened(link: str, folder: StateFolder) -> bool:
 
 
 def link_of(folder: StateFolder) -> dict[str, Json]:
-    """Return ``url`` and ``link`` of the console of the lab in ``folder``; empty without one."""
+    """Return ``url``, ``link`` and perhaps ``moved`` of the console of the lab in ``folder``; empty without one."""
     try:
         answer = ask(folder.socket, "console")
     except ControlError:

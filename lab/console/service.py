@@ -50,6 +50,7 @@ class Console:
         self._reader: TraceStore | None = None
         self._access: Access | None = None
         self._token = ""
+        self._moved = ""
         self._why_not = "" if settings.enabled else "this lab was started without its console"
 
     @property
@@ -92,8 +93,9 @@ class Console:
             choices,
         )
         server = ConsoleServer(self._access, api.routes(), events, hosts=self._settings.hosts, metrics=self._prometheus)
+        wanted = self._settings.port or self._kept_port()
         try:
-            port = server.start(self._settings.bind, self._settings.port or self._kept_port())
+            port = server.start(self._settings.bind, wanted)
         except CannotListenError as error:
             self._why_not = f"the console could not be started: {error}"
             self._tell(self._why_not)
@@ -101,6 +103,9 @@ class Console:
         self._port_file.write_text(f"{port}\n")
         self._server, self._feed, self._orders = server, feed, orders
         feed.start()
+        if wanted and port != wanted:
+            self._moved = f"the console's port {wanted} is taken; it serves {port}"
+            self._tell(self._moved)
         self._tell(f"the console serves {self.url}")
 
     async def _prometheus(self) -> str:
@@ -143,7 +148,8 @@ class Console:
     async def operation(self, params: Params, progress: Progress) -> Json:
         """Return the link of the page, for the control socket: whoever asks there is the user himself.
 
-        With ``new_token`` the token changes, and every session ends.
+        With ``new_token`` the token changes, and every session ends. ``moved`` is there when another program has the
+        port where the page was to be, and says so.
         """
         del progress
         if self._access is None or not self.url:
@@ -152,4 +158,5 @@ class Console:
             token = await asyncio.to_thread(new_token, self._token_file)
             self._token = as_text(token)
             self._access.change_token(token)
-        return {"url": self.url, "link": f"{self.url}#token={self._token}"}
+        page: dict[str, Json] = {"url": self.url, "link": f"{self.url}#token={self._token}"}
+        return {**page, "moved": self._moved} if self._moved else page

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from lab import cli
 from lab.config import load
 from lab.control import ControlError, Json
+from lab.launch import Started
 from lab.resolve import resolve
 from lab.spans import AttributeValue
 from lab.state import StateFolder
@@ -373,6 +374,19 @@ def test_without_a_lab_every_command_that_needs_one_ends_with_one(arguments: lis
     ended = invoke(*arguments, "--state", state)
     assert ended.exit_code == 1, ended.output
     assert "imslab up" in ended.output
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_up_says_on_standard_error_that_the_console_is_not_at_its_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    moved = "the console's port 8480 is taken; it serves 35899"
+    page = {"url": "http://127.0.0.1:35899/", "link": "http://127.0.0.1:35899/#token=t", "moved": moved}
+    monkeypatch.setattr("lab.launch.up", lambda *_, **__: Started([], 1.0))
+    monkeypatch.setattr(cli, "link_of", lambda _folder: page)
+    result = invoke("up", "--state", str(tmp_path), *more)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"{moved}\n"
 
 
 def test_the_address_of_kms_and_bsf_is_among_the_facts_of_a_user(tmp_path: Path) -> None:
