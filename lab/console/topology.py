@@ -17,7 +17,10 @@ _QUIET_KINDS = frozenset({"nrf", "lab"})
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node stands: its kind, the name it shares with its other instances, its access network and domains."""
+    """Where a node stands: its kind, the name it shares with its other instances, its access network and domains.
+
+    ``isc_transport`` is that of an application server towards S-CSCFs, empty for other nodes.
+    """
 
     instance: str
     nf: str
@@ -25,6 +28,7 @@ class Place:
     access_network: str
     home_domains: tuple[str, ...]
     transport: str
+    isc_transport: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def _place(name: str, entry: Params, user: Params) -> Place:
         access_network=str(settings.get("access_network") or user.get("access") or ""),
         home_domains=tuple(map(str, domains)) if kind != "ue" else tuple(filter(None, (home,))),
         transport=_transport(kind, settings),
+        isc_transport=_core_transport(settings.get("isc_transport")) if settings.get("isc") else "",
     )
 
 
@@ -79,8 +84,12 @@ def _transport(kind: str, settings: Params) -> str:
     if kind == "ue":
         return {"aka-tls": "SIP, TLS", "aka-udp": "SIP, UDP, IPsec"}.get(str(settings.get("profile", "")), "SIP, UDP")
     if kind == "cscf":
-        return "SIP, mTLS" if settings.get("mw_transport", "tls") == "tls" else "SIP, TCP"
+        return _core_transport(settings.get("mw_transport"))
     return ""
+
+
+def _core_transport(setting: Json) -> str:
+    return "SIP, mTLS" if setting in (None, "tls") else "SIP, TCP"
 
 
 def _dict(value: Json) -> Params:
@@ -96,7 +105,7 @@ def links(nodes: Mapping[str, Place], serving_pcscf: Mapping[str, str] | None = 
     by_kind: dict[str, list[Place]] = {}
     for place in nodes.values():
         by_kind.setdefault(place.kind, []).append(place)
-    found = [*_access_links(by_kind, serving_pcscf or {}), *_home_links(by_kind)]
+    found = [*_access_links(by_kind, serving_pcscf or {}), *_home_links(by_kind), *_server_links(nodes)]
     joined = {name for link in found for name in (link.a, link.b)}
     for nrf in by_kind.get("nrf", ()):
         for place in nodes.values():
@@ -146,6 +155,14 @@ def _home_links(by_kind: Mapping[str, list[Place]]) -> Iterator[Link]:
         for other in servers[index + 1 :]:
             if other.nf != kms.nf:
                 yield Link(kms.instance, other.instance, "Zk", MTLS)
+
+
+def _server_links(nodes: Mapping[str, Place]) -> Iterator[Link]:
+    """Any S-CSCF may ask an application server: which one does stands in the filter criteria of its users."""
+    for cscf in nodes.values():
+        for server in nodes.values():
+            if cscf.kind == "cscf" and server.isc_transport:
+                yield Link(cscf.instance, server.instance, "ISC", server.isc_transport)
 
 
 def _same_home(one: Place, others: Sequence[Place]) -> Iterator[Place]:

@@ -144,6 +144,7 @@ def lab(*, scaled: bool = False) -> dict[str, object]:
         "pcscf-b": node("pcscf", access_network="access-b"),
         "alice": node("ue", domain="ims.test", profile="aka-tls"),
         "screen": node("screen"),
+        "announcer": node("announcer", isc={"host": "127.1.1.9", "port": 5063}, isc_transport="tcp"),
         "lab": node("lab"),
     }
     if scaled:
@@ -167,8 +168,21 @@ def test_links_follow_from_access_networks_and_home_domains():
         ("cscf", "N70", "hss"),
         ("bsf", "Zh", "hss"),
         ("kms", "Zn", "bsf"),
+        ("cscf", "ISC", "announcer"),
         ("screen", "Nnrf", "nrf"),  # a node of somebody else's package has this one link for sure
     }
+
+
+def test_the_link_to_an_application_server_tells_its_transport_and_is_to_every_s_cscf():
+    content = lab()
+    content["nodes"] |= {"cscf-p": {"kind": "cscf", "settings": {"home_domains": ["partner.test"]}}}
+    isc = [link for link in links(places(content)) if link.interface == "ISC"]
+    assert {(link.a, link.b, link.transport) for link in isc} == {
+        ("cscf", "announcer", "SIP, TCP"),
+        ("cscf-p", "announcer", "SIP, TCP"),
+    }
+    nnrf = {link.a: link.quiet for link in links(places(content)) if link.interface == "Nnrf"}
+    assert (nnrf["announcer"], nnrf["screen"]) == (True, False)
 
 
 def test_of_several_instances_a_ue_is_linked_to_the_one_that_serves_it():

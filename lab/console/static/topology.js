@@ -6,7 +6,7 @@ import { lab } from "./lab.js";
 import { nodePanel } from "./node_panel.js";
 import { badge, button, empty, table, tabList, toggles } from "./parts.js";
 import { go, link, note } from "./route.js";
-import { layOut, route, rowOf } from "./topology_layout.js";
+import { layOut, linksToDraw, route, rowOf, shownAtFirst } from "./topology_layout.js";
 import { clock, nodeSign, plural, tone } from "./words.js";
 
 const KIND_WORDS = {
@@ -73,8 +73,7 @@ export function topologyView(first) {
     const key = names.join();
     if (key === known) return;
     known = key;
-    const loud = lab.current.links.filter((one) => !one.quiet).map((one) => one.interface);
-    shownPoints = new Set(loud.filter((name) => !OFF_AT_FIRST.includes(name)));
+    shownPoints = shownAtFirst(lab.current.links, OFF_AT_FIRST);
     replace(switches, el("div", { class: "filters" }, el("span", { class: "dim" }, "Reference points"),
       toggles("Reference points", names, shownPoints, (on) => {
         shownPoints = on;
@@ -88,7 +87,7 @@ export function topologyView(first) {
     if (!nodes.length) return replace(drawing, empty("No node yet", "The lab is starting; nodes appear here one by one."));
     const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset.node : null;
     const { width: full, height, zones, boxes } = layOut(nodes, width - 24);
-    const lines = route(boxes, lab.current.links.filter((one) => shownPoints.has(one.interface)));
+    const lines = route(boxes, linksToDraw(lab.current.links, shownPoints));
     const box = (name) => boxes.find((one) => one.name === name || one.instances.includes(name));
     const chosenBox = chosen ? box(chosen)?.name : null;
     const near = (line) => !chosenBox || line.a === chosenBox || line.b === chosenBox;

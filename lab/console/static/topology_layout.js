@@ -98,6 +98,18 @@ export function layOut(nodes, width) {
   return { width: full, height: y - STOREYS_APART, zones, boxes };
 }
 
+/** Interfaces that are drawn at first: not those of `later`, nor those of which most links are drawn on request only. */
+export function shownAtFirst(links, later) {
+  const off = new Set([...later, ...links.filter((one) => one.quiet).map((one) => one.interface)]);
+  return new Set(links.map((one) => one.interface).filter((name) => !off.has(name)));
+}
+
+/** Links to draw where the interfaces `shown` are asked for, and those that are the only ones of their node. */
+export function linksToDraw(links, shown) {
+  const partlyQuiet = new Set(links.filter((one) => one.quiet).map((one) => one.interface));
+  return links.filter((one) => shown.has(one.interface) || (!one.quiet && partlyQuiet.has(one.interface)));
+}
+
 /** Where instance number `index` of a box stands. */
 export const rowOf = (box, index) => ({ x: box.x, y: box.y + CAPTION + ROW * index, width: box.width, height: ROW });
 
