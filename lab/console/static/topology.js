@@ -17,6 +17,7 @@ const TOO_NARROW = 700; // for a drawing at first sight, pixels
 const OFF_AT_FIRST = ["Ua", "Ub"]; // from each UE across the whole drawing: on request
 
 const font = () => getComputedStyle(document.body).fontFamily;
+const shownNodes = () => lab.current.nodes.filter((node) => node.kind !== "lab"); // as in imslab status
 const kindWords = (kind) => KIND_WORDS[kind] ?? kind;
 
 function zoneTitle(name) {
@@ -60,7 +61,7 @@ export function topologyView(first) {
   replace(beside, el("div", {}, tabs.list, tabs.panel));
 
   function summarize() {
-    const nodes = lab.current.nodes;
+    const nodes = shownNodes();
     const bad = nodes.filter((node) => node.state !== "serving");
     const all = plural(nodes.length, "node");
     replace(heading, bad.length
@@ -83,7 +84,7 @@ export function topologyView(first) {
 
   function draw() {
     if (!width || kind !== "drawing") return;
-    const nodes = lab.current.nodes.filter((node) => node.kind !== "lab");
+    const nodes = shownNodes();
     if (!nodes.length) return replace(drawing, empty("No node yet", "The lab is starting; nodes appear here one by one."));
     const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset.node : null;
     const { width: full, height, zones, boxes } = layOut(nodes, width - 24);
@@ -152,7 +153,7 @@ export function topologyView(first) {
       { head: "since", class: "nowrap", cell: (node) => clock(node.since) },
       { head: "load", cell: (node) => loadWords(node.load) },
       { head: "reason", cell: (node) => node.reason },
-    ], lab.current.nodes)));
+    ], shownNodes())));
   }
 
   function redraw() {

@@ -39,3 +39,13 @@ def test_of_links_to_the_nrf_only_that_of_a_node_without_another_is_drawn_at_fir
     assert {one for one in at_first if one.startswith("Nnrf")} == {"Nnrf between alone and nrf"}
     page.get_by_role("button", name="Nnrf").click()
     assert any("Nnrf" in one and "hss" in one for one in drawn(page)), "the others are drawn on request"
+
+
+def test_nodes_that_are_counted_are_those_of_imslab_status(thread: BrowserThread, watched: Watched) -> None:
+    page = watched.page
+    expect(page.locator(".topology-drawing .node").first).to_be_visible()
+    boxes = page.locator(".topology-drawing .node").count()
+    expect(page.locator("section.topology > .head")).to_contain_text(f"all {boxes} nodes serve")
+    page.get_by_role("tab", name="Table").click()
+    expect(page.locator("section.topology tbody tr")).to_have_count(boxes)
+    page.get_by_role("tab", name="Drawing").click()
