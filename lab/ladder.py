@@ -162,6 +162,7 @@ def of_call(
     first = [item.time_ns for item in messages] + [span.start_ns for span in own if is_http(span)]
     start_ns = min(first, default=min((span.start_ns for span in own), default=0))
     sip = list(_sip_steps(messages, nodes, start_ns))
+    established = any(item.cseq.endswith(" INVITE") and item.start_line.startswith("SIP/2.0 2") for item in messages)
     answered = next((step.until_ms for step in sip if step.label == "ACK"), 0.0)
     steps = [
         *sip,
@@ -169,7 +170,7 @@ def of_call(
         *http_steps(own, spans, names, start_ns),
         *mikey_steps(own, start_ns),
         *_decision_steps(own, start_ns),
-        *_media_steps(own, names, start_ns, answered),
+        *(_media_steps(own, names, start_ns, answered) if established or _any_packet(own) else ()),
     ]
     steps.sort(key=lambda step: (step.at_ms, step.kind))
     traces = tuple(dict.fromkeys(span.trace_id for span in own if span.text("sip.call_id") == call_id))
@@ -335,6 +336,11 @@ def _count(span: Span, key: str) -> int:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0].strip("[]") or address
+
+
+def _any_packet(own: Sequence[Span]) -> bool:
+    """Tell whether media passed: of a call that was refused gateways report what they had reserved."""
+    return any(end.passed for end in media_ends(own))
 
 
 def _media_steps(own: Sequence[Span], names: Mapping[str, str], start_ns: int, answered_ms: float) -> Iterable[Step]:

@@ -23,6 +23,12 @@ class MediaEnd:
     replays: int
     drops: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def passed(self) -> bool:
+        """Whether any packet came or went, taken or not."""
+        dropped = (count for _, count in self.drops)
+        return any((self.packets_in, self.packets_out, self.auth_failures, self.replays, *dropped))
+
 
 @dataclass(frozen=True)
 class Step:

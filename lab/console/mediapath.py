@@ -41,6 +41,11 @@ class End:
     jitter_ms: float | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def passed(self) -> bool:
+        """Whether any packet came or went, taken or not."""
+        return any((self.packets_in, self.packets_out, self.auth_failures, self.replays, *self.drops.values()))
+
 
 @dataclass(frozen=True)
 class Surroundings:

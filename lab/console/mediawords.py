@@ -10,9 +10,14 @@ from lab.spans import as_number
 
 
 def document(streams: Mapping[str, Sequence[End]], kinds: Sequence[str], around: Surroundings) -> Params:
-    """Return the media of a call: ``streams`` by number, ``kinds`` the media types of the offer in order."""
+    """Return the media of a call: ``streams`` by number, ``kinds`` the media types of the offer in order.
+
+    What was only reserved, in a call that nobody answered, is no media and left out.
+    """
     found: list[Json] = []
     for number in sorted(streams, key=lambda text: (len(text), text)):
+        if not around.answered and not any(end.passed for end in streams[number]):
+            continue
         legs = legs_of(streams[number], around)
         kept = protections(legs, around.security)
         rows: list[Json] = [_row(leg, each, around) for leg, each in zip(legs, kept, strict=True)]

@@ -179,6 +179,13 @@ def test_a_call_nobody_answered_has_nothing_to_read():
         assert leg["key"].startswith("No media")
 
 
+def test_what_was_only_reserved_for_a_call_nobody_answered_is_no_media():
+    reserved = [dataclasses.replace(end, packets_in=0, packets_out=0, drops={}) for end in ends()]
+    assert document({"1": reserved}, [], dataclasses.replace(AROUND, answered=False))["streams"] == []
+    [stream] = document({"1": reserved}, [], AROUND)["streams"]
+    assert len(stream["legs"]) == 3, "of an answered call it is worth a look"
+
+
 def test_counters_are_those_of_the_end_that_received():
     near, core, _ = media(ends())
     assert near["a_to_b"] == {

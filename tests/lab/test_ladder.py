@@ -86,6 +86,22 @@ def test_both_ends_of_a_media_leg_are_one_segment_coloured_by_protection(call: L
     assert (core.protection, len(core.ends)) == ("RTP", 1)
 
 
+@pytest.mark.parametrize(
+    ("answer", "packets", "shown"),
+    [("403 Forbidden", 0, False), ("403 Forbidden", 7, True), ("200 OK", 0, True), ("183 Session Progress", 0, False)],
+)
+def test_media_that_were_only_reserved_are_not_drawn(answer: str, packets: int, shown: bool) -> None:
+    sent, received = "INVITE tel:+15550199 SIP/2.0", f"SIP/2.0 {answer}"
+    counted = {"sip.call_id": CALL, "side": "access", "protection": "SRTP", "keying": "SDES", "remote": "127.1.1.13:4"}
+    spans = [
+        transaction(
+            "alice", "pcscf-a", "INVITE", [(0, "sent", sent, False), (9, "received", received, False)], kind="CLIENT"
+        ),
+        span("imsagw-a", "media.association", 5, 9, attributes={**counted, "packets_in": packets}),
+    ]
+    assert bool(steps(of_call(spans, CALL, NAMES), "media")) is shown
+
+
 def test_a_registration_in_the_same_trace_is_not_part_of_the_call(call: Ladder) -> None:
     assert not any("REGISTER" in step.label for step in call.steps)
     register = of_call(call_spans(), "register-1", NAMES)
