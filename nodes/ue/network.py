@@ -126,7 +126,11 @@ class DiscoveredNetwork:
         if settings.pcscf is not None:
             return await self._pinned.pcscfs()
         found = []
-        for profile in await self._profiles("PCSCF", access_network=settings.access_network):
+        where = settings.access_network or "this network"
+        profiles = await self._profiles("PCSCF", access_network=settings.access_network)
+        if not profiles:
+            raise NotFound(f"no P-CSCF of {where} is registered with the NRF (is it running?)")
+        for profile in profiles:
             point = self._point(profile, GM, settings.transport)
             if point is not None:
                 found.append(
@@ -140,7 +144,6 @@ class DiscoveredNetwork:
                     )
                 )
         if not found:
-            where = settings.access_network or "this network"
             raise NotFound(f"no P-CSCF of {where} speaks {settings.transport}")
         return found
 

@@ -130,8 +130,11 @@ async def test_what_is_pinned_is_not_looked_for():
 @async_test
 async def test_nothing_to_be_found_says_why():
     network = DiscoveredNetwork(Nrf(), settings(kms={"identity": "kms.ims.test"}))
-    with pytest.raises(NotFound, match="no P-CSCF of access-a speaks TLS"):
+    with pytest.raises(NotFound, match=r"no P-CSCF of access-a is registered with the NRF \(is it running\?\)"):
         await network.pcscfs()
+    other = DiscoveredNetwork(Nrf(profile("pcscf-a", gm("UDP", "127.0.0.2"))), settings())
+    with pytest.raises(NotFound, match="no P-CSCF of access-a speaks TLS"):
+        await other.pcscfs()
     with pytest.raises(NotFound, match="no KMS of"):
         await network.kms()
     away = DiscoveredNetwork(Nrf(problem=RemoteProblem(grpc.StatusCode.UNAVAILABLE, message="gone")), settings())
