@@ -243,6 +243,8 @@ def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
         agreed = ", ".join(map(str, mechanisms)) if isinstance(mechanisms, list) and mechanisms else "none"
         said = f"{answer['user']} is registered for {answer.get('expires', '?')} s; media security agreed: {agreed}"
         click.echo(one_line(said))
+    elif not wanted:
+        click.echo(one_line(f"{answer['user']} is no longer registered"))
     else:
         said = f"{answer['user']} is not registered: SIP {answer['sip_status']} {answer['reason']}"
         click.echo(one_line(said.rstrip(": ")))

@@ -294,10 +294,15 @@ def parse(text: str, file: str = "lab.yaml", check: Check | None = None) -> LabC
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        problem = ConfigProblem(file, line, "YAML", error.problem or "cannot be parsed", "valid YAML")
+        found = error.problem or "cannot be parsed"
+        if error.context and error.context_mark:
+            found += f", {error.context} that begins on line {error.context_mark.line + 1}"
+        problem = ConfigProblem(file, line, "YAML", found, "valid YAML")
         raise ConfigError([problem]) from None
     except yaml.YAMLError as error:
         raise ConfigError([ConfigProblem(file, 1, "YAML", str(error), "valid YAML")]) from None
+    if content is None:
+        raise _unusable(file, "is empty", "the description of a lab; imslab up without --config has one")
     problems = list(duplicate_keys(tree, file))
     config: LabConfig | None = None
     faults: list[Fault] = []

@@ -26,7 +26,7 @@ def installed_faults(config: LabConfig, unless: Collection[str] = ()) -> Iterato
     yield from _mode_faults(config, unless)
     for index, node in enumerate(config.extra_nodes):
         if node.kind not in unless:
-            yield from _node_faults(node, ("extra_nodes", index))
+            yield from _node_faults(node, ("extra_nodes", index), unless)
 
 
 def _suite_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]:
@@ -69,7 +69,7 @@ def _mode_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]:
             yield place, f"{mode.name} is no security mode that a package brings", _HOW
 
 
-def _node_faults(node: ExtraNode, where: Location) -> Iterator[Fault]:
+def _node_faults(node: ExtraNode, where: Location, unless: Collection[str]) -> Iterator[Fault]:
     from sba.errors import ConfigurationError
     from sba.run import kinds, node_class
 
@@ -79,7 +79,7 @@ def _node_faults(node: ExtraNode, where: Location) -> Iterator[Fault]:
         offered = node_class(node.kind)
     except ConfigurationError as error:
         known = kinds()
-        brought = ", ".join(sorted(set(known) - _own_kinds())) or "(none is installed)"
+        brought = ", ".join(sorted({*known, *unless} - _own_kinds())) or "(none is installed)"
         right = "a module that can be imported" if node.kind in known else f"a kind that is installed: {brought}"
         yield (*where, "kind"), str(error), f"{right}, or imslab up --with its folder"
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -150,6 +151,11 @@ def _peer_user(writer: asyncio.StreamWriter) -> int:
     return int(user)
 
 
+def _unless_plain(error: OSError) -> str:
+    """Say what kept the socket of a supervisor shut, but where there simply is none."""
+    return "" if error.errno in (errno.ENOENT, errno.ECONNREFUSED) else f" ({error.strerror})"
+
+
 class Conversation:
     """An operation that goes on for long: its progress as it comes, and a way to say that it is enough."""
 
@@ -163,7 +169,7 @@ class Conversation:
             self._connection.sendall(json.dumps({"op": op, "params": params}).encode() + b"\n")
         except OSError as error:
             self._connection.close()
-            message = f"no lab runs in {path.parent} ({error.strerror}); start one with: imslab up"
+            message = f"no lab runs in {path.parent}{_unless_plain(error)}; start one with: imslab up"
             raise NotRunningError(message) from None
         self.result: Json = None
 
@@ -206,7 +212,7 @@ def ask(path: Path, op: str, params: Params | None = None, progress: Callable[[P
             with _short(path) as name:
                 connection.connect(name)
         except OSError as error:
-            message = f"no lab runs in {path.parent} ({error.strerror}); start one with: imslab up"
+            message = f"no lab runs in {path.parent}{_unless_plain(error)}; start one with: imslab up"
             raise NotRunningError(message) from None
         try:
             connection.sendall(json.dumps({"op": op, "params": params or {}}).encode() + b"\n")

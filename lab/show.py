@@ -104,7 +104,7 @@ class StartProgress:
     def note(self, message: Params) -> None:
         """Take in what is done now, or one progress message of ``watch``."""
         if message.get("phase") and self._task is not None:
-            self._progress.update(self._task, description=str(shown(message["phase"])))
+            self._progress.update(self._task, description=str(shown(message["phase"])), refresh=True)
         row = shown(message.get("node"))
         if not isinstance(row, dict):
             return

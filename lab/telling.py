@@ -9,7 +9,7 @@ from typing import Final
 
 READ_MOST: Final = 16384
 """Octets at the end of a log that are looked at."""
-LINE_MOST: Final = 400
+LINE_MOST: Final = 800
 """Characters of a line that are shown."""
 _FAULTS: Final = ("error", "fault", "cause", "reason", "text")
 """Fields of an event that say what went wrong, the most telling first."""
@@ -71,7 +71,9 @@ def fault_text(line: str) -> str:
         return line  # whoever writes no events wrote its last words
     if event.get("level") not in ("error", "warning"):
         return ""
-    return next((str(event[name]) for name in _FAULTS if event.get(name)), str(event.get("event", "")))
+    said = next((str(event[name]) for name in _FAULTS if event.get(name)), str(event.get("event", "")))
+    at = event.get("at")  # a fault in the code: its kind says as much as its text
+    return f"{event.get('kind', 'fault')}: {said} ({at})" if at and event.get("event") == "start-failed" else said
 
 
 def waits_for(log: Path, since: int = 0) -> str:

@@ -12,9 +12,10 @@ from lab.config import ExtraNode, LabConfig
 from lab.config_problems import problems_of
 from lab.state import StateFolder
 from sba.contract_build import compile_contracts
-from sba.errors import ContractError
+from sba.errors import ConfigurationError, ContractError
 from sba.packages import Package, PackageError, check_together, extend_path, module_path, read_package, write_metadata
 from sba.pki import write_private
+from sba.run import node_class
 
 
 def _record(folder: StateFolder) -> dict[str, tuple[str, ...]]:
@@ -23,6 +24,10 @@ def _record(folder: StateFolder) -> dict[str, tuple[str, ...]]:
         return {name: tuple(map(str, content[name])) for name in ("folders", "path")}
     except FileNotFoundError:
         return {"folders": (), "path": ()}
+    except NotADirectoryError:
+        file = next(parent for parent in folder.packages.parents if parent.exists())
+        why = f"{file} is a file (Not a directory)"
+        raise PackageError(f"the state folder {folder.root} cannot be written: {why}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PackageError(f"{folder.packages} cannot be read ({error}); remove it") from None
 
@@ -43,16 +48,16 @@ def package_path(folder: StateFolder) -> tuple[str, ...]:
 def prepare(folder: StateFolder, folders: Sequence[Path] | None) -> tuple[Package, ...]:
     """Make packages ready: checked, contracts compiled, metadata written, on the path of this process, remembered.
 
-    ``folders`` None stands for those of the last time. Raises :class:`PackageError`, and :class:`OSError` when the
-    state folder cannot be written.
+    ``folders`` None stands for those of the last time; what cannot be loaded is not remembered. Raises
+    :class:`PackageError`, and :class:`OSError` when the state folder cannot be written.
     """
     wanted = remembered(folder) if folders is None else folders
+    hint = "; an earlier up --with named it, up --without-packages leaves it out" if folders is None else ""
     packages = []
     for root in dict.fromkeys(path.expanduser().resolve() for path in wanted):
         try:
             packages.append(read_package(root))
         except PackageError as error:
-            hint = "; an earlier up --with named it, up --without-packages leaves it out" if folders is None else ""
             raise PackageError(f"{error}{hint}") from None
     check_together(packages)
     for package in packages:
@@ -63,10 +68,22 @@ def prepare(folder: StateFolder, folders: Sequence[Path] | None) -> tuple[Packag
     path = module_path(packages, folder.metadata)
     if packages:
         write_metadata(packages, folder.metadata)
+    extend_path(path)
+    for package in packages:
+        _check_loadable(package, hint)
     record = {"folders": [str(package.root) for package in packages], "path": list(path)}
     write_private(folder.packages, json.dumps(record).encode())
-    extend_path(path)
     return tuple(packages)
+
+
+def _check_loadable(package: Package, hint: str) -> None:
+    """Load the network functions of a package, so that a fault in it is told as one of the package."""
+    for kind in package.kinds:
+        try:
+            node_class(kind)
+        except ConfigurationError as error:
+            text = f"{error}, named in {package.root / 'pyproject.toml'}{hint}"
+            raise PackageError(f"the package {package.name} cannot be loaded: {text}") from None
 
 
 def with_nodes(config: LabConfig, packages: Sequence[Package]) -> LabConfig:

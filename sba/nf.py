@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
@@ -387,12 +389,43 @@ class NetworkFunction(MultiService):
         return str(response.jwks_json)
 
 
+_EXPECTED = (
+    ConfigurationError,
+    MigrationError,
+    ContractError,
+    IdentityError,
+    StoreUnavailableError,
+    RemoteProblem,
+    OSError,
+)
+"""What keeps a node from starting and is no fault of its code."""
+_FRAMES = 20
+"""Calls of a traceback that are told, from the innermost up."""
+
+
 def exit_status(fault: BaseException | None) -> int:
     """Return how a node ends that could not start: 2 what it was given is wrong, 69 no database, 1 anything else."""
     if isinstance(fault, StoreUnavailableError):
         return os.EX_UNAVAILABLE
     wrong = (ConfigurationError, MigrationError, ContractError, IdentityError)
     return 2 if isinstance(fault, wrong) else 1
+
+
+def _place(fault: BaseException | None, module: str) -> tuple[str, list[str]]:
+    """Return where a fault that no node expects was raised, and the calls that led there, the innermost first.
+
+    The place is the innermost line of the node's own package where there is one. Files, lines and functions are told,
+    no values: they may be secret (T8).
+    """
+    if fault is None or isinstance(fault, _EXPECTED):
+        return "", []
+    frames = traceback.extract_tb(fault.__traceback__)
+    home = getattr(sys.modules.get(module), "__file__", None)
+    own = [frame for frame in frames if home and Path(frame.filename).is_relative_to(Path(home).parent)]
+    told = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in reversed(frames[-_FRAMES:])]
+    innermost = next(iter((own or list(frames))[-1:]), None)
+    at = "" if innermost is None else f"{innermost.filename}:{innermost.lineno} in {innermost.name}"
+    return at, told
 
 
 def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> int:
@@ -415,7 +448,11 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
         status = 0
         if ready.done() and ready.exception() is not None:
             fault = ready.exception()
-            node.telemetry.log("start-failed", level="error", error=str(fault), kind=type(fault).__name__)
+            at, frames = _place(fault, type(node).__module__)
+            if frames:
+                node.telemetry.log("start-traceback", level="warning", frames=frames)
+            told = {"error": str(fault), "kind": type(fault).__name__, **({"at": at} if at else {})}
+            node.telemetry.log("start-failed", level="error", **told)
             status = exit_status(fault)
         else:
             await stop

@@ -35,7 +35,8 @@ def node_class(kind: str) -> type[NetworkFunction]:
     try:
         loaded = found[0].load()
     except Exception as error:
-        fault = f"{type(error).__name__}: {error}"
+        text = error.msg if isinstance(error, SyntaxError) else error  # its text repeats the line
+        fault = f"{type(error).__name__}: {text}"
         raise ConfigurationError(
             f"{found[0].value} of kind {kind!r} cannot be loaded: {fault}{_where(error)}"
         ) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn, Protocol
@@ -103,7 +105,7 @@ class SbiServer:
             self.port = server.add_secure_port(address, self._identity.server_credentials())
             self._address = (host, self.port)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
+            raise OSError(f"cannot listen on {address}: {_why_not(host, port)}") from error
         await server.start()
         self._server = server
         return self.port
@@ -299,6 +301,17 @@ class SbiServer:
             "handler-failed", level="error", method=method.path, error=type(error).__name__, text=str(error), at=where
         )
         return ProblemError(500, "SYSTEM_FAILURE")
+
+
+def _why_not(host: str, port: int) -> str:
+    """Say why a port cannot be opened, which gRPC does not tell."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return "gRPC refused it"
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return "another program listens there (ss -ltnp shows which)"
+        return error.strerror or str(error)
 
 
 def _name_of(peer: PeerIdentity) -> str:

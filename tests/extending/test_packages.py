@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +74,44 @@ def test_a_folder_that_is_no_package_is_refused(tmp_path: Path, spoil: Callable[
     with pytest.raises(PackageError) as refused:
         read_package(folder)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "said"),
+    [
+        ("class Odd(\n", ENTRY, r"SyntaxError: .* \(.*odd_nf/node\.py:1\)"),
+        ("import nowhere_to_be_found\n", ENTRY, r"No module named 'nowhere_to_be_found' \(.*odd_nf/node\.py:1\)"),
+        (
+            "",
+            ENTRY.replace("odd_nf.node", "odd_nf.nod"),
+            r"No module named 'odd_nf.nod', named in .*odd/pyproject\.toml",
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_loaded_is_told_as_such_and_not_remembered(
+    tmp_path: Path, text: str, entry: str, said: str
+) -> None:
+    folder = small_package(tmp_path / "odd", entry)
+    (folder / "odd_nf" / "node.py").write_text(text)
+    state = StateFolder.at(tmp_path / "state")
+    state.create()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom lab.state import StateFolder\n"
+        "from lab.with_packages import prepare, remembered\nfrom sba.packages import PackageError\n"
+        "state = StateFolder.at(Path(sys.argv[1]))\n"
+        "try:\n    prepare(state, [Path(sys.argv[2])])\n"
+        "except PackageError as error:\n    print(error, remembered(state))\n"
+    )  # in a process of its own: what was imported once stays
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(state.root), str(folder)], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(rf"the package odd-nf cannot be loaded: .*{said}.* \(\)\n", done.stdout), done.stdout
+
+
+def test_a_state_folder_below_a_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with pytest.raises(PackageError, match=r"the state folder .*afile/x cannot be written: .*afile is a file"):
+        remembered(StateFolder.at(tmp_path / "afile" / "x"))
 
 
 @pytest.mark.parametrize("module", ["sba", "json"])

@@ -43,13 +43,17 @@ def test_the_last_fault_counts_and_the_last_line_without_one(tmp_path):
     assert fault_line(write(tmp_path, event("a"), event("b"))) == event("b")
     assert fault_line(tmp_path / "none.log") == ""
     assert lines(tmp_path / "none.log") == []
-    assert len(fault_line(write(tmp_path, "x" * 5000))) == 400
+    assert len(fault_line(write(tmp_path, "x" * 5000))) == 800
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         (event("start-failed", "error", error="no port"), "no port"),
+        (
+            event("start-failed", "error", error="'x'", kind="KeyError", at="/p/node.py:4 in f"),
+            "KeyError: 'x' (/p/node.py:4 in f)",
+        ),
         (event("http-handler-failed", "error", error="", fault="f"), "f"),
         (event("odd", "error"), "odd"),
         (event("nrf-unreachable", "warning", cause="refused"), "refused"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -215,7 +216,8 @@ def test_a_node_that_ends_at_its_start(tmp_path: Path) -> None:
     home = package(tmp_path, "falls", NODE.format(body="raise LookupError('no such table of mine')"))
     lab = with_node(tmp_path, "falls", {"most": 3})
     said = failing(lab, "--with", str(home))
-    assert_told(said, "mine", "ended with exit code 1: no such table of mine")
+    assert_told(said, "mine", "ended with exit code 1: LookupError: no such table of mine (")
+    assert re.search(r"/falls/node\.py:\d+ in \w+\)", said[0]["error"])
     assert json.loads(said[0]["log_line"])["kind"] == "LookupError"
 
 
@@ -261,9 +263,10 @@ def test_a_kind_that_nobody_brings(tmp_path: Path) -> None:
 def test_a_node_whose_module_cannot_be_imported(tmp_path: Path, code: str, why: str) -> None:
     home = package(tmp_path, "broken", code)
     lab = with_node(tmp_path, "broken", {})
-    (_, found) = lines_of(lab, "--with", str(home))
-    assert found.startswith(f"{place(lab, 'kind:')}: extra_nodes[0].kind: ")
+    (found,) = lines_of(lab, "--with", str(home))
+    assert found.startswith("imslab: the package broken cannot be loaded: ")
     assert why.format(home=home) in found
+    assert found.endswith(f", named in {home}/pyproject.toml")
 
 
 def test_every_fault_of_a_description_at_once(tmp_path: Path) -> None:

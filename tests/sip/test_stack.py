@@ -165,7 +165,7 @@ async def test_tls_peer_of_another_authority_is_no_transport(tmp_path):
 @on_the_loop
 async def test_a_tls_connection_waits_for_what_is_to_be_known_before_it_but_not_for_ever(tmp_path):
     alice, bob = Identity(tmp_path, "alice"), Identity(tmp_path, "bob")
-    pair = Pair(limits=StackLimits(connect_deadline=0.3))
+    pair = Pair(limits=StackLimits(connect_deadline=2.0))
     listener = await pair.callee.listen("TLS", "127.0.0.1", 0, role="gm", tls=bob.settings(alice))
     asked = []
     pair.caller.set_client_tls("gm", alice.settings(bob), lambda name, dial: asked.append((name, dial)))

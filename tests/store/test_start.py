@@ -1,6 +1,7 @@
 """A node whose store cannot be had says so, and nothing that happens afterwards hides it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -72,6 +73,8 @@ def test_a_node_that_falls_half_open_says_why_it_could_not_start(tmp_path):
     assert status == 1
     assert events["start-failed"]["error"] == "half open"
     assert events["start-failed"]["kind"] == "LookupError"
+    assert re.fullmatch(r".*/tests/store/test_start\.py:\d+ in \w+", events["start-failed"]["at"])
+    assert events["start-failed"]["at"] == events["start-traceback"]["frames"][0]
     assert events["stop-failed"]["level"] == "warning"
 
 
