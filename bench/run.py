@@ -14,6 +14,7 @@ BENCHES = {
     "up": [],
     "calls": [],
     "tracing": [],
+    "console": ["--calls", "1000"],
     "kms": ["--operations", "50", "--tickets", "100", "10000", "100000"],
 }
 
