@@ -129,7 +129,7 @@ class Ue(NetworkFunction):
         if self.settings.register_at_start or before is not None:
             mechanisms = tuple(before["mechanisms"]) if before is not None else self.settings.media_security
             expires = int(before["expires"]) if before is not None else self.settings.expires_s
-            self.agent.spawn(self._registrar.register(Wish(mechanisms, expires, RegisterOptions())))
+            self.agent.spawn(self._registrar.resume(Wish(mechanisms, expires, RegisterOptions())))
 
     async def _remember(self) -> None:
         """Store the card's sequence numbers, and whether the UE is registered."""

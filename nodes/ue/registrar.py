@@ -139,6 +139,12 @@ class Registrar:
             await self._procedure(wish, Event.START, wish.expires)
         return self.registration
 
+    async def resume(self, wish: Wish) -> None:
+        """Register as nobody asks for just now, when the UE starts: what the network cannot do yet is tried again."""
+        await self.register(wish)
+        if self.registration.state is State.IDLE and self.wish is wish:
+            self._recover()
+
     async def deregister(self) -> Registration:
         """End the registration (DR-1); without one nothing is sent."""
         self._stop_recovery()

@@ -19,9 +19,16 @@ import pytest
 
 from lab.state import StateFolder
 from lab.subscribers import load
-from tests.e2e.lab import Lab
+from tests.e2e.lab import Lab, running
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of these tests alone: a client that has gone leaves its contact behind."""
+    with running(tmp_path_factory.mktemp("clients")) as own:
+        yield own
 
 
 class Console:

@@ -78,7 +78,7 @@ def test_every_node_returns_from_kill_9_with_what_it_kept(lab: LabOnPostgres) ->
         os.kill(int(node["pid"]), signal.SIGKILL)
     for name, node in before.items():
         lab.wait_back(name, int(node["pid"]))
-    lab.wait(lambda: lab.json("status")["registrations"] == registered, 20, "a registration is lost")
+    lab.wait(lambda: lab.json("status")["registrations"] == registered, 60, "a registration is lost")
     resolved = lab.json("ticket", "resolve", "bob", ticket)
     assert resolved["responder"] == "sip:bob@ims.test"
     assert lab.call("bob", "alice", "--security", "e2ae-sdes", "--seconds", "1")["result"] == "established"

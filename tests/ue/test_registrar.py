@@ -1,5 +1,7 @@
 import pytest
 
+from nodes.ue.config import RegisterOptions
+from nodes.ue.registrar import Wish
 from nodes.ue.registration import State
 from sba.testing import async_test
 from signalling.aka.digest import DigestCredentials
@@ -292,3 +294,24 @@ async def test_recovery_waits_as_long_as_the_network_says(tmp_path):
         refused_at = clock.seconds()
         await until(lambda: site.ue.registrar.registration.state is State.REG)
         assert clock.seconds() - refused_at >= 0.9
+
+
+@pytest.mark.attack("T9")
+@async_test
+async def test_a_ue_that_starts_while_the_network_is_not_there_yet_goes_on_trying(tmp_path):
+    async with Site(tmp_path) as site:
+        registrar = site.ue.registrar
+        site.pcscf.script = [answer(500), answer(500)]
+        await registrar.resume(Wish(("sdes-srtp",), 600_000, RegisterOptions()))
+        assert registrar.registration.state is State.IDLE
+        await until(lambda: registrar.registration.state is State.REG)
+        assert len(site.pcscf.of("REGISTER")) == 4
+
+
+@async_test
+async def test_a_ue_that_starts_and_is_refused_for_good_does_not_try_again(tmp_path):
+    async with Site(tmp_path) as site:
+        site.pcscf.script = [answer(403)]
+        await site.ue.registrar.resume(Wish(("sdes-srtp",), 600_000, RegisterOptions()))
+        assert site.ue.registrar.registration.state is State.FAILED
+        assert site.ue.registrar._recovery is None
