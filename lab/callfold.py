@@ -130,8 +130,7 @@ class CallRecord:
         self.cseq, self.spoken_ns = number, span.start_ns
         self.trace_id, self.caller_node = span.trace_id, span.node
         final = _final(span)
-        status = span.number("sip.status_code") or (_status(final) if final is not None else 0)
-        self.sip_status = status if 200 <= status < 700 else 0
+        self.sip_status = _final_status(span.number("sip.status_code") or (_status(final) if final is not None else 0))
         self.final_ns = (final.time_ns if final is not None else span.end_ns) if self.sip_status else 0
         self.reason = _said(final) if final is not None and self.sip_status >= 300 else ""
 
@@ -150,7 +149,7 @@ class CallRecord:
         self.to_uri = self.to_uri or identity(span.text("imslab.call.target"))
         if self.spoken_ns or span.text("imslab.call.result") in ("", "established"):
             return
-        self.caller_node, self.sip_status = span.node, span.number("sip.status_code")
+        self.caller_node, self.sip_status = span.node, _final_status(span.number("sip.status_code"))
         self.reason = span.text("imslab.call.reason")[:LONGEST_REASON]
         self.final_ns = span.end_ns
         if not self.sip_status:
@@ -230,6 +229,11 @@ def _responses(span: Span) -> Iterator[SpanEvent]:
 def _final(span: Span) -> SpanEvent | None:
     finals = [event for event in _responses(span) if _status(event) >= 200]
     return min(finals, key=lambda event: event.time_ns, default=None)
+
+
+def _final_status(status: int) -> int:
+    """A final status (RFC 3261 7.2), 0 for what is none."""
+    return status if 200 <= status < 700 else 0
 
 
 def _cseq(span: Span) -> int:

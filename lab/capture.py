@@ -236,7 +236,8 @@ class LiveCapture:
             self._begin.set()
 
     def _has_begun(self, node: str, what: str) -> None:
-        if (node, what) in self._begun:
+        known = (node, what) in self._begun
+        if known and (what != MEDIA or (node, "messages") not in self._begun):  # a gateway gives both
             self._returned.append(node)
         self._begun.add((node, what))
         self.faults.pop(node, None)

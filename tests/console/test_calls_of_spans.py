@@ -90,6 +90,12 @@ def test_a_call_that_its_own_ue_refuses_is_told_by_its_key_press_alone(status, r
     assert (record.reason, record.over_ns) == ("no ticket", BASE + SECOND // 4)
 
 
+@pytest.mark.attack("T9")
+@pytest.mark.parametrize("status", [100, 700, 1 << 70])
+def test_a_key_press_that_tells_no_final_status_tells_none(status):
+    assert (folded([placed("refused", status)]).sip_status, folded([placed("refused", status)]).result) == (0, "failed")
+
+
 @pytest.mark.parametrize("status", [486, 200])
 def test_of_a_call_that_went_out_the_answer_speaks_and_not_the_key_press(status):
     spans = [placed("refused" if status > 299 else "established", status), invite(CALL, "alice", BASE, status=status)]
