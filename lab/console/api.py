@@ -102,15 +102,21 @@ class Api:
         return {"registrations": [*await self._view.registrations()]}
 
     async def _register(self, ask: Ask) -> Json:
-        answered = await self._operation("register", {"user": ask.parts["name"]})
+        answered = await self._changes_registration("register", ask)
         return _shown(answered, "user", "registered", "sip_status", "reason", "trace_id", "media_mechanisms")
 
     async def _deregister(self, ask: Ask) -> Json:
-        answered = await self._operation("deregister", {"user": ask.parts["name"]})
+        answered = await self._changes_registration("deregister", ask)
         return {
             **_shown(answered, "user", "registered", "sip_status", "reason", "trace_id", "media_mechanisms"),
             "media_mechanisms": [],
         }
+
+    async def _changes_registration(self, name: str, ask: Ask) -> Params:
+        try:
+            return await self._operation(name, {"user": ask.parts["name"]})
+        finally:
+            self._view.forget_statuses()
 
     async def _operation(self, name: str, params: Params) -> Params:
         async def silent(item: Params) -> None:

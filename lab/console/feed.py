@@ -152,6 +152,8 @@ class Feed:
                 self._events.missed()
                 continue
             await self._tell_calls(calls)
+            if users:
+                self._view.forget_statuses()
             for user in users & set(self._host.lab.users):
                 status = await self._view.ask_ue(user)
                 self._events.send("registration", self._view.registration(user, status))

@@ -128,6 +128,11 @@ class LabView:
         serving = {user: said.pcscf for user, said in known if isinstance(said, ue_control_pb2.StatusResponse)}
         return [link.document() for link in links(self.places(), serving)]
 
+    def forget_statuses(self) -> None:
+        """Ask the UEs anew at the next question: what one of them said before does not hold any more."""
+        self._statuses = (float("-inf"), self._statuses[1])
+        self._asking = None  # asked before, perhaps answered before: of no use to who comes now
+
     async def statuses(self) -> dict[str, ue_control_pb2.StatusResponse | str]:
         """Return what every software UE says of itself, or why it says nothing; asked at most once in ``FRESH_S``."""
         asked, known = self._statuses
@@ -140,7 +145,8 @@ class LabView:
     async def _ask_ues(self) -> dict[str, ue_control_pb2.StatusResponse | str]:
         users = [user.name for user in self.lab.users.values() if user.software_ue]
         found = dict(zip(users, await asyncio.gather(*map(self.ask_ue, users)), strict=True))
-        self._statuses = (time.monotonic(), found)
+        if self._asking is asyncio.current_task():  # nothing has changed since
+            self._statuses = (time.monotonic(), found)
         return found
 
     async def ask_ue(self, name: str) -> ue_control_pb2.StatusResponse | str:

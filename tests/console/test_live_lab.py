@@ -264,6 +264,14 @@ async def test_users_come_and_go_by_hand(lab: Lab) -> None:
         rows = {each["user"]: each for each in (await page.ask("/api/registrations"))["registrations"]}
         assert rows["erin"]["registered"] is False
 
+        # However quickly one asks after a change, its answer is of after it.
+        for action in ("register", "deregister", "register", "deregister"):
+            asked_before = asyncio.create_task(page.ask("/api/registrations"))
+            assert (await page.tell(f"/api/users/erin/{action}", {}))["registered"] is (action == "register")
+            rows = {each["user"]: each for each in (await page.ask("/api/registrations"))["registrations"]}
+            assert rows["erin"]["registered"] is (action == "register")
+            await asked_before
+
 
 @async_test
 async def test_calls_are_found_by_user_call_id_and_trace_and_lists_are_checked(lab: Lab) -> None:

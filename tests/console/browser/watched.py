@@ -78,10 +78,12 @@ class Watched:
         self.page.evaluate("hash => { location.hash = hash; }", f"#{view}")
 
     def call(self, call_id: str, **parameters: str) -> None:
-        """Open a call and wait for its ladder."""
+        """Open a call and wait for it, and for its ladder unless another tab is asked for."""
         tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         self.go(f"/call/{quote(call_id, safe='')}" + (f"?{tail}" if tail else ""))
         expect(self.page.locator("main .copyable").first).to_contain_text(call_id)
+        if "tab" not in parameters:
+            expect(self.steps().first).to_be_attached()
 
     def steps(self) -> Locator:
         """Steps of the ladder that is shown."""
