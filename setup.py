@@ -1,9 +1,11 @@
-"""Build hook: compile the contracts in ``protos/``; put the default lab description beside the lab's code."""
+"""Build hooks: compile the contracts in ``protos/``, the packet loop of the relay where there is a C compiler, and put
+the default lab description beside the lab's code.
+"""
 
 import runpy
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -20,4 +22,12 @@ class BuildWithContracts(build_py):
             self.copy_file(str(ROOT / "config" / "lab.yaml"), str(Path(self.build_lib) / "lab" / "lab.yaml"))
 
 
-setup(cmdclass={"build_py": BuildWithContracts})
+def packet_loop() -> Extension:
+    """Return the relay's extension; without a compiler it is left out, and the relay runs interpreted."""
+    build = runpy.run_path(str(ROOT / "media" / "relay" / "compiled_build.py"))
+    extension = build["builder"]().distutils_extension("build/packet_loop")
+    extension.optional = True
+    return extension
+
+
+setup(cmdclass={"build_py": BuildWithContracts}, ext_modules=[packet_loop()])

@@ -124,7 +124,7 @@ def up(
 @state_option
 @json_option
 def status(state: Path | None, as_json: bool) -> None:
-    """Show every node: state, process, address, restarts."""
+    """Show every node: state, process, address, restarts; and which packet loop each gateway runs."""
     answer = ask_supervisor(state, "status")
     if as_json:
         echo_json(answer)
@@ -133,6 +133,9 @@ def status(state: Path | None, as_json: bool) -> None:
     from lab.show import node_table
 
     node_table(rows_of(answer))
+    loops = answer.get("packet_loops") if isinstance(answer, dict) else None
+    for gateway, loop in loops.items() if isinstance(loops, dict) else ():
+        click.echo(one_line(f"{gateway}: packet loop {loop}"))
 
 
 def _in_containers(folder: StateFolder) -> bool:

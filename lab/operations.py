@@ -105,11 +105,14 @@ class Operations:
 
     async def _status(self, params: Params, progress: Progress) -> Json:
         del params, progress
-        registered, streams = await asyncio.gather(self._registered(), self._media_streams())
+        registered, streams, loops = await asyncio.gather(
+            self._registered(), self._media_streams(), self._packet_loops()
+        )
         return {
             "nodes": self._nodes(),
             "registrations": registered,
             "media_streams": streams,
+            "packet_loops": loops,
             "telemetry": dict(self.store.counts()),
             "start_s": self._start_s(),
             "console": self.console.url,
@@ -141,6 +144,15 @@ class Operations:
                 return 0
 
         return sum(await asyncio.gather(*(one(gateway) for gateway in self._serving("imsagw"))))
+
+    async def _packet_loops(self) -> Params:
+        """Which packet loop each gateway runs, and why, as it told the NRF."""
+        try:
+            profiles = await self.operator.profiles()
+        except RemoteProblem:
+            return {}
+        found = {profile.instance_name: profile.attributes.get("packet_loop", "") for profile in profiles}
+        return {name: loop for name, loop in sorted(found.items()) if loop}
 
     def _nodes(self) -> list[Json]:
         return [plain(row) for row in self._supervisor.status()]

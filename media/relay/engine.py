@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from media.relay.batch import Batch
+from media.relay.compiled import CompiledFlow, CompiledLoop, why_not_compiled
 from media.relay.fast_path import VIEWS, Flow, ReceivePackets
 from media.relay.interface import (
     MAX_DATAGRAM,
@@ -51,8 +52,9 @@ class RelayEngine:
     """Streams and the loop over them. Call :meth:`step` whenever :meth:`fileno` is readable, and :meth:`tick` now and
     then.
 
-    `clock` gives seconds that never go back; `port_range` limits the ports given out (containers).
-    Raises RelayUnavailableError when the SRTP library is not the one that was tested.
+    `clock` gives seconds that never go back; `port_range` limits the ports given out (containers); `compiled` says
+    which loop carries packets, None: the compiled one where there is one.
+    Raises RelayUnavailableError when the SRTP library is not the one that was tested, or no compiled loop is there.
     """
 
     def __init__(
@@ -62,15 +64,18 @@ class RelayEngine:
         port_range: tuple[int, int] | None = None,
         notify: Callable[[RelayEvent], None] = _ignore,
         mirror: Callable[[TappedPacket], None] = _ignore,
+        compiled: bool | None = None,
     ) -> None:
         run_self_test()
         self._clock = clock
+        self._loop = CompiledLoop() if (not why_not_compiled() if compiled is None else compiled) else None
         self._pool = PortPool(clock, port_range)
         self._buffer = PacketBuffer(MAX_DATAGRAM + 1)
         self._batch = Batch(VIEWS)
         self._epoll = select.epoll()
         self._receivers: dict[int, ReceivePackets] = {}
         self._flows: dict[Port, Flow] = {}
+        self._by_descriptor: dict[int, CompiledFlow] = {}
         self._streams: dict[str, Stream] = {}
         self._unseen: list[str] = []
         """Streams the present round of ticks has yet to look at."""
@@ -84,16 +89,24 @@ class RelayEngine:
         return self._epoll.fileno()
 
     @property
+    def loop(self) -> str:
+        """See :attr:`media.relay.interface.Relay.loop`."""
+        return "compiled" if self._loop is not None else f"interpreted: {why_not_compiled() or 'as was asked'}"
+
+    @property
     def stream_ids(self) -> list[str]:
         """Names of the streams there are."""
         return list(self._streams)
 
     def step(self, timeout: float = 0.0) -> int:
         """Wait up to `timeout` seconds, handle what is there, return the number of ports that had packets."""
-        events = self._epoll.poll(timeout)
-        now = self._clock()
-        receivers, busy = self._receivers, len(events) > _BUSY
-        for descriptor, _ in events:
+        if self._loop is None:
+            ready = [descriptor for descriptor, _ in self._epoll.poll(timeout)]
+            found, now = len(ready), self._clock()
+        else:
+            found, ready, now = self._run(self._loop, timeout)
+        receivers, busy = self._receivers, found > _BUSY
+        for descriptor in ready:
             try:
                 receiver = receivers[descriptor]
             except KeyError:  # closed by an earlier packet of this round
@@ -104,7 +117,20 @@ class RelayEngine:
             if len(packet) <= MAX_DATAGRAM:
                 self._buffer.load(packet)
                 self._slow.receive(side, port, address, now)
-        return len(events)
+        return found
+
+    def _run(self, loop: CompiledLoop, timeout: float) -> tuple[int, list[int], float]:
+        """Let the compiled loop carry what it can; returns what it found, the descriptors left over, and the time."""
+        found = loop.run(self._epoll.fileno(), timeout, -1.0 if self._clock is time.monotonic else self._clock())
+        now = self._clock()
+        ready = loop.others()
+        flows = self._by_descriptor
+        looks = [(flows[descriptor], packet) for descriptor, packet in loop.handed_back() if descriptor in flows]
+        for flow in [flows[descriptor] for descriptor in loop.noted() if descriptor in flows]:
+            flow.settle()
+        for flow, packet in looks:
+            flow.closer_look(packet, now)
+        return found, ready, now
 
     def tick(self, share: float = 1.0) -> None:
         """Report silence and keys near their end, end grace times.
@@ -287,11 +313,23 @@ class RelayEngine:
             return
         self._flows.pop(port, None)
         if stale is not None:
-            stale.retire()
+            self._retire(stale)
         if port.flow is not None:
-            self._flows[port] = Flow(side, port, self._buffer, self._batch, self._slow, self._receivers)
+            self._flows[port] = self._new_flow(side, port, port.flow.fileno())
             self._epoll.register(port.flow.fileno(), select.EPOLLIN)
         self._refresh(side.stream, self._clock())
+
+    def _new_flow(self, side: StreamSide, port: Port, descriptor: int) -> Flow:
+        parts = side, port, self._buffer, self._batch, self._slow, self._receivers
+        if self._loop is None:
+            return Flow(*parts)
+        self._by_descriptor[descriptor] = flow = CompiledFlow(*parts, self._loop)
+        return flow
+
+    def _retire(self, flow: Flow) -> None:
+        flow.retire()
+        if self._by_descriptor.get(flow.descriptor) is flow:
+            del self._by_descriptor[flow.descriptor]
 
     def _close_side(self, side: StreamSide) -> None:
         for port in side.ports:
@@ -299,7 +337,7 @@ class RelayEngine:
             self._receivers.pop(port.catch.fileno(), None)
             flow = self._flows.pop(port, None)
             if flow is not None:
-                flow.retire()
+                self._retire(flow)
             port.close()
         side.stream.sides.pop(side.name, None)
         self._later = [entry for entry in self._later if entry[0] is not side]

@@ -46,12 +46,13 @@ def _lasting(lifetime: Lifetime) -> bool:
     return lifetime.srtp - lifetime.srtp_used >= LIFETIME_MARGIN
 
 
-def _trailer(context: Receiver | Sender | None) -> int:
+def trailer_of(context: Receiver | Sender | None) -> int:
+    """Octets that tag and MKI add to an RTP packet; 0 without protection."""
     return 0 if context is None else context.keys.suite.srtp_tag_length + context.session.mki_length
 
 
 @dataclass(slots=True)
-class _Path:
+class Path:
     """The closures of one open quick way."""
 
     receive: ReceivePackets
@@ -74,7 +75,7 @@ class Flow:
         receivers: MutableMapping[int, ReceivePackets],
     ) -> None:
         self.sock = port.flow
-        self._descriptor = port.flow.fileno() if port.flow is not None else -1
+        self.descriptor = port.flow.fileno() if port.flow is not None else -1
         self._side = side
         self._port = port
         self._peer = port.destination
@@ -82,7 +83,7 @@ class Flow:
         self._batch = batch
         self._slow = slow
         self._receivers = receivers
-        self._path: _Path | None = None
+        self._path: Path | None = None
         self._entry: ReceivePackets = self._receive_carefully
 
     def refresh(self, now: float) -> None:
@@ -99,7 +100,7 @@ class Flow:
 
     def _enter(self) -> None:
         self._entry = self._receive_carefully if self._path is None else self._path.receive
-        self._receivers[self._descriptor] = self._entry
+        self._receivers[self.descriptor] = self._entry
 
     def settle(self) -> None:
         """Add what went the quick way to the counters of both sides."""
@@ -110,8 +111,8 @@ class Flow:
         """Count the last packets and leave the loop's table."""
         self.settle()
         self._path = None
-        if self._receivers.get(self._descriptor) is self._entry:
-            del self._receivers[self._descriptor]
+        if self._receivers.get(self.descriptor) is self._entry:
+            del self._receivers[self.descriptor]
 
     def _ready(self, now: float) -> bool:
         side, port, far = self._side, self._port, self._side.far
@@ -140,7 +141,7 @@ class Flow:
         if self._peer is not None:
             self._slow.receive(self._side, self._port, self._peer, now)
 
-    def _careful_slot(self, octets: bytearray, size: int, now: float) -> None:
+    def _careful_slot(self, octets: bytes | bytearray, size: int, now: float) -> None:
         self._buffer.load(bytes(octets[:size]))
         self._careful(now)
 
@@ -161,7 +162,7 @@ class Flow:
         else:
             self._slow.drop(side, cause)
 
-    def _quick_way(self) -> _Path:  # noqa: C901 - one body: a call costs as much as a check
+    def _quick_way(self) -> Path:  # noqa: C901 - one body: a call costs as much as a check
         side, sock = self._side, self.sock
         far = side.far
         assert far is not None
@@ -171,10 +172,10 @@ class Flow:
         receive_into, send, send_train = sock.recv_into, far.rtp.flow.send, far.rtp.flow.sendmsg
         unprotect = receiver.session.rtp if receiver is not None else None
         protect = sender.session.rtp if sender is not None else None
-        shortest = 12 + _trailer(receiver)
-        growth = _trailer(sender) - _trailer(receiver)
+        shortest = 12 + trailer_of(receiver)
+        growth = trailer_of(sender) - trailer_of(receiver)
         sources, rate, length, batch = side.sources, side.config.clock_rate, self._buffer.length, self._batch
-        receive_many, descriptor, sizes, slots = batch.receive, self._descriptor, batch.sizes, batch.slots
+        receive_many, descriptor, sizes, slots = batch.receive, self.descriptor, batch.sizes, batch.slots
         one, (first_octets, _, _, first_place) = slots[:1], slots[0]
         unpack, quick, simple, longest = _HEADER.unpack_from, _QUICK, _SIMPLE, QUICK_OCTETS
         careful, failed, send_again = self._careful_slot, self._failed, self._send_again
@@ -305,5 +306,5 @@ class Flow:
             if moved != before:
                 active = now
 
-        path = _Path(receive, settle)
+        path = Path(receive, settle)
         return path

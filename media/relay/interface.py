@@ -308,6 +308,11 @@ class Relay(ABC):
         """Commands that were given and not answered yet."""
         return 0
 
+    @property
+    def loop(self) -> str:
+        """Which loop carries the packets: ``compiled``, or ``interpreted`` and why."""
+        return "interpreted"
+
     @abstractmethod
     async def add(self, config: StreamConfig) -> Mapping[Side, LocalAddress]:
         """Open the ports of a stream. Raises DuplicateStreamError, BadStreamConfigError, PortsExhaustedError,

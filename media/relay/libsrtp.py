@@ -135,6 +135,14 @@ def _library() -> "_C":
     return library  # importing the wheel has initialised it
 
 
+def transform_addresses() -> tuple[int, int, int, int]:
+    """Return where the library's srtp_protect, srtp_unprotect, srtp_protect_mki and srtp_unprotect_mki are."""
+    library = cast("cffi.FFI.CData", _library())
+    names = ("srtp_protect", "srtp_unprotect", "srtp_protect_mki", "srtp_unprotect_mki")
+    first, second, third, fourth = (int(_ffi.cast("uintptr_t", _ffi.addressof(library, name))) for name in names)
+    return first, second, third, fourth
+
+
 @dataclass(slots=True)
 class _Policy:
     """A policy and the memory it points to, wiped when the call that reads it is over."""
@@ -237,6 +245,11 @@ class Session:
         mki = bool(keys.keys[0].mki_length)
         self.rtp, self.rtcp = self._transforms(mki=mki)
         self.mki_length = keys.keys[0].mki_length
+
+    @property
+    def address(self) -> int:
+        """Where the session is, for code outside the interpreter; good for as long as this object."""
+        return int(_ffi.cast("uintptr_t", self._session))
 
     @property
     def _wildcard(self) -> int:

@@ -83,6 +83,7 @@ class RelayProcess(Relay):
         self._events: EventListener | None = None
         self._taps: TapListener | None = None
         self._closed = False
+        self._kind = ""
         self.on_death: Callable[[], None] | None = None
 
     @classmethod
@@ -146,6 +147,11 @@ class RelayProcess(Relay):
         return len(self._waiting)
 
     @property
+    def loop(self) -> str:
+        """See :class:`Relay`."""
+        return self._kind
+
+    @property
     def alive(self) -> bool:
         """Whether commands can still be given."""
         return not self._closed
@@ -172,6 +178,7 @@ class RelayProcess(Relay):
                 self._events(wire.read_event(frame))
         elif "ready" in frame:
             if frame["ready"]:
+                self._kind = wire.text(frame["loop"])
                 self._ready.set_result(None)
             else:
                 self._ready.set_exception(RelayUnavailableError(wire.text(frame["message"])))

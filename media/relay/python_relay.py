@@ -49,6 +49,11 @@ class PythonRelay(Relay):
         self.engine.tick()
         self._timer = self._loop.call_later(_TICK_S, self._tick)
 
+    @property
+    def loop(self) -> str:
+        """See :class:`Relay`."""
+        return self.engine.loop
+
     async def add(self, config: StreamConfig) -> Mapping[Side, LocalAddress]:
         """See :class:`Relay`."""
         return self.engine.add(config)

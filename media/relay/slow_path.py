@@ -79,15 +79,16 @@ class SlowPath:
             self._left = None
         return cause
 
-    def drop(self, side: StreamSide, cause: DropCause) -> None:
-        """Count a drop on the side the packet came in; tell when failures pass a threshold."""
-        side.drops[cause] += 1
+    def drop(self, side: StreamSide, cause: DropCause, count: int = 1) -> None:
+        """Count drops on the side the packets came in; tell when failures pass a threshold."""
+        side.drops[cause] += count
         if cause not in _FAILURES:
             return
         authentication = side.drops[DropCause.AUTH_FAILED] + side.drops[DropCause.MKI]
         replays = side.drops[DropCause.REPLAYED]
         if authentication + replays >= side.failure_threshold:
-            side.failure_threshold *= 10
+            while authentication + replays >= side.failure_threshold:
+                side.failure_threshold *= 10
             self._notify(SrtpFailures(side.stream.stream_id, side.name, authentication, replays))
 
     def _judge(self, side: StreamSide, port: Port, address: Address, now: float, *, rtcp: bool) -> DropCause | None:

@@ -74,7 +74,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the parent closes the socket, or asks to close, and nobody takes its place."""
-        self._send({"ready": True})
+        self._tell_ready()
         packets = self._engine.fileno()
         next_tick = time.monotonic() + TICK_S
         while (not self._closing or self._outgoing) and time.monotonic() < self._until:
@@ -94,6 +94,9 @@ class Worker:
         self._engine.close()
         if self._refuge is not None:
             self._refuge.remove()
+
+    def _tell_ready(self) -> None:
+        self._send({"ready": True, "loop": self._engine.loop})
 
     def _heed(self) -> bool:
         """Read commands; False when the other end is gone or, with a refuge, is none that knows them."""
@@ -126,7 +129,7 @@ class Worker:
             connection.settimeout(0.0)
             self._control, self._until = connection, float("inf")
             self._poll.register(connection.fileno(), select.EPOLLIN)
-            self._send({"ready": True})
+            self._tell_ready()
 
     def _carry(self) -> None:
         """Stay with the packets while there are many, but not so long that a command waits for more than a moment."""

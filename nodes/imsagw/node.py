@@ -129,8 +129,9 @@ class ImsAgw(NetworkFunction):
         ]
 
     def attributes(self) -> dict[str, str]:
-        """Whether SRTP is carried and where the packets are handled."""
-        return {"srtp": self.settings.srtp, "relay": self.settings.relay, "epoch": self.gateway.epoch}
+        """Whether SRTP is carried, where the packets are handled, and by which loop."""
+        where = {"relay": self.settings.relay, "packet_loop": self.gateway.relay.loop}
+        return {"srtp": self.settings.srtp, "epoch": self.gateway.epoch, **where}
 
     def work_left(self) -> tuple[int, str]:
         """Calls whose media is here."""

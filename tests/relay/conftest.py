@@ -1,14 +1,31 @@
-"""Ends of a stream, closed after the test."""
+"""Ends of a stream, closed after the test, around either packet loop."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from media.relay.compiled import why_not_compiled
 from tests.relay.ends import Ends
+
+LOOPS = ("interpreted", "compiled")
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The packet loop that engines and worker processes of the test run."""
+    chosen = str(request.param)
+    monkeypatch.setenv("IMSLAB_PACKET_LOOP", "python" if chosen == "interpreted" else "compiled")
+    if chosen == "compiled" and why_not_compiled():
+        reason = f"no compiled packet loop: {why_not_compiled()}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return chosen
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
-    made = Ends()
+def ends(loop: str) -> Iterator[Ends]:
+    made = Ends(compiled=loop == "compiled")
     yield made
     made.close()

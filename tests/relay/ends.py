@@ -86,12 +86,14 @@ class Clock:
 class Ends:
     """A phone on the access side, a far end on the core side, the stream between them."""
 
-    def __init__(self, host: str = HOST) -> None:
+    def __init__(self, host: str = HOST, *, compiled: bool = False) -> None:
         self.host = host
         self.clock = Clock()
         self.events: list[RelayEvent] = []
         self.mirrored: list[TappedPacket] = []
-        self.engine = RelayEngine(clock=self.clock, notify=self.events.append, mirror=self.mirrored.append)
+        self.engine = RelayEngine(
+            clock=self.clock, notify=self.events.append, mirror=self.mirrored.append, compiled=compiled
+        )
         self.phone, self.far = udp(host), udp(host)
         self.others: list[socket.socket] = []
         self.receive_keys, self.send_keys = keys(), keys()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from keying.suites import SUITES
 from media.relay import DropCause, KeySet, Latched, Latching, Protection, Side, SrtpFailures
+from media.relay.compiled import why_not_compiled
 from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS
 from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp
 
@@ -421,8 +422,9 @@ def test_rtcp_with_a_cleared_e_bit_is_refused_even_with_a_good_tag(ends: Ends):
 PROTECTIONS = st.sampled_from([Protection.RTP, Protection.SRTP])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
+    compiled=st.sampled_from([False] if why_not_compiled() else [False, True]),
     access=PROTECTIONS,
     core=PROTECTIONS,
     mux=st.booleans(),
@@ -435,8 +437,8 @@ PROTECTIONS = st.sampled_from([Protection.RTP, Protection.SRTP])
         max_size=40,
     ),
 )
-def test_counters_add_up_whatever_is_thrown(access, core, mux, packets):
-    ends = Ends()
+def test_counters_add_up_whatever_is_thrown(compiled, access, core, mux, packets):
+    ends = Ends(compiled=compiled)
     try:
         far_keys = keys(), keys()
         ends.open(

@@ -30,6 +30,7 @@ from media.relay import (
 from sba.testing import async_test
 from tests.relay.ends import HOST, context, keys, rtp, udp
 
+pytestmark = pytest.mark.usefixtures("loop")
 KINDS = pytest.mark.parametrize("kind", ["process", "in-process"])
 
 

@@ -19,7 +19,7 @@ from sba.testing import async_test
 from tests.relay.ends import context, keys, rtp, udp
 from tests.relay.test_process import plain, read, secured
 
-pytestmark = pytest.mark.attack("T9")
+pytestmark = [pytest.mark.attack("T9"), pytest.mark.usefixtures("loop")]
 
 
 @asynccontextmanager
