@@ -1,22 +1,26 @@
 """The compiled packet loop: whether there is one, and its quick way as a drop-in for the interpreted one.
 
-`packet_loop.c` carries what the quick way carries, for all flows of an engine in one call. Everything else stays where
-it is: a packet that needs a closer look comes back and goes the careful way.
+`packet_loop.c` carries what the quick way carries, in threads of its own that need no interpreter, or in the engine's.
+Everything else stays where it is: a packet that needs a closer look comes back and goes the careful way. What both
+touch is guarded by holding the loop, which is what its context is.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+import select
+import socket
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 from media.relay import libsrtp
 from media.relay.batch import Batch
 from media.relay.contexts import CAUSE_OF, Source
-from media.relay.fast_path import Flow, Path, ReceivePackets, trailer_of
-from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS, DropCause, RelayUnavailableError
+from media.relay.fast_path import Flow, Path, ReceivePackets, rtcp_trailer_of, trailer_of
+from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS, Address, DropCause, Protection, RelayUnavailableError
 from media.relay.libsrtp import PacketBuffer, Session
 from media.relay.port import Port
 from media.relay.reference import SrtpSession
@@ -25,30 +29,71 @@ from media.relay.stream import StreamSide
 
 CHOICE = "IMSLAB_PACKET_LOOP"
 """Environment variable: ``python`` leaves a compiled loop unused, ``compiled`` refuses to run without it."""
-_EVENTS = 256
-_UNSENT = (DropCause.SEND_BLOCKED, DropCause.OVERSIZE, DropCause.UNREACHABLE)
+CAUSES = (
+    DropCause.AUTH_FAILED,
+    DropCause.REPLAYED,
+    DropCause.MKI,
+    DropCause.KEY_EXPIRED,
+    DropCause.TOO_SHORT,
+    DropCause.OVERSIZE,
+    DropCause.NOT_RTP,
+    DropCause.STUN,
+    DropCause.DTLS,
+    DropCause.WRONG_SOURCE,
+    DropCause.RATE_LIMITED,
+    DropCause.SEND_BLOCKED,
+    DropCause.UNREACHABLE,
+    DropCause.SSRC_LIMIT,
+)
+"""Causes by their numbers in `packet_loop.h`."""
+MOST_WORKERS = 16
+_NOTED_AT_ONCE = 256
+_FLOW, _STRANGERS = 0, 1
+_ADDRESS_OCTETS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Threads that carry packets: how many (0: as many as this process may use processors, up to 16), the processors
+    they are pinned to in turn (none: not pinned), and their priority (0: usual scheduling, 1 to 99: SCHED_FIFO)."""
+
+    count: int = 0
+    cpus: tuple[int, ...] = ()
+    priority: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many threads that makes here."""
+        return min(self.count or len(self.cpus) or len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 class _Fields(Protocol):
     """relay_flow; the arrays are only indexed."""
 
+    kind: int
     out: int
     open: int
+    opaque: int
+    muxed: int
     receiving: object
     sending: object
     receiving_mki: int
     sending_mki: int
     trailer: int
+    rtcp_trailer: int
     rate: float
-    last: float
     active: float
     packets: int
     octets_in: int
     octets_out: int
-    failed: list[int]
-    unsent: list[int]
+    dropped: int
+    rtcp_refused: int
+    drops: list[int]
+    known: object
+    has_known: int
     source_count: int
-    sources: list[_SourceFields]
+    source_limit: int
+    sources: object
 
 
 class _SourceFields(Protocol):
@@ -67,22 +112,33 @@ class _SourceFields(Protocol):
 class _Ffi(Protocol):
     NULL: object
 
-    def new(self, kind: str) -> object: ...
+    def new(self, kind: str, value: object = None) -> object: ...
     def cast(self, kind: str, value: int) -> object: ...
     def gc(self, value: object, destructor: object) -> object: ...
-    def buffer(self, value: object, size: int) -> memoryview: ...
+    def buffer(self, value: object, size: int = -1) -> memoryview: ...
 
 
 class _Lib(Protocol):
     loop_free: object
 
-    def loop_new(self, protect: object, unprotect: object, protect_mki: object, unprotect_mki: object) -> object: ...
+    def loop_new(
+        self, protect: object, unprotect: object, protect_mki: object, unprotect_mki: object, cause_of: object
+    ) -> object: ...
+    def loop_start(self, loop: object, cpu: int, priority: int) -> int: ...
+    def loop_stop(self, loop: object) -> None: ...
+    def loop_descriptor(self, loop: object) -> int: ...
+    def loop_notice(self, loop: object) -> int: ...
+    def loop_hold(self, loop: object) -> None: ...
+    def loop_release(self, loop: object) -> None: ...
+    def loop_set_time(self, loop: object, now: float) -> None: ...
     def loop_watch(self, loop: object, descriptor: int, flow: object) -> int: ...
-    def loop_run(self, loop: object, epoll: int, timeout_ms: int, now: float) -> int: ...
-    def loop_others(self, loop: object, into: object) -> int: ...
-    def loop_noted(self, loop: object, into: object) -> int: ...
+    def loop_reopen(self, loop: object, descriptor: int) -> int: ...
+    def loop_run(self, loop: object) -> int: ...
+    def loop_waiting(self, loop: object) -> int: ...
+    def loop_noted(self, loop: object, into: object, room: int) -> int: ...
     def loop_handed_back(self, loop: object) -> int: ...
     def loop_packet(self, loop: object, number: int, octets: object, size: object) -> int: ...
+    def loop_taken(self, loop: object) -> None: ...
 
 
 class _Extension(Protocol):
@@ -97,9 +153,14 @@ def _extension() -> tuple[_Extension | None, str]:
         found = cast("_Extension", import_module("media.relay._packet_loop"))
     except ImportError as error:
         return None, f"not built at installation, or not loadable: {error}"
-    lib = cast("dict[str, int]", {name: getattr(found.lib, name) for name in ("MAX_DATAGRAM", "TRAILER_LIMIT")})
-    wanted = {"MAX_DATAGRAM": MAX_DATAGRAM, "TRAILER_LIMIT": libsrtp.TRAILER_LIMIT}
-    if lib != wanted or cast("int", getattr(found.lib, "RELAY_SOURCES", 0)) < MAX_SSRCS:
+    wanted = {
+        "MAX_DATAGRAM": MAX_DATAGRAM,
+        "TRAILER_LIMIT": libsrtp.TRAILER_LIMIT,
+        "RELAY_CAUSES": len(CAUSES),
+        "ADDRESS_OCTETS": _ADDRESS_OCTETS,
+        **{f"DROP_{cause.name}": number for number, cause in enumerate(CAUSES)},
+    }
+    if any(cast("int | None", getattr(found.lib, name, None)) != value for name, value in wanted.items()):
         return None, "built from another version; install anew"
     return found, ""
 
@@ -112,22 +173,81 @@ def why_not_compiled() -> str:
     return _extension()[1]
 
 
+def _known_address(address: Address) -> bytes | None:
+    """Write an address as relay_flow.known has it; None for what is no plain IP address."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            host = socket.inet_pton(family, address[0])
+        except OSError:
+            continue
+        return host.ljust(16, b"\0") + address[1].to_bytes(2, "big")
+    return None
+
+
 class CompiledLoop:
-    """The loop of one engine. Raises RelayUnavailableError where there is none."""
+    """The loop over some of the streams of an engine; entered as a context it is held, as often as one likes.
+
+    Raises RelayUnavailableError where there is none.
+    """
 
     def __init__(self) -> None:
         extension, why = _extension()
         if extension is None:
             raise RelayUnavailableError(f"no compiled packet loop: {why}")
         self.ffi, self._lib = extension.ffi, extension.lib
-        functions = [self._pointer(address) for address in libsrtp.transform_addresses()]
-        made = self._lib.loop_new(*functions)
+        first, second, third, fourth = map(self._pointer, libsrtp.transform_addresses())
+        causes = [CAUSES.index(CAUSE_OF.get(status, DropCause.AUTH_FAILED)) for status in range(libsrtp.STATUSES)]
+        made = self._lib.loop_new(first, second, third, fourth, self.ffi.new("int[]", causes))
         if made == self.ffi.NULL:
-            raise RelayUnavailableError("no memory for the packet loop")
+            raise RelayUnavailableError("no memory or no descriptors for the packet loop")
         self._loop = self.ffi.gc(made, self._lib.loop_free)
-        self._numbers = self.ffi.new(f"int[{_EVENTS}]")
+        self._numbers = self.ffi.new(f"int[{_NOTED_AT_ONCE}]")
         self._octets = self.ffi.new("unsigned char **")
         self._size = self.ffi.new("int *")
+        self._depth = 0
+        self.threaded = False
+        self.streams = 0
+        """Streams given to this loop."""
+
+    def __enter__(self) -> Self:
+        """Hold the loop: nothing is carried until it is let go."""
+        if self.threaded and not self._depth:
+            self._lib.loop_hold(self._loop)
+        self._depth += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the loop go."""
+        self._depth -= 1
+        if self.threaded and not self._depth:
+            self._lib.loop_release(self._loop)
+
+    def start(self, cpu: int | None, priority: int) -> str:
+        """Carry packets in a thread from now on; returns what was not granted. Raises RelayUnavailableError."""
+        refused = ""
+        fault = self._lib.loop_start(self._loop, -1 if cpu is None else cpu, priority)
+        if fault and priority:
+            refused = f"SCHED_FIFO refused: {os.strerror(fault)}"
+            fault = self._lib.loop_start(self._loop, -1 if cpu is None else cpu, 0)
+        if fault:
+            where = "" if cpu is None else f" on processor {cpu}"
+            raise RelayUnavailableError(f"no thread for packets{where}: {os.strerror(fault)}")
+        self.threaded = True
+        return refused
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._lib.loop_stop(self._loop)
+        self.threaded = False
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there is something to do here: to run, or, with a thread, to take what it handed back."""
+        return self._lib.loop_notice(self._loop) if self.threaded else self._lib.loop_descriptor(self._loop)
+
+    def set_time(self, now: float) -> None:
+        """Take `now` for the time, whatever the clock says."""
+        self._lib.loop_set_time(self._loop, now)
 
     def _pointer(self, address: int) -> object:
         return self.ffi.cast("void *", address)
@@ -136,39 +256,86 @@ class CompiledLoop:
         """Return the memory of a flow; the loop keeps only a pointer to it."""
         return cast("_Fields", self.ffi.new("relay_flow *"))
 
+    def new_sources(self, count: int) -> Sequence[_SourceFields]:
+        """Return the memory of sources."""
+        return cast("Sequence[_SourceFields]", self.ffi.new("relay_source[]", count))
+
     def watch(self, descriptor: int, flow: _Fields | None) -> None:
         """Carry packets of a descriptor by `flow`; None: leave them to others. Raises RelayUnavailableError."""
         if self._lib.loop_watch(self._loop, descriptor, self.ffi.NULL if flow is None else flow):
+            raise RelayUnavailableError("no memory for another flow")
+
+    def reopen(self, descriptor: int) -> None:
+        """Go on with a flow that rested. Raises RelayUnavailableError."""
+        if self._lib.loop_reopen(self._loop, descriptor):
             raise RelayUnavailableError("no memory for another flow")
 
     def session(self, session: SrtpSession | None) -> object:
         """Return the pointer to a session of libsrtp."""
         return self._pointer(session.address) if isinstance(session, Session) else self.ffi.NULL
 
-    def run(self, epoll: int, timeout_s: float, now: float) -> int:
-        """Wait, carry what can be carried, return how many descriptors had something."""
-        return self._lib.loop_run(self._loop, epoll, max(0, int(timeout_s * 1000)), now)
+    def run(self) -> int:
+        """Carry what waits, where no thread does; returns how many descriptors had something."""
+        return self._lib.loop_run(self._loop)
 
-    def others(self) -> list[int]:
-        """Return descriptors of the last run that are no flow of this loop."""
-        count = self._lib.loop_others(self._loop, self._numbers)
-        return [cast("list[int]", self._numbers)[number] for number in range(count)]
+    def waiting(self) -> bool:
+        """Whether packets wait to be carried or to be taken. The loop is held."""
+        return bool(self._lib.loop_waiting(self._loop))
 
     def noted(self) -> list[int]:
-        """Return descriptors of the last run where a packet was dropped."""
-        count = self._lib.loop_noted(self._loop, self._numbers)
+        """Return descriptors where packets were dropped since the last call, up to 256 of them. The loop is held."""
+        count = self._lib.loop_noted(self._loop, self._numbers, _NOTED_AT_ONCE)
         return [cast("list[int]", self._numbers)[number] for number in range(count)]
 
-    def handed_back(self) -> Iterator[tuple[int, bytes]]:
-        """Yield descriptor and octets of each packet of the last run that needs a closer look."""
+    def take_handed_back(self) -> list[tuple[int, bytes]]:
+        """Return descriptor and octets of each packet that needs a closer look. The loop is held."""
+        taken = []
         for number in range(self._lib.loop_handed_back(self._loop)):
             descriptor = self._lib.loop_packet(self._loop, number, self._octets, self._size)
             size = cast("list[int]", self._size)[0]
-            yield descriptor, bytes(self.ffi.buffer(cast("list[object]", self._octets)[0], size))
+            taken.append((descriptor, bytes(self.ffi.buffer(cast("list[object]", self._octets)[0], size))))
+        self._lib.loop_taken(self._loop)
+        return taken
+
+
+class _Counted:
+    """What a relay_flow counted and nobody took over yet."""
+
+    def __init__(self, fields: _Fields) -> None:
+        self._fields = fields
+        self._packets = self._octets_in = self._octets_out = self._dropped = self._rtcp_refused = 0
+        self._drops = [0] * len(CAUSES)
+
+    def take(self) -> tuple[int, int, int]:
+        """Return packets carried and octets in and out since the last call."""
+        fields = self._fields
+        before = self._packets, self._octets_in, self._octets_out
+        self._packets, self._octets_in, self._octets_out = fields.packets, fields.octets_in, fields.octets_out
+        return self._packets - before[0], self._octets_in - before[1], self._octets_out - before[2]
+
+    def take_drops(self) -> tuple[int, int, list[tuple[DropCause, int]]]:
+        """Return packets and RTCP packets dropped since the last call, and by cause."""
+        if self._fields.dropped == self._dropped:
+            return 0, 0, []
+        rtcp, fields = self._fields.rtcp_refused, self._fields
+        causes, total = [], 0
+        for number, cause in enumerate(CAUSES):
+            count = fields.drops[number] - self._drops[number]
+            if count:
+                self._drops[number] += count
+                total += count
+                causes.append((cause, count))
+        self._dropped += total
+        refused, self._rtcp_refused = rtcp - self._rtcp_refused, rtcp
+        return total - refused, refused, causes
 
 
 class CompiledFlow(Flow):
-    """A flow whose quick way is compiled where its sessions are libsrtp's own."""
+    """A flow whose quick way is compiled where its sessions are libsrtp's own.
+
+    While it is, the loop watches its socket, and what strangers send to its port where all of that is refused; at other
+    times `poll` does.
+    """
 
     def __init__(
         self,
@@ -179,26 +346,81 @@ class CompiledFlow(Flow):
         slow: SlowPath,
         receivers: MutableMapping[int, ReceivePackets],
         loop: CompiledLoop,
+        poll: select.epoll,
     ) -> None:
         super().__init__(side, port, buffer, batch, slow, receivers)
         self._loop = loop
-        self._fields = loop.new_flow()
+        self._poll = poll
+        self._fields, self._strangers = loop.new_flow(), loop.new_flow()
+        self._counted, self._refused = _Counted(self._fields), _Counted(self._strangers)
+        self._strangers.kind = _STRANGERS
+        self._rows = loop.new_sources(1)
+        self._row_count = 1
         self._compiled: Path | None = None
         self._order: list[Source] = []
         self._sessions: tuple[object, ...] = ()
         """Kept for as long as the loop may use them."""
+        self._carried = self._refusing = False
+        self._reclaimer: Address | None = None
+        self._catch = port.catch.fileno()
+        poll.register(self.descriptor, select.EPOLLIN)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Sockets the loop may watch for this flow: that of the peer, and that of everybody else."""
+        return self.descriptor, self._catch
 
     def retire(self) -> None:
         """See :class:`Flow`."""
         super().retire()
-        self._loop.watch(self.descriptor, None)
+        self._watch(carried=False, refusing=False)
+        self._take_refused()
         self._compiled, self._sessions = None, ()
 
     def _enter(self) -> None:
         super()._enter()
-        compiled = self._path is not None and self._path is self._compiled
-        self._loop.watch(self.descriptor, self._fields if compiled else None)
-        self._fields.open = int(compiled)
+        carried = self._path is not None and self._path is self._compiled
+        self._watch(carried=carried, refusing=carried and self._refuses_strangers())
+
+    def _watch(self, *, carried: bool, refusing: bool) -> None:
+        self._fields.open, self._strangers.open = int(carried), int(refusing)
+        if carried is not self._carried:
+            self._carried = carried
+            self._move(self.descriptor, self._fields if carried else None)
+        elif carried:
+            self._loop.reopen(self.descriptor)
+        if refusing is not self._refusing:
+            self._refusing = refusing
+            self._move(self._catch, self._strangers if refusing else None)
+
+    def _move(self, descriptor: int, fields: _Fields | None) -> None:
+        """Let the loop watch a socket, or the engine; one that is closed is watched by nobody."""
+        if fields is not None:
+            self._poll.unregister(descriptor)
+            self._loop.watch(descriptor, fields)
+            return
+        self._loop.watch(descriptor, None)
+        if self._is_open(descriptor):
+            self._poll.register(descriptor, select.EPOLLIN)
+
+    def _is_open(self, descriptor: int) -> bool:
+        """Whether a socket of this flow has that descriptor: one that is closed may have left it to another."""
+        return any(sock is not None and sock.fileno() == descriptor for sock in (self.sock, self._port.catch))
+
+    def _refuses_strangers(self) -> bool:
+        """Tell the loop whom to refuse; False where strangers may become the peer."""
+        side, port, strangers = self._side, self._port, self._strangers
+        if not port.hears_peer_alone:
+            return False
+        self._reclaimer = port.reclaimer
+        known = b"" if self._reclaimer is None else _known_address(self._reclaimer)
+        if known is None:
+            return False
+        strangers.has_known = int(bool(known))
+        self._loop.ffi.buffer(strangers.known)[:] = known.ljust(_ADDRESS_OCTETS, b"\0")
+        strangers.opaque, strangers.muxed = int(side.config.protection is Protection.OPAQUE), int(side.config.rtcp_mux)
+        strangers.trailer, strangers.rtcp_trailer = trailer_of(side.receiver), rtcp_trailer_of(side.receiver)
+        return True
 
     def _quick_way(self) -> Path:
         side, far = self._side, self._side.far
@@ -211,67 +433,82 @@ class CompiledFlow(Flow):
             return super()._quick_way()
         fields = self._fields
         fields.out = far.rtp.flow.fileno()
+        fields.opaque, fields.muxed = int(side.config.protection is Protection.OPAQUE), int(side.config.rtcp_mux)
         fields.receiving, fields.sending = self._loop.session(receiving), self._loop.session(sending)
         fields.receiving_mki = int(receiving is not None and receiving.mki_length > 0)
         fields.sending_mki = int(sending is not None and sending.mki_length > 0)
-        fields.trailer = trailer_of(side.receiver)
+        fields.trailer, fields.rtcp_trailer = trailer_of(side.receiver), rtcp_trailer_of(side.receiver)
+        fields.source_limit = MAX_SSRCS
         fields.rate = float(side.config.clock_rate)
         self._sessions = (receiving, sending, far.rtp.flow)
         self._load()
         self._compiled = Path(self._receive_carefully, self._take)
         return self._compiled
 
-    def closer_look(self, packet: bytes, now: float) -> None:
+    def _takes_opaque(self) -> bool:
+        return True
+
+    def closer_look(self, descriptor: int, packet: bytes, now: float) -> None:
         """Take a packet that the loop handed back the careful way; the quick way stands again after it."""
+        if descriptor != self.descriptor:
+            if self._reclaimer is not None:
+                self._buffer.load(packet)
+                self._slow.receive(self._side, self._port, self._reclaimer, now)
+            return
         path = self._path
         self.settle()
         self._careful_slot(packet, len(packet), now)
         if self._path is path and path is not None and path is self._compiled:
             self._load()
+
+    def go_on(self) -> None:
+        """Every packet handed back was looked at: let the loop carry the next ones."""
+        if self._carried and not self._fields.open:
             self._fields.open = 1
+            self._loop.reopen(self.descriptor)
 
     def _load(self) -> None:
         """Tell the loop the sources as they stand."""
         fields = self._fields
         self._order = list(self._side.sources.values())
-        for number, source in enumerate(self._order):
-            entry = fields.sources[number]
+        if len(self._order) > self._row_count:
+            self._row_count = 2 * len(self._order)
+            self._rows = self._loop.new_sources(self._row_count)
+        for entry, source in zip(self._rows, self._order, strict=False):
             entry.ssrc, entry.highest, entry.first = source.ssrc, source.highest, source.first
             entry.received, entry.cycles, entry.jitter = source.received, source.cycles, source.jitter
             entry.has_transit, entry.transit = int(source.transit is not None), source.transit or 0.0
-        fields.source_count = len(self._order)
+        fields.sources, fields.source_count = self._rows, len(self._order)
 
     def _take(self) -> None:
         """Take over what the loop counted, and the sources as it left them."""
-        fields, side = self._fields, self._side
-        for number, source in enumerate(self._order):
-            entry = fields.sources[number]
+        side, far = self._side, self._side.far
+        for entry, source in zip(self._rows, self._order, strict=False):
             source.highest, source.first, source.received = entry.highest, entry.first, entry.received
             source.cycles, source.jitter = entry.cycles, entry.jitter
             source.transit = entry.transit if entry.has_transit else None
-        dropped = self._take_drops()
-        moved = fields.packets
+        dropped = self._take_drops(self._counted)
+        moved, octets_in, octets_out = self._counted.take()
         side.packets_in += moved + dropped
-        side.octets_in += fields.octets_in
-        far = side.far
+        side.octets_in += octets_in
         if moved and far is not None:
             far.packets_out += moved
-            far.octets_out += fields.octets_out
-            side.last_in = far.last_out = fields.active
+            far.octets_out += octets_out
+            side.last_in = far.last_out = self._fields.active
             side.silence_told = False
             for context in (side.receiver, far.sender):
                 if context is not None:
                     context.lifetime.srtp_used += moved
-        fields.packets = fields.octets_in = fields.octets_out = 0
+        self._take_refused()
 
-    def _take_drops(self) -> int:
-        fields, dropped = self._fields, 0
-        causes = [(fields.failed, CAUSE_OF.get(at, DropCause.AUTH_FAILED), at) for at in range(len(fields.failed))]
-        causes += [(fields.unsent, cause, at) for at, cause in enumerate(_UNSENT)]
-        for counts, cause, at in causes:
-            count = counts[at]
-            if count:
-                counts[at] = 0
-                dropped += count
-                self._slow.drop(self._side, cause, count)
-        return dropped
+    def _take_refused(self) -> None:
+        self._side.packets_in += self._take_drops(self._refused)
+        self._side.octets_in += self._refused.take()[1]
+
+    def _take_drops(self, counted: _Counted) -> int:
+        """Take over what was dropped; returns how many of them were packets of media."""
+        media, rtcp, causes = counted.take_drops()
+        self._side.rtcp_in += rtcp
+        for cause, count in causes:
+            self._slow.drop(self._side, cause, count)
+        return media

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from media.relay.batch import Batch
-from media.relay.compiled import CompiledFlow, CompiledLoop, why_not_compiled
+from media.relay.compiled import CompiledFlow, CompiledLoop, Workers, why_not_compiled
 from media.relay.fast_path import VIEWS, Flow, ReceivePackets
 from media.relay.interface import (
     MAX_DATAGRAM,
     Address,
     BadStreamConfigError,
+    DropCause,
     DuplicateStreamError,
     InactivityDirection,
     KeyExpired,
@@ -53,7 +54,8 @@ class RelayEngine:
     then.
 
     `clock` gives seconds that never go back; `port_range` limits the ports given out (containers); `compiled` says
-    which loop carries packets, None: the compiled one where there is one.
+    which loop carries packets, None: the compiled one where there is one. With `workers` that one has threads of its
+    own; without, :meth:`step` carries packets whatever the loop.
     Raises RelayUnavailableError when the SRTP library is not the one that was tested, or no compiled loop is there.
     """
 
@@ -65,14 +67,21 @@ class RelayEngine:
         notify: Callable[[RelayEvent], None] = _ignore,
         mirror: Callable[[TappedPacket], None] = _ignore,
         compiled: bool | None = None,
+        workers: Workers | None = None,
     ) -> None:
         run_self_test()
         self._clock = clock
-        self._loop = CompiledLoop() if (not why_not_compiled() if compiled is None else compiled) else None
+        self._loops: dict[int, CompiledLoop] = {}
+        self._refused = ""
+        self._threads = 0
+        if not why_not_compiled() if compiled is None else compiled:
+            self._start_loops(workers)
         self._pool = PortPool(clock, port_range)
         self._buffer = PacketBuffer(MAX_DATAGRAM + 1)
         self._batch = Batch(VIEWS)
         self._epoll = select.epoll()
+        for descriptor in self._loops:
+            self._epoll.register(descriptor, select.EPOLLIN)
         self._receivers: dict[int, ReceivePackets] = {}
         self._flows: dict[Port, Flow] = {}
         self._by_descriptor: dict[int, CompiledFlow] = {}
@@ -88,10 +97,31 @@ class RelayEngine:
         """Descriptor that is readable when packets wait."""
         return self._epoll.fileno()
 
+    def _start_loops(self, workers: Workers | None) -> None:
+        for number in range(workers.number if workers is not None else 1):
+            loop = CompiledLoop()
+            if workers is not None:
+                cpu = workers.cpus[number % len(workers.cpus)] if workers.cpus else None
+                try:
+                    self._refused = loop.start(cpu, workers.priority) or self._refused
+                except RelayUnavailableError:
+                    self._stop_loops()
+                    raise
+                self._threads += 1
+            self._loops[loop.descriptor] = loop
+
+    def _stop_loops(self) -> None:
+        for loop in self._loops.values():
+            loop.stop()
+        self._loops.clear()
+
     @property
     def loop(self) -> str:
         """See :attr:`media.relay.interface.Relay.loop`."""
-        return "compiled" if self._loop is not None else f"interpreted: {why_not_compiled() or 'as was asked'}"
+        if not self._loops:
+            return f"interpreted: {why_not_compiled() or 'as was asked'}"
+        threads = f", {self._threads} thread{'s' if self._threads > 1 else ''}" if self._threads else ""
+        return f"compiled{threads}" + (f" ({self._refused})" if self._refused else "")
 
     @property
     def stream_ids(self) -> list[str]:
@@ -100,13 +130,14 @@ class RelayEngine:
 
     def step(self, timeout: float = 0.0) -> int:
         """Wait up to `timeout` seconds, handle what is there, return the number of ports that had packets."""
-        if self._loop is None:
-            ready = [descriptor for descriptor, _ in self._epoll.poll(timeout)]
-            found, now = len(ready), self._clock()
-        else:
-            found, ready, now = self._run(self._loop, timeout)
-        receivers, busy = self._receivers, found > _BUSY
+        ready = [descriptor for descriptor, _ in self._epoll.poll(timeout)]
+        found, now = len(ready), self._clock()
+        receivers, loops, busy = self._receivers, self._loops, found > _BUSY
         for descriptor in ready:
+            loop = loops.get(descriptor)
+            if loop is not None:
+                found += self._serve(loop, now)
+                continue
             try:
                 receiver = receivers[descriptor]
             except KeyError:  # closed by an earlier packet of this round
@@ -119,18 +150,45 @@ class RelayEngine:
                 self._slow.receive(side, port, address, now)
         return found
 
-    def _run(self, loop: CompiledLoop, timeout: float) -> tuple[int, list[int], float]:
-        """Let the compiled loop carry what it can; returns what it found, the descriptors left over, and the time."""
-        found = loop.run(self._epoll.fileno(), timeout, -1.0 if self._clock is time.monotonic else self._clock())
-        now = self._clock()
-        ready = loop.others()
+    def settled(self) -> bool:
+        """Whether nothing waits to be carried; all that was dropped is then counted. With threads :meth:`step` may
+        return 0 while they work."""
+        for loop in self._loops.values():
+            with loop:
+                if self._clock is not time.monotonic:
+                    loop.set_time(self._clock())
+                if loop.waiting():
+                    return False
+                self._count_dropped(loop)
+        return True
+
+    def _serve(self, loop: CompiledLoop, now: float) -> int:
+        """Carry what waits, where no thread does, and look at what was handed back; returns how much there was."""
         flows = self._by_descriptor
-        looks = [(flows[descriptor], packet) for descriptor, packet in loop.handed_back() if descriptor in flows]
-        for flow in [flows[descriptor] for descriptor in loop.noted() if descriptor in flows]:
-            flow.settle()
-        for flow, packet in looks:
-            flow.closer_look(packet, now)
-        return found, ready, now
+        with loop:
+            if loop.threaded:
+                found = 0
+            else:
+                if self._clock is not time.monotonic:
+                    loop.set_time(now)
+                found = loop.run()
+                self._count_dropped(loop)
+            taken = [(flows[descriptor], descriptor, packet) for descriptor, packet in loop.take_handed_back()
+                     if descriptor in flows]  # fmt: skip
+        for flow, descriptor, packet in taken:
+            with loop:
+                flow.closer_look(descriptor, packet, now)
+        with loop:
+            for flow in dict.fromkeys(flow for flow, _, _ in taken):
+                flow.go_on()
+        return found + len(taken)
+
+    def _count_dropped(self, loop: CompiledLoop) -> None:
+        flows = self._by_descriptor
+        while noted := loop.noted():
+            for descriptor in noted:
+                if descriptor in flows:
+                    flows[descriptor].settle()
 
     def tick(self, share: float = 1.0) -> None:
         """Report silence and keys near their end, end grace times.
@@ -138,16 +196,21 @@ class RelayEngine:
         `share` of the streams is looked at, the next ones each time, so that thousands do not hold up their packets.
         """
         now = self._clock()
+        for loop in self._loops.values():
+            if loop.threaded:
+                with loop:
+                    self._count_dropped(loop)
         if not self._unseen:
             self._unseen = list(self._streams)
         for _ in range(math.ceil(len(self._streams) * share)):
             stream = self._streams.get(self._unseen.pop()) if self._unseen else None
             if stream is None:
                 continue
-            for side in stream.sides.values():
-                flow = self._flows.get(side.rtp)
-                if flow is not None:
-                    flow.review(now)
+            with stream.guard:
+                for side in stream.sides.values():
+                    flow = self._flows.get(side.rtp)
+                    if flow is not None:
+                        flow.review(now)
             for side in stream.sides.values():
                 self._check_silence(side, now)
                 self._check_lifetimes(side)
@@ -161,21 +224,29 @@ class RelayEngine:
         if not config.sides:
             raise BadStreamConfigError("a stream needs a side")
         check_sides(config.sides)
-        stream = Stream(config.stream_id, self._buffer)
+        loop = min(self._loops.values(), key=lambda each: each.streams, default=None)
+        stream = Stream(config.stream_id, self._buffer, loop)
         try:
             for name, side_config in config.sides.items():
                 self._open_side(stream, name, side_config)
         except Exception:
-            for side in list(stream.sides.values()):
-                self._close_side(side)
+            with stream.guard:
+                for side in list(stream.sides.values()):
+                    self._close_side(side)
             raise
         self._streams[config.stream_id] = stream
+        if loop is not None:
+            loop.streams += 1
         self._refresh(stream, self._clock())
         return {name: side.local for name, side in stream.sides.items()}
 
     def modify(self, stream_id: str, name: Side, config: SideConfig) -> LocalAddress:
         """See :meth:`media.relay.interface.Relay.modify`."""
         stream = self._stream(stream_id)
+        with stream.guard:
+            return self._modify(stream, name, config)
+
+    def _modify(self, stream: Stream, name: Side, config: SideConfig) -> LocalAddress:
         check_sides({**{other: side.config for other, side in stream.sides.items()}, name: config})
         now = self._clock()
         side = stream.sides.get(name)
@@ -210,30 +281,35 @@ class RelayEngine:
         side = self._side(stream, name)
         if side.config.protection is not Protection.SRTP:
             raise BadStreamConfigError("keys belong to an SRTP side")
-        self._settle(stream)
-        now = self._clock()
-        side.change_keys(send, receive, now, reset_roc=reset_roc)
-        side.config = replace(side.config, send=send or side.config.send, receive=receive or side.config.receive)
-        self._refresh(stream, now)
+        with stream.guard:
+            self._settle(stream)
+            now = self._clock()
+            side.change_keys(send, receive, now, reset_roc=reset_roc)
+            side.config = replace(side.config, send=send or side.config.send, receive=receive or side.config.receive)
+            self._refresh(stream, now)
 
     def remove(self, stream_id: str, name: Side | None = None) -> RelayStatistics:
         """See :meth:`media.relay.interface.Relay.remove`."""
         stream = self._stream(stream_id)
-        self._settle(stream)
-        statistics = stream.statistics(self._clock())
         names = list(stream.sides) if name is None else [name]
-        for each in names:
-            self._close_side(self._side(stream, each))
+        with stream.guard:
+            self._settle(stream)
+            statistics = stream.statistics(self._clock())
+            for each in names:
+                self._close_side(self._side(stream, each))
+            self._refresh(stream, self._clock())
         if not stream.sides:
             del self._streams[stream_id]
-        self._refresh(stream, self._clock())
+            if isinstance(stream.guard, CompiledLoop):
+                stream.guard.streams -= 1
         return RelayStatistics(stream_id, {each: statistics.sides[each] for each in names})
 
     def tap(self, stream_id: str, *, enabled: bool) -> None:
         """See :meth:`media.relay.interface.Relay.tap`."""
         stream = self._stream(stream_id)
-        stream.tapped = enabled
-        self._refresh(stream, self._clock())
+        with stream.guard:
+            stream.tapped = enabled
+            self._refresh(stream, self._clock())
 
     def statistics(self, stream_ids: Sequence[str] | None = None) -> list[RelayStatistics]:
         """See :meth:`media.relay.interface.Relay.statistics`."""
@@ -253,17 +329,21 @@ class RelayEngine:
     def close(self) -> None:
         """Close every port and the loop."""
         self._draining = True
+        for loop in self._loops.values():
+            loop.stop()
         for stream in list(self._streams.values()):
             for side in list(stream.sides.values()):
                 self._close_side(side)
         self._streams.clear()
+        self._loops.clear()
         self._epoll.close()
 
     def roc(self, stream_id: str, name: Side, ssrc: int, *, received: bool) -> int | None:
         """Return the rollover counter of an SSRC, of what is received or of what is sent; None when it is not bound."""
         side = self._side(self._stream(stream_id), name)
         context = side.receiver if received else side.sender
-        return None if context is None else context.session.roc(ssrc)
+        with side.stream.guard:
+            return None if context is None else context.session.roc(ssrc)
 
     def _stream(self, stream_id: str) -> Stream:
         stream = self._streams.get(stream_id)
@@ -316,20 +396,25 @@ class RelayEngine:
             self._retire(stale)
         if port.flow is not None:
             self._flows[port] = self._new_flow(side, port, port.flow.fileno())
-            self._epoll.register(port.flow.fileno(), select.EPOLLIN)
         self._refresh(side.stream, self._clock())
 
     def _new_flow(self, side: StreamSide, port: Port, descriptor: int) -> Flow:
         parts = side, port, self._buffer, self._batch, self._slow, self._receivers
-        if self._loop is None:
+        loop = side.stream.guard
+        if not isinstance(loop, CompiledLoop):
+            self._epoll.register(descriptor, select.EPOLLIN)
             return Flow(*parts)
-        self._by_descriptor[descriptor] = flow = CompiledFlow(*parts, self._loop)
+        flow = CompiledFlow(*parts, loop, self._epoll)
+        for each in flow.descriptors:
+            self._by_descriptor[each] = flow
         return flow
 
     def _retire(self, flow: Flow) -> None:
         flow.retire()
-        if self._by_descriptor.get(flow.descriptor) is flow:
-            del self._by_descriptor[flow.descriptor]
+        if isinstance(flow, CompiledFlow):
+            for each in flow.descriptors:
+                if self._by_descriptor.get(each) is flow:
+                    del self._by_descriptor[each]
 
     def _close_side(self, side: StreamSide) -> None:
         for port in side.ports:
@@ -361,12 +446,25 @@ class RelayEngine:
             flow = self._flows.get(side.rtp)
             if flow is not None:
                 flow.settle()
+            for port in side.ports:
+                self._count_overflow(side, port)
+
+    def _count_overflow(self, side: StreamSide, port: Port) -> None:
+        lost = port.take_overflow()
+        if not lost:
+            return
+        if port.rtcp:
+            side.rtcp_in += lost
+        else:
+            side.packets_in += lost
+        self._slow.drop(side, DropCause.QUEUE_FULL, lost)
 
     def _refresh(self, stream: Stream, now: float) -> None:
-        for side in stream.sides.values():
-            flow = self._flows.get(side.rtp)
-            if flow is not None:
-                flow.refresh(now)
+        with stream.guard:
+            for side in stream.sides.values():
+                flow = self._flows.get(side.rtp)
+                if flow is not None:
+                    flow.refresh(now)
 
     def _check_silence(self, side: StreamSide, now: float) -> None:
         config = side.config

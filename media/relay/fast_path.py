@@ -51,6 +51,11 @@ def trailer_of(context: Receiver | Sender | None) -> int:
     return 0 if context is None else context.keys.suite.srtp_tag_length + context.session.mki_length
 
 
+def rtcp_trailer_of(context: Receiver | Sender | None) -> int:
+    """Octets that index, tag and MKI add to an RTCP packet; 0 without protection."""
+    return 0 if context is None else context.keys.suite.srtcp_tag_length + 4 + context.session.mki_length
+
+
 @dataclass(slots=True)
 class Path:
     """The closures of one open quick way."""
@@ -118,7 +123,7 @@ class Flow:
         side, port, far = self._side, self._port, self._side.far
         if far is None or far.rtp.flow is None or not side.gate_open or side.stream.tapped or not port.settled:
             return False
-        if side.config.protection is Protection.OPAQUE:
+        if side.config.protection is Protection.OPAQUE and not self._takes_opaque():
             return False
         receiver, sender = side.receiver, far.sender
         if side.config.protection is Protection.SRTP and (
@@ -126,6 +131,10 @@ class Flow:
         ):
             return False
         return far.config.protection is not Protection.SRTP or (sender is not None and _lasting(sender.lifetime))
+
+    def _takes_opaque(self) -> bool:
+        """Whether the quick way carries opaque packets, too."""
+        return False
 
     def _receive_carefully(self, now: float, _: bool) -> None:
         sock, buffer = self.sock, self._buffer

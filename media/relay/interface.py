@@ -129,6 +129,10 @@ class DropCause(StrEnum):
     RTCP_OFF = "rtcp_off"
     SEND_BLOCKED = "send_blocked"
     UNREACHABLE = "unreachable"
+    RATE_LIMITED = "rate_limited"
+    """More packets of one peer needed a closer look than are given one in a second."""
+    QUEUE_FULL = "queue_full"
+    """The kernel had no room left at the socket; it does not tell what the packets were."""
 
 
 @dataclass(frozen=True, slots=True)

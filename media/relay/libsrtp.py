@@ -28,6 +28,8 @@ KEY_EXPIRED = 15
 PARSE_ERROR = 21
 BAD_MKI = 25
 INDEX_OLD = 26
+STATUSES = 32
+"""More than there are statuses."""
 
 _SUPPORTED_VERSION = "libsrtp2 2.7."
 

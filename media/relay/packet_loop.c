@@ -2,20 +2,30 @@
  *
  * A flow is a pair of connected sockets whose standing checks have passed (media/relay/fast_path.py says which). What is
  * not plain good RTP of a bound SSRC is handed back with everything behind it in the same batch, in order, and the flow
- * rests until whoever took it has looked. Nothing here allocates per packet, and no key is ever seen: sessions are
- * libsrtp's, reached by the functions given to loop_new(). One thread at a time calls loop_run().
+ * rests until whoever took it has looked. How often that may happen in a second is limited: beyond it such packets are
+ * dropped and counted here. What strangers send to the port of a settled peer is only counted.
+ *
+ * Nothing here allocates per packet, and no key is ever seen: sessions are libsrtp's, reached by the functions given to
+ * loop_new(). Packets are carried by a thread of the loop's own after loop_start(), else by who calls loop_run(). Who
+ * holds the loop has everything to himself; between two flows the thread gives way to who waits.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <math.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "packet_loop.h"
 
@@ -32,6 +42,9 @@
 #define CLOSE_S 0.002
 #define BUSY 32
 #define MANY 8
+#define LOOKS_A_SECOND 500.0
+#define LOOKS_AT_ONCE 256.0
+#define STACK (256 * 1024)
 
 typedef int (*transform_fn)(void *, void *, int *);
 typedef int (*protect_mki_fn)(void *, void *, int *, unsigned int, unsigned int);
@@ -41,21 +54,38 @@ struct relay_loop {
     transform_fn protect, unprotect;
     protect_mki_fn protect_mki;
     unprotect_mki_fn unprotect_mki;
+    int cause_of[RELAY_STATUSES];
+    pthread_mutex_t lock;
+    pthread_cond_t served;
+    atomic_int waiting, stopping;
+    unsigned turns;
+    int started;
+    pthread_t thread;
+    int epoll, wake, notice;
+    double now;
     relay_flow **flows;
-    int most;
-    int others[EVENTS], other_count;
-    int noted[EVENTS], noted_count;
+    int *noted;
+    int most, noted_count;
     relay_packet *back;
-    int back_count, back_room;
+    int back_count, back_room, told;
     unsigned char *arena;
     size_t arena_used, arena_room;
     struct epoll_event events[EVENTS];
     struct mmsghdr messages[RELAY_SLOTS];
     struct iovec vectors[RELAY_SLOTS];
+    struct sockaddr_storage names[RELAY_SLOTS];
     unsigned char slots[RELAY_SLOTS][ROOM];
 };
 
-relay_loop *loop_new(void *protect, void *unprotect, void *protect_mki, void *unprotect_mki)
+static void descriptors_closed(relay_loop *loop)
+{
+    int all[] = {loop->epoll, loop->wake, loop->notice};
+    for (int i = 0; i < 3; i++)
+        if (all[i] >= 0)
+            close(all[i]);
+}
+
+relay_loop *loop_new(void *protect, void *unprotect, void *protect_mki, void *unprotect_mki, const int *cause_of)
 {
     relay_loop *loop = calloc(1, sizeof *loop);
     if (loop == NULL)
@@ -64,12 +94,29 @@ relay_loop *loop_new(void *protect, void *unprotect, void *protect_mki, void *un
     loop->unprotect = (transform_fn)unprotect;
     loop->protect_mki = (protect_mki_fn)protect_mki;
     loop->unprotect_mki = (unprotect_mki_fn)unprotect_mki;
+    memcpy(loop->cause_of, cause_of, sizeof loop->cause_of);
+    loop->now = -1;
     for (int i = 0; i < RELAY_SLOTS; i++) {
         loop->vectors[i].iov_base = loop->slots[i];
         loop->vectors[i].iov_len = MAX_DATAGRAM + 1;
         loop->messages[i].msg_hdr.msg_iov = &loop->vectors[i];
         loop->messages[i].msg_hdr.msg_iovlen = 1;
     }
+    loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+    loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    loop->notice = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = loop->wake};
+    if (loop->epoll < 0 || loop->wake < 0 || loop->notice < 0 || epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event) < 0) {
+        descriptors_closed(loop);
+        free(loop);
+        return NULL;
+    }
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_setprotocol(&kind, PTHREAD_PRIO_INHERIT);
+    pthread_mutex_init(&loop->lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+    pthread_cond_init(&loop->served, NULL);
     return loop;
 }
 
@@ -77,10 +124,67 @@ void loop_free(relay_loop *loop)
 {
     if (loop == NULL)
         return;
+    loop_stop(loop);
+    descriptors_closed(loop);
+    pthread_cond_destroy(&loop->served);
+    pthread_mutex_destroy(&loop->lock);
     free(loop->flows);
+    free(loop->noted);
     free(loop->back);
     free(loop->arena);
     free(loop);
+}
+
+int loop_descriptor(const relay_loop *loop)
+{
+    return loop->epoll;
+}
+
+int loop_notice(const relay_loop *loop)
+{
+    return loop->notice;
+}
+
+void loop_hold(relay_loop *loop)
+{
+    atomic_fetch_add(&loop->waiting, 1);
+    pthread_mutex_lock(&loop->lock);
+    atomic_fetch_sub(&loop->waiting, 1);
+}
+
+void loop_release(relay_loop *loop)
+{
+    loop->turns++;
+    pthread_cond_broadcast(&loop->served);
+    pthread_mutex_unlock(&loop->lock);
+}
+
+/* Called by the thread, which has the lock, between two flows: one turn for somebody else, if anybody wants it. */
+static void give_way(relay_loop *loop)
+{
+    unsigned turn = loop->turns;
+    while (atomic_load(&loop->waiting) > 0 && loop->turns == turn && !atomic_load(&loop->stopping))
+        pthread_cond_wait(&loop->served, &loop->lock);
+}
+
+void loop_set_time(relay_loop *loop, double now)
+{
+    loop->now = now;
+}
+
+static int watched(const relay_loop *loop, int descriptor, int operation)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = descriptor};
+    return epoll_ctl(loop->epoll, operation, descriptor, &event);
+}
+
+static void forget_noted(relay_loop *loop, int descriptor)
+{
+    for (int i = 0; i < loop->noted_count; i++)
+        if (loop->noted[i] == descriptor) {
+            loop->noted[i] = loop->noted[--loop->noted_count];
+            return;
+        }
 }
 
 int loop_watch(relay_loop *loop, int descriptor, relay_flow *flow)
@@ -90,29 +194,55 @@ int loop_watch(relay_loop *loop, int descriptor, relay_flow *flow)
     if (descriptor >= loop->most) {
         if (flow == NULL)
             return 0;
-        int most = descriptor + 64;
+        int most = descriptor + descriptor / 2 + 64;
         relay_flow **flows = realloc(loop->flows, (size_t)most * sizeof *flows);
         if (flows == NULL)
             return -1;
-        memset(flows + loop->most, 0, (size_t)(most - loop->most) * sizeof *flows);
         loop->flows = flows;
+        int *noted = realloc(loop->noted, (size_t)most * sizeof *noted);
+        if (noted == NULL)
+            return -1;
+        loop->noted = noted;
+        memset(flows + loop->most, 0, (size_t)(most - loop->most) * sizeof *flows);
         loop->most = most;
     }
+    relay_flow *before = loop->flows[descriptor];
+    if (before != NULL && before != flow && before->noted) {
+        before->noted = 0;
+        forget_noted(loop, descriptor);
+    }
     loop->flows[descriptor] = flow;
-    return 0;
+    if (flow == NULL) {
+        if (before != NULL)
+            watched(loop, descriptor, EPOLL_CTL_DEL); /* closed already: then it is not there */
+        return 0;
+    }
+    return loop_reopen(loop, descriptor);
 }
 
-static double seconds_now(void)
+int loop_reopen(relay_loop *loop, int descriptor)
 {
+    return watched(loop, descriptor, EPOLL_CTL_ADD) < 0 && errno != EEXIST ? -1 : 0;
+}
+
+static double seconds_now(const relay_loop *loop)
+{
+    if (loop->now >= 0)
+        return loop->now;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static int is_rtcp(const unsigned char *packet, int size)
+{
+    return size > 1 && packet[0] >> 6 == 2 && packet[1] >= 192 && packet[1] <= 223;
+}
+
 /* Length of header, CSRCs and header extension (RFC 3550 5.1); 0 for what is no RTP (RFC 7983 7, RFC 5761 4) or not whole. */
 static int header_of(const unsigned char *packet, int size)
 {
-    if (size < 12 || packet[0] >> 6 != 2 || (packet[1] >= 192 && packet[1] <= 223))
+    if (size < 12 || packet[0] >> 6 != 2 || is_rtcp(packet, size))
         return 0;
     int header = 12 + 4 * (packet[0] & 0x0F);
     if (packet[0] & 0x10) {
@@ -121,6 +251,26 @@ static int header_of(const unsigned char *packet, int size)
         header += 4 + 4 * (packet[header + 2] << 8 | packet[header + 3]);
     }
     return header <= size ? header : 0;
+}
+
+/* Why the careful way would refuse a packet before it asks where it is from; -1 when it would not. */
+static int fault_of(const relay_flow *flow, const unsigned char *packet, int size)
+{
+    if (size > MAX_DATAGRAM)
+        return DROP_OVERSIZE;
+    if (flow->opaque)
+        return -1;
+    if (size == 0)
+        return DROP_TOO_SHORT;
+    if (packet[0] >> 6 != 2)
+        return packet[0] <= 3 ? DROP_STUN : packet[0] >= 20 && packet[0] <= 63 ? DROP_DTLS : DROP_NOT_RTP;
+    if (is_rtcp(packet, size)) {
+        if (!flow->muxed)
+            return DROP_NOT_RTP;
+        return size < 8 + flow->rtcp_trailer ? DROP_TOO_SHORT : -1;
+    }
+    int header = header_of(packet, size);
+    return header == 0 || header + flow->trailer > size ? DROP_TOO_SHORT : -1;
 }
 
 static uint32_t word_at(const unsigned char *at)
@@ -164,6 +314,17 @@ static void measure(relay_source *source, double transit)
     source->has_transit = 1;
 }
 
+/* Count a drop; what is RTCP is not counted among the packets and octets of media. */
+static void drop(relay_flow *flow, int cause, int size, int rtcp)
+{
+    flow->drops[cause]++;
+    if (rtcp)
+        flow->rtcp_refused++;
+    else
+        flow->octets_in += (uint64_t)size;
+    flow->dropped++;
+}
+
 static void sent(relay_flow *flow, int in, int out)
 {
     flow->packets++;
@@ -182,10 +343,8 @@ static void send_one(relay_flow *flow, const struct iovec *packet, int came)
         }
         fault = errno;
     }
-    int cause = fault == EAGAIN || fault == EWOULDBLOCK ? UNSENT_BLOCKED : fault == EMSGSIZE ? UNSENT_OVERSIZE : UNSENT_UNREACHABLE;
-    flow->unsent[cause]++;
-    flow->octets_in += (uint64_t)came;
-    flow->noted = 1;
+    int blocked = fault == EAGAIN || fault == EWOULDBLOCK;
+    drop(flow, blocked ? DROP_SEND_BLOCKED : fault == EMSGSIZE ? DROP_OVERSIZE : DROP_UNREACHABLE, came, 0);
 }
 
 /* Send packets of one length in one call, others one by one. */
@@ -193,7 +352,7 @@ static void depart(relay_flow *flow, struct iovec *packets, const int *came, int
 {
     for (int i = 1; i < count && together; i++)
         together = packets[i].iov_len == packets[0].iov_len;
-    if (count > 1 && together) {
+    if (count > 1 && together && packets[0].iov_len > 0) {
         union {
             char octets[CMSG_SPACE(sizeof(uint16_t))];
             struct cmsghdr align;
@@ -215,7 +374,22 @@ static void depart(relay_flow *flow, struct iovec *packets, const int *came, int
         send_one(flow, &packets[i], came[i]);
 }
 
-/* Keep a copy of a packet for the careful way; without memory it is lost, and counted as not sent. */
+/* Whether one more packet of this flow may be looked at closely now. */
+static int may_look(relay_flow *flow, double now)
+{
+    if (now > flow->looks_at) {
+        flow->looks += (now - flow->looks_at) * LOOKS_A_SECOND;
+        if (flow->looks > LOOKS_AT_ONCE || flow->looks_at == 0)
+            flow->looks = LOOKS_AT_ONCE;
+        flow->looks_at = now;
+    }
+    if (flow->looks < 1)
+        return 0;
+    flow->looks -= 1;
+    return 1;
+}
+
+/* Keep a copy of a packet for the careful way. Without memory it is lost, and counted. */
 static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const unsigned char *octets, int size)
 {
     if (loop->back_count == loop->back_room) {
@@ -237,20 +411,17 @@ static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const 
     memcpy(loop->arena + loop->arena_used, octets, (size_t)size);
     loop->back[loop->back_count++] = (relay_packet){descriptor, size, loop->arena_used};
     loop->arena_used += (size_t)size;
+    flow->handed_back++;
     return;
 lost:
-    flow->unsent[UNSENT_BLOCKED]++;
-    flow->octets_in += (uint64_t)size;
-    flow->noted = 1;
+    drop(flow, DROP_RATE_LIMITED, size, 0);
 }
 
-static int transformed(relay_flow *flow, int status, int came)
+static int transformed(const relay_loop *loop, relay_flow *flow, int status, int came)
 {
     if (status == 0)
         return 1;
-    flow->failed[status > 0 && status < RELAY_STATUSES ? status : 1]++;
-    flow->octets_in += (uint64_t)came;
-    flow->noted = 1;
+    drop(flow, status > 0 && status < RELAY_STATUSES ? loop->cause_of[status] : DROP_AUTH_FAILED, came, 0);
     return 0;
 }
 
@@ -258,16 +429,30 @@ static int transformed(relay_flow *flow, int status, int came)
 static int carry_one(relay_loop *loop, relay_flow *flow, unsigned char *packet, int *size, double now, int alone)
 {
     int came = *size;
-    int header = came <= QUICK_OCTETS ? header_of(packet, came) : 0;
-    if (header == 0 || header + flow->trailer > came)
-        return -1;
-    relay_source *source = source_of(flow, word_at(packet + 8));
-    if (source == NULL)
-        return -1;
+    if (came > MAX_DATAGRAM) {
+        drop(flow, DROP_OVERSIZE, came, flow->muxed && is_rtcp(packet, came));
+        return 0;
+    }
+    if (flow->opaque)
+        return 1;
+    int header = header_of(packet, came);
+    int whole = header != 0 && header + flow->trailer <= came;
+    relay_source *source = whole ? source_of(flow, word_at(packet + 8)) : NULL;
+    if (source == NULL) {
+        if (whole && flow->source_count >= flow->source_limit) {
+            drop(flow, DROP_SSRC_LIMIT, came, 0);
+            return 0;
+        }
+        if (may_look(flow, now))
+            return -1;
+        int fault = fault_of(flow, packet, came);
+        drop(flow, fault < 0 ? DROP_RATE_LIMITED : fault, came, flow->muxed && is_rtcp(packet, came));
+        return 0;
+    }
     if (flow->receiving != NULL) {
         int status = flow->receiving_mki ? loop->unprotect_mki(flow->receiving, packet, size, 1)
                                          : loop->unprotect(flow->receiving, packet, size);
-        if (!transformed(flow, status, came))
+        if (!transformed(loop, flow, status, came))
             return 0;
     }
     note(source, (uint16_t)(packet[2] << 8 | packet[3]));
@@ -276,10 +461,22 @@ static int carry_one(relay_loop *loop, relay_flow *flow, unsigned char *packet, 
     if (flow->sending != NULL) {
         int status = flow->sending_mki ? loop->protect_mki(flow->sending, packet, size, 1, 0)
                                        : loop->protect(flow->sending, packet, size);
-        if (!transformed(flow, status, came))
+        if (!transformed(loop, flow, status, came))
             return 0;
     }
     return 1;
+}
+
+static int receive(relay_loop *loop, int descriptor, int *sizes, int with_names)
+{
+    for (int i = 0; i < RELAY_SLOTS; i++) {
+        loop->messages[i].msg_hdr.msg_name = with_names ? &loop->names[i] : NULL;
+        loop->messages[i].msg_hdr.msg_namelen = with_names ? sizeof loop->names[i] : 0;
+    }
+    int count = recvmmsg(descriptor, loop->messages, RELAY_SLOTS, MSG_DONTWAIT, NULL);
+    for (int i = 0; i < count; i++)
+        sizes[i] = (int)loop->messages[i].msg_len;
+    return count;
 }
 
 static void carry(relay_loop *loop, relay_flow *flow, int descriptor, double now, int busy)
@@ -287,9 +484,7 @@ static void carry(relay_loop *loop, relay_flow *flow, int descriptor, double now
     int count = 1, sizes[RELAY_SLOTS], came[RELAY_SLOTS], ready = 0;
     struct iovec packets[RELAY_SLOTS];
     if (busy || now - flow->last < CLOSE_S) {
-        count = recvmmsg(descriptor, loop->messages, RELAY_SLOTS, MSG_DONTWAIT, NULL);
-        for (int i = 0; i < count; i++)
-            sizes[i] = (int)loop->messages[i].msg_len;
+        count = receive(loop, descriptor, sizes, 0);
     } else {
         sizes[0] = (int)recv(descriptor, loop->slots[0], MAX_DATAGRAM + 1, MSG_DONTWAIT);
         if (sizes[0] < 0)
@@ -306,6 +501,7 @@ static void carry(relay_loop *loop, relay_flow *flow, int descriptor, double now
             for (; i < count; i++)
                 hand_back(loop, flow, descriptor, loop->slots[i], sizes[i]);
             flow->open = 0; /* until who takes them has looked */
+            watched(loop, descriptor, EPOLL_CTL_DEL);
         } else if (verdict > 0) {
             packets[ready].iov_base = loop->slots[i];
             packets[ready].iov_len = (size_t)sizes[i];
@@ -316,42 +512,164 @@ static void carry(relay_loop *loop, relay_flow *flow, int descriptor, double now
     flow->last = now;
     if (flow->packets != before)
         flow->active = now;
-    if (flow->noted) {
-        flow->noted = 0;
+}
+
+/* Address and port of a sender, as they stand in relay_flow.known. */
+static void address_of(const struct sockaddr_storage *name, unsigned char *into)
+{
+    memset(into, 0, ADDRESS_OCTETS);
+    if (name->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)name;
+        memcpy(into, &in->sin_addr, 4);
+        memcpy(into + 16, &in->sin_port, 2);
+    } else if (name->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)name;
+        memcpy(into, &in->sin6_addr, 16);
+        memcpy(into + 16, &in->sin6_port, 2);
+    }
+}
+
+/* What others than the peer send: refused, unless it is from the one address that may take the port back. */
+static void refuse(relay_loop *loop, relay_flow *flow, int descriptor, double now)
+{
+    int sizes[RELAY_SLOTS], count = receive(loop, descriptor, sizes, flow->has_known);
+    for (int i = 0; i < count; i++) {
+        const unsigned char *packet = loop->slots[i];
+        int rtcp = flow->muxed && is_rtcp(packet, sizes[i]);
+        int fault = fault_of(flow, packet, sizes[i]);
+        unsigned char from[ADDRESS_OCTETS];
+        if (fault < 0 && flow->has_known) {
+            address_of(&loop->names[i], from);
+            if (memcmp(from, flow->known, sizeof from) == 0) {
+                if (may_look(flow, now)) {
+                    hand_back(loop, flow, descriptor, packet, sizes[i]);
+                    continue;
+                }
+                fault = DROP_RATE_LIMITED;
+            }
+        }
+        drop(flow, fault < 0 ? DROP_WRONG_SOURCE : fault, sizes[i], rtcp);
+    }
+}
+
+static void serve(relay_loop *loop, int descriptor, int busy)
+{
+    relay_flow *flow = descriptor >= 0 && descriptor < loop->most ? loop->flows[descriptor] : NULL;
+    if (flow == NULL || !flow->open)
+        return;
+    uint64_t dropped = flow->dropped;
+    if (flow->kind == STRANGERS)
+        refuse(loop, flow, descriptor, seconds_now(loop));
+    else
+        carry(loop, flow, descriptor, seconds_now(loop), busy);
+    if (flow->dropped != dropped && !flow->noted) {
+        flow->noted = 1;
         loop->noted[loop->noted_count++] = descriptor;
     }
 }
 
-int loop_run(relay_loop *loop, int epoll, int timeout_ms, double now)
+/* Tell of packets that were handed back, once until they are taken. */
+static void tell(relay_loop *loop)
 {
-    loop->other_count = loop->noted_count = loop->back_count = 0;
-    loop->arena_used = 0;
-    int count = epoll_wait(epoll, loop->events, EVENTS, timeout_ms);
-    if (count <= 0)
+    uint64_t one = 1;
+    if (loop->back_count > 0 && !loop->told && write(loop->notice, &one, sizeof one) == sizeof one)
+        loop->told = 1;
+}
+
+int loop_run(relay_loop *loop)
+{
+    int count = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
+    for (int i = 0; i < count; i++)
+        serve(loop, loop->events[i].data.fd, count > BUSY);
+    return count > 0 ? count : 0;
+}
+
+static void *carry_on(void *given)
+{
+    relay_loop *loop = given;
+    while (!atomic_load(&loop->stopping)) {
+        int count = epoll_wait(loop->epoll, loop->events, EVENTS, -1);
+        pthread_mutex_lock(&loop->lock);
+        for (int i = 0; i < count && !atomic_load(&loop->stopping); i++) {
+            give_way(loop);
+            while (loop->arena_used > MOST_HANDED_BACK && !atomic_load(&loop->stopping)) {
+                tell(loop);
+                pthread_cond_wait(&loop->served, &loop->lock);
+            }
+            serve(loop, loop->events[i].data.fd, count > BUSY);
+        }
+        tell(loop);
+        pthread_mutex_unlock(&loop->lock);
+    }
+    return NULL;
+}
+
+/* 0, or an errno. Priority 0 is the usual scheduling, 1 to 99 SCHED_FIFO; a negative cpu is any. */
+int loop_start(relay_loop *loop, int cpu, int priority)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    if (loop->started)
         return 0;
-    if (now < 0)
-        now = seconds_now();
-    for (int i = 0; i < count; i++) {
-        int descriptor = loop->events[i].data.fd;
-        relay_flow *flow = descriptor >= 0 && descriptor < loop->most ? loop->flows[descriptor] : NULL;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
+    if (cpu >= 0) {
+        cpu_set_t cpus;
+        CPU_ZERO(&cpus);
+        if (cpu < CPU_SETSIZE)
+            CPU_SET((size_t)cpu, &cpus);
+        pthread_attr_setaffinity_np(&attributes, sizeof cpus, &cpus);
+    }
+    if (priority > 0) {
+        struct sched_param scheduling = {.sched_priority = priority};
+        pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
+        pthread_attr_setschedpolicy(&attributes, SCHED_FIFO);
+        pthread_attr_setschedparam(&attributes, &scheduling);
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int fault = pthread_create(&loop->thread, &attributes, carry_on, loop);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    loop->started = fault == 0;
+    return fault;
+}
+
+/* The loop is not held by who calls this. */
+void loop_stop(relay_loop *loop)
+{
+    uint64_t one = 1;
+    if (!loop->started)
+        return;
+    loop_hold(loop);
+    atomic_store(&loop->stopping, 1);
+    loop_release(loop);
+    while (write(loop->wake, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+    pthread_join(loop->thread, NULL);
+    loop->started = 0;
+}
+
+/* Whether there is anything to do for the loop or for who takes what it handed back. The loop is held. */
+int loop_waiting(relay_loop *loop)
+{
+    struct epoll_event event;
+    return loop->back_count > 0 || epoll_wait(loop->epoll, &event, 1, 0) > 0;
+}
+
+/* Descriptors of flows that dropped something since they were last told here. */
+int loop_noted(relay_loop *loop, int *into, int room)
+{
+    int count = 0;
+    while (count < room && loop->noted_count > 0) {
+        int descriptor = loop->noted[--loop->noted_count];
+        relay_flow *flow = descriptor < loop->most ? loop->flows[descriptor] : NULL;
         if (flow == NULL)
-            loop->others[loop->other_count++] = descriptor;
-        else if (flow->open && loop->arena_used < MOST_HANDED_BACK)
-            carry(loop, flow, descriptor, now, count > BUSY);
+            continue;
+        flow->noted = 0;
+        into[count++] = descriptor;
     }
     return count;
-}
-
-int loop_others(const relay_loop *loop, int *into)
-{
-    memcpy(into, loop->others, (size_t)loop->other_count * sizeof *into);
-    return loop->other_count;
-}
-
-int loop_noted(const relay_loop *loop, int *into)
-{
-    memcpy(into, loop->noted, (size_t)loop->noted_count * sizeof *into);
-    return loop->noted_count;
 }
 
 int loop_handed_back(const relay_loop *loop)
@@ -365,4 +683,15 @@ int loop_packet(const relay_loop *loop, int number, unsigned char **octets, int 
     *octets = loop->arena + packet->at;
     *size = packet->size;
     return packet->descriptor;
+}
+
+/* Everything handed back was taken. */
+void loop_taken(relay_loop *loop)
+{
+    uint64_t count;
+    loop->back_count = 0;
+    loop->arena_used = 0;
+    loop->told = 0;
+    if (read(loop->notice, &count, sizeof count) < 0)
+        return; /* nobody had told */
 }

@@ -7,14 +7,30 @@
 
 /* cffi begins */
 #define RELAY_SLOTS 16
-#define RELAY_SOURCES 16
 #define RELAY_STATUSES 32
-#define QUICK_OCTETS 1600
 #define MAX_DATAGRAM 9216
 #define TRAILER_LIMIT 148
-#define UNSENT_BLOCKED 0
-#define UNSENT_OVERSIZE 1
-#define UNSENT_UNREACHABLE 2
+#define ADDRESS_OCTETS 18
+
+#define FLOW 0
+#define STRANGERS 1
+
+/* Causes of a drop, in the order of media.relay.compiled.CAUSES. */
+#define DROP_AUTH_FAILED 0
+#define DROP_REPLAYED 1
+#define DROP_MKI 2
+#define DROP_KEY_EXPIRED 3
+#define DROP_TOO_SHORT 4
+#define DROP_OVERSIZE 5
+#define DROP_NOT_RTP 6
+#define DROP_STUN 7
+#define DROP_DTLS 8
+#define DROP_WRONG_SOURCE 9
+#define DROP_RATE_LIMITED 10
+#define DROP_SEND_BLOCKED 11
+#define DROP_UNREACHABLE 12
+#define DROP_SSRC_LIMIT 13
+#define RELAY_CAUSES 14
 
 typedef struct {
     uint32_t ssrc;
@@ -24,33 +40,52 @@ typedef struct {
     int has_transit;
 } relay_source;
 
-/* One direction of a stream. Counters only grow until they are taken; failed[] is by status of libsrtp. */
+/* One socket of a stream: of kind FLOW what a side's peer sends, of kind STRANGERS what anybody else sends to its port.
+ *
+ * Counters only grow and are read at any time; everything else changes only while the loop is held. rtcp_refused is of
+ * those in drops[] what is RTCP. `sources` belongs to who made the flow.
+ */
 typedef struct {
+    int kind;
     int out;
     int open;
     int noted;
+    int opaque;
+    int muxed;
     void *receiving, *sending;
     int receiving_mki, sending_mki;
-    int trailer;
+    int trailer, rtcp_trailer;
     double rate;
     double last, active;
+    double looks, looks_at;
     uint64_t packets, octets_in, octets_out;
-    uint64_t failed[RELAY_STATUSES];
-    uint64_t unsent[3];
-    int source_count;
-    relay_source sources[RELAY_SOURCES];
+    uint64_t dropped, rtcp_refused, handed_back;
+    uint64_t drops[RELAY_CAUSES];
+    unsigned char known[ADDRESS_OCTETS];
+    int has_known;
+    int source_count, source_limit;
+    relay_source *sources;
 } relay_flow;
 
 typedef struct relay_loop relay_loop;
 
-relay_loop *loop_new(void *protect, void *unprotect, void *protect_mki, void *unprotect_mki);
+relay_loop *loop_new(void *protect, void *unprotect, void *protect_mki, void *unprotect_mki, const int *cause_of);
 void loop_free(relay_loop *loop);
+int loop_start(relay_loop *loop, int cpu, int priority);
+void loop_stop(relay_loop *loop);
+int loop_descriptor(const relay_loop *loop);
+int loop_notice(const relay_loop *loop);
+void loop_hold(relay_loop *loop);
+void loop_release(relay_loop *loop);
+void loop_set_time(relay_loop *loop, double now);
 int loop_watch(relay_loop *loop, int descriptor, relay_flow *flow);
-int loop_run(relay_loop *loop, int epoll, int timeout_ms, double now);
-int loop_others(const relay_loop *loop, int *into);
-int loop_noted(const relay_loop *loop, int *into);
+int loop_reopen(relay_loop *loop, int descriptor);
+int loop_run(relay_loop *loop);
+int loop_waiting(relay_loop *loop);
+int loop_noted(relay_loop *loop, int *into, int room);
 int loop_handed_back(const relay_loop *loop);
 int loop_packet(const relay_loop *loop, int number, unsigned char **octets, int *size);
+void loop_taken(relay_loop *loop);
 /* cffi ends */
 
 typedef struct {

@@ -4,7 +4,7 @@ import socket
 from enum import Enum, auto
 
 from media.relay.interface import Address, DropCause, Latching, Protection, SideConfig
-from media.relay.sockets import open_flow, set_dscp
+from media.relay.sockets import Overflow, open_flow, set_dscp
 
 _NO_HOST = ("0.0.0.0", "::")  # noqa: S104 - the address of a stream on hold (RFC 3264 8.4), never bound
 
@@ -38,6 +38,18 @@ class Port:
         self._remote_heard = False
         """The signalled peer has been the latched one."""
         self._config: SideConfig | None = None
+        self._overflow = Overflow(catch)
+        self._flow_overflow: Overflow | None = None
+        self._overflowed = 0
+        """Packets the kernel had no room for at twins that are closed."""
+
+    def take_overflow(self) -> int:
+        """Return how many packets the kernel has dropped since the last call because nobody read them in time."""
+        lost = self._overflow.take() + self._overflowed
+        if self._flow_overflow is not None:
+            lost += self._flow_overflow.take()
+        self._overflowed = 0
+        return lost
 
     def configure(self, config: SideConfig, *, again: bool) -> list[tuple[bytes, Address]]:
         """Take a new configuration; `again` when a Configure asked for it, which alone arms RELATCH.
@@ -96,11 +108,7 @@ class Port:
 
     def _filtered(self, address: Address, config: SideConfig, passed: Verdict) -> Verdict | DropCause:
         """Compare with the signalled remote. Only SRTP may come from anywhere: it proves itself (RFC 4568 6.4.1)."""
-        proves_itself = config.protection is Protection.SRTP
-        check_host = config.source_address or not (proves_itself or config.any_source)
-        check_port = config.source_port or (
-            not proves_itself and config.latching is Latching.OFF and not config.any_source
-        )
+        check_host, check_port = self._checks(config)
         if not (check_host or check_port):
             return passed
         if self._remote is None:
@@ -110,6 +118,34 @@ class Port:
         if check_port and address[1] != self._remote[1]:
             return DropCause.WRONG_SOURCE
         return passed
+
+    @staticmethod
+    def _checks(config: SideConfig) -> tuple[bool, bool]:
+        """Whether host and port of a source have to be the signalled ones."""
+        proves_itself = config.protection is Protection.SRTP
+        check_host = config.source_address or not (proves_itself or config.any_source)
+        check_port = config.source_port or (
+            not proves_itself and config.latching is Latching.OFF and not config.any_source
+        )
+        return check_host, check_port
+
+    @property
+    def hears_peer_alone(self) -> bool:
+        """Whether everything that reaches `catch` is from a wrong source, but for packets of :attr:`reclaimer`."""
+        config = self._config
+        if config is None or self.flow is None:
+            return False
+        if config.latching is Latching.OFF:
+            return all(self._checks(config)) and self.destination == self._remote
+        return self.latched is not None and not self._armed
+
+    @property
+    def reclaimer(self) -> Address | None:
+        """The address that may still take the port from the latched peer, if there is one."""
+        config, remote = self._config, self._remote
+        if config is None or remote is None or config.latching is Latching.OFF or remote == self.latched:
+            return None
+        return remote if self._reclaims(remote, config) else None
 
     def latch(self, address: Address) -> list[tuple[bytes, Address]]:
         """Make `address` the peer. Returns packets that came while the sockets were changed."""
@@ -131,6 +167,8 @@ class Port:
             self.flow, early = open_flow(self.catch, destination, self._config.dscp if self._config else 0)
         except OSError:  # an address of another family: counted when something is sent
             return []
+        if self.flow is not None:
+            self._flow_overflow = Overflow(self.flow)
         return early
 
     def send(self, packet: memoryview) -> DropCause | None:
@@ -154,6 +192,9 @@ class Port:
 
     def close_flow(self) -> None:
         """Close the connected twin, if any."""
+        if self._flow_overflow is not None:
+            self._overflowed += self._flow_overflow.take()
+            self._flow_overflow = None
         if self.flow is not None:
             self.flow.close()
             self.flow = None

@@ -52,6 +52,10 @@ class SlowPath:
 
     def receive(self, side: StreamSide, port: Port, address: Address, now: float) -> None:
         """Carry the packet in the buffer, which came to `port` from `address`, to the other side, or count why not."""
+        with side.stream.guard:
+            self._receive(side, port, address, now)
+
+    def _receive(self, side: StreamSide, port: Port, address: Address, now: float) -> None:
         length = self._buffer.length[0]
         octets = self._buffer.octets
         muxed = side.config.rtcp_mux and side.config.protection is not Protection.OPAQUE

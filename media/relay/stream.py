@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from media.relay.contexts import Receiver, Sender, Source, UsedKeys
 from media.relay.interface import (
@@ -197,11 +198,15 @@ class StreamSide:
 class Stream:
     """Both sides of a stream and what they share: the buffer of the loop and the keys ever used."""
 
-    __slots__ = ("buffer", "sides", "stream_id", "tapped", "used_keys")
+    __slots__ = ("buffer", "guard", "sides", "stream_id", "tapped", "used_keys")
 
-    def __init__(self, stream_id: str, buffer: PacketBuffer) -> None:
+    def __init__(
+        self, stream_id: str, buffer: PacketBuffer, guard: AbstractContextManager[object] | None = None
+    ) -> None:
         self.stream_id = stream_id
         self.buffer = buffer
+        self.guard = guard or nullcontext()
+        """Held while anything is done that a thread carrying packets of this stream must not see half done."""
         self.sides: dict[Side, StreamSide] = {}
         self.used_keys = UsedKeys()
         self.tapped = False

@@ -8,7 +8,7 @@ import pytest
 from media.relay.compiled import why_not_compiled
 from tests.relay.ends import Ends
 
-LOOPS = ("interpreted", "compiled")
+LOOPS = ("interpreted", "compiled", "threads")
 
 
 @pytest.fixture(params=LOOPS)
@@ -16,7 +16,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """The packet loop that engines and worker processes of the test run."""
     chosen = str(request.param)
     monkeypatch.setenv("IMSLAB_PACKET_LOOP", "python" if chosen == "interpreted" else "compiled")
-    if chosen == "compiled" and why_not_compiled():
+    if chosen != "interpreted" and why_not_compiled():
         reason = f"no compiled packet loop: {why_not_compiled()}"
         if os.environ.get("CI"):
             pytest.fail(reason)
@@ -26,6 +26,6 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def ends(loop: str) -> Iterator[Ends]:
-    made = Ends(compiled=loop == "compiled")
+    made = Ends(loop=loop)
     yield made
     made.close()

@@ -21,6 +21,7 @@ from media.relay import (
     StreamConfig,
     TappedPacket,
 )
+from media.relay.compiled import Workers
 from media.relay.engine import RelayEngine
 from media.srtp import SrtpContext
 
@@ -86,13 +87,17 @@ class Clock:
 class Ends:
     """A phone on the access side, a far end on the core side, the stream between them."""
 
-    def __init__(self, host: str = HOST, *, compiled: bool = False) -> None:
+    def __init__(self, host: str = HOST, *, loop: str = "interpreted") -> None:
         self.host = host
         self.clock = Clock()
         self.events: list[RelayEvent] = []
         self.mirrored: list[TappedPacket] = []
         self.engine = RelayEngine(
-            clock=self.clock, notify=self.events.append, mirror=self.mirrored.append, compiled=compiled
+            clock=self.clock,
+            notify=self.events.append,
+            mirror=self.mirrored.append,
+            compiled=loop != "interpreted",
+            workers=Workers(2) if loop == "threads" else None,
         )
         self.phone, self.far = udp(host), udp(host)
         self.others: list[socket.socket] = []
@@ -129,7 +134,7 @@ class Ends:
 
     def step(self) -> None:
         """Let the loop do everything there is to do."""
-        while self.engine.step(0.0):
+        while self.engine.step(0.0) or not self.engine.settled():
             pass
 
     def throw(self, packet: bytes, *, side: Side = Side.ACCESS, by: socket.socket | None = None) -> None:
