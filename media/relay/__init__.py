@@ -5,6 +5,7 @@ its own.
 """
 
 from media.relay.interface import (
+    MOST_WORKERS,
     Address,
     BadStreamConfigError,
     DropCause,
@@ -33,12 +34,14 @@ from media.relay.interface import (
     StreamConfig,
     TappedPacket,
     UnknownStreamError,
+    Workers,
 )
 from media.relay.process import RelayProcess
 from media.relay.python_relay import PythonRelay
 from media.relay.refuge import Refuge
 
 __all__ = [
+    "MOST_WORKERS",
     "Address",
     "BadStreamConfigError",
     "DropCause",
@@ -70,4 +73,5 @@ __all__ = [
     "StreamConfig",
     "TappedPacket",
     "UnknownStreamError",
+    "Workers",
 ]

@@ -11,7 +11,6 @@ import os
 import select
 import socket
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Protocol, Self, cast
@@ -46,25 +45,9 @@ CAUSES = (
     DropCause.SSRC_LIMIT,
 )
 """Causes by their numbers in `packet_loop.h`."""
-MOST_WORKERS = 16
 _NOTED_AT_ONCE = 256
 _FLOW, _STRANGERS = 0, 1
 _ADDRESS_OCTETS = 18
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """Threads that carry packets: how many (0: as many as this process may use processors, up to 16), the processors
-    they are pinned to in turn (none: not pinned), and their priority (0: usual scheduling, 1 to 99: SCHED_FIFO)."""
-
-    count: int = 0
-    cpus: tuple[int, ...] = ()
-    priority: int = 0
-
-    @property
-    def number(self) -> int:
-        """How many threads that makes here."""
-        return min(self.count or len(self.cpus) or len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 class _Fields(Protocol):

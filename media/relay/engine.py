@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from media.relay.batch import Batch
-from media.relay.compiled import CompiledFlow, CompiledLoop, Workers, why_not_compiled
+from media.relay.compiled import CompiledFlow, CompiledLoop, why_not_compiled
 from media.relay.fast_path import VIEWS, Flow, ReceivePackets
 from media.relay.interface import (
     MAX_DATAGRAM,
@@ -29,6 +29,7 @@ from media.relay.interface import (
     StreamConfig,
     TappedPacket,
     UnknownStreamError,
+    Workers,
 )
 from media.relay.libsrtp import PacketBuffer
 from media.relay.port import Port

@@ -4,6 +4,7 @@ A stream joins two sides of a call at the media gateway. Each side is RTP, SRTP 
 between them, changes the protection on the way, and counts every packet it does not forward under the cause.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ MAX_SSRCS = 16
 key (assumed)."""
 MAX_DATAGRAM = 9216
 """Octets of the largest UDP payload forwarded (assumed: a jumbo frame)."""
+MOST_WORKERS = 16
+"""Threads that carry packets, at most."""
 
 
 class RelayError(Exception):
@@ -298,6 +301,21 @@ class TappedPacket:
     destination: Address
     payload: bytes = field(repr=False)
     cause: DropCause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Threads that carry packets: how many (0: as many as this process may use processors, up to 16), the processors
+    they are pinned to in turn (none: not pinned), and their priority (0: usual scheduling, 1 to 99: SCHED_FIFO)."""
+
+    count: int = 0
+    cpus: tuple[int, ...] = ()
+    priority: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many threads that makes here."""
+        return min(self.count or len(self.cpus) or len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 EventListener = Callable[[RelayEvent], None]

@@ -7,12 +7,15 @@
  *
  * Nothing here allocates per packet, and no key is ever seen: sessions are libsrtp's, reached by the functions given to
  * loop_new(). Packets are carried by a thread of the loop's own after loop_start(), else by who calls loop_run(). Who
- * holds the loop has everything to himself; between two flows the thread gives way to who waits.
+ * holds the loop has everything to himself; between two flows the thread gives way to who waits. The thread hears of a
+ * socket once (EPOLLET) and keeps it in a list of its own until it has read everything: asking again costs as much as
+ * reading a packet.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <math.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,7 +42,6 @@
 #define EVENTS 256
 #define ROOM (MAX_DATAGRAM + 1 + TRAILER_LIMIT)
 #define MOST_HANDED_BACK (1 << 22)
-#define CLOSE_S 0.002
 #define BUSY 32
 #define MANY 8
 #define LOOKS_A_SECOND 500.0
@@ -64,8 +66,8 @@ struct relay_loop {
     int epoll, wake, notice;
     double now;
     relay_flow **flows;
-    int *noted;
-    int most, noted_count;
+    int *noted, *ready;
+    int most, noted_count, ready_count;
     relay_packet *back;
     int back_count, back_room, told;
     unsigned char *arena;
@@ -130,6 +132,7 @@ void loop_free(relay_loop *loop)
     pthread_mutex_destroy(&loop->lock);
     free(loop->flows);
     free(loop->noted);
+    free(loop->ready);
     free(loop->back);
     free(loop->arena);
     free(loop);
@@ -174,17 +177,19 @@ void loop_set_time(relay_loop *loop, double now)
 
 static int watched(const relay_loop *loop, int descriptor, int operation)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = descriptor};
+    struct epoll_event event = {.events = EPOLLIN | (loop->started ? EPOLLET : 0), .data.fd = descriptor};
     return epoll_ctl(loop->epoll, operation, descriptor, &event);
 }
 
-static void forget_noted(relay_loop *loop, int descriptor)
+static void forget(relay_loop *loop, relay_flow *flow, int descriptor)
 {
-    for (int i = 0; i < loop->noted_count; i++)
-        if (loop->noted[i] == descriptor) {
-            loop->noted[i] = loop->noted[--loop->noted_count];
-            return;
-        }
+    for (int i = 0; flow->noted && i < loop->noted_count; i++)
+        if (loop->noted[i] == descriptor)
+            loop->noted[i--] = loop->noted[--loop->noted_count];
+    for (int i = 0; flow->queued && i < loop->ready_count; i++)
+        if (loop->ready[i] == descriptor)
+            loop->ready[i] = -1;
+    flow->noted = flow->queued = 0;
 }
 
 int loop_watch(relay_loop *loop, int descriptor, relay_flow *flow)
@@ -203,14 +208,16 @@ int loop_watch(relay_loop *loop, int descriptor, relay_flow *flow)
         if (noted == NULL)
             return -1;
         loop->noted = noted;
+        int *ready = realloc(loop->ready, (size_t)(2 * (most + EVENTS)) * sizeof *ready);
+        if (ready == NULL)
+            return -1;
+        loop->ready = ready;
         memset(flows + loop->most, 0, (size_t)(most - loop->most) * sizeof *flows);
         loop->most = most;
     }
     relay_flow *before = loop->flows[descriptor];
-    if (before != NULL && before != flow && before->noted) {
-        before->noted = 0;
-        forget_noted(loop, descriptor);
-    }
+    if (before != NULL && before != flow)
+        forget(loop, before, descriptor);
     loop->flows[descriptor] = flow;
     if (flow == NULL) {
         if (before != NULL)
@@ -479,19 +486,14 @@ static int receive(relay_loop *loop, int descriptor, int *sizes, int with_names)
     return count;
 }
 
-static void carry(relay_loop *loop, relay_flow *flow, int descriptor, double now, int busy)
+/* Carry what waits, up to all slots; returns whether there may be more. */
+static int carry(relay_loop *loop, relay_flow *flow, int descriptor, double now, int busy)
 {
-    int count = 1, sizes[RELAY_SLOTS], came[RELAY_SLOTS], ready = 0;
+    int sizes[RELAY_SLOTS], came[RELAY_SLOTS], ready = 0;
     struct iovec packets[RELAY_SLOTS];
-    if (busy || now - flow->last < CLOSE_S) {
-        count = receive(loop, descriptor, sizes, 0);
-    } else {
-        sizes[0] = (int)recv(descriptor, loop->slots[0], MAX_DATAGRAM + 1, MSG_DONTWAIT);
-        if (sizes[0] < 0)
-            return;
-    }
+    int count = receive(loop, descriptor, sizes, 0);
     if (count < 1) /* nothing there, or an error about something sent earlier */
-        return;
+        return count < 0 && errno != EAGAIN && errno != EWOULDBLOCK;
     uint64_t before = flow->packets;
     int together = count >= MANY || (busy && count > 1);
     for (int i = 0; i < count; i++) {
@@ -509,9 +511,9 @@ static void carry(relay_loop *loop, relay_flow *flow, int descriptor, double now
         }
     }
     depart(flow, packets, came, ready, together);
-    flow->last = now;
     if (flow->packets != before)
         flow->active = now;
+    return count == RELAY_SLOTS;
 }
 
 /* Address and port of a sender, as they stand in relay_flow.known. */
@@ -530,7 +532,7 @@ static void address_of(const struct sockaddr_storage *name, unsigned char *into)
 }
 
 /* What others than the peer send: refused, unless it is from the one address that may take the port back. */
-static void refuse(relay_loop *loop, relay_flow *flow, int descriptor, double now)
+static int refuse(relay_loop *loop, relay_flow *flow, int descriptor, double now)
 {
     int sizes[RELAY_SLOTS], count = receive(loop, descriptor, sizes, flow->has_known);
     for (int i = 0; i < count; i++) {
@@ -550,22 +552,7 @@ static void refuse(relay_loop *loop, relay_flow *flow, int descriptor, double no
         }
         drop(flow, fault < 0 ? DROP_WRONG_SOURCE : fault, sizes[i], rtcp);
     }
-}
-
-static void serve(relay_loop *loop, int descriptor, int busy)
-{
-    relay_flow *flow = descriptor >= 0 && descriptor < loop->most ? loop->flows[descriptor] : NULL;
-    if (flow == NULL || !flow->open)
-        return;
-    uint64_t dropped = flow->dropped;
-    if (flow->kind == STRANGERS)
-        refuse(loop, flow, descriptor, seconds_now(loop));
-    else
-        carry(loop, flow, descriptor, seconds_now(loop), busy);
-    if (flow->dropped != dropped && !flow->noted) {
-        flow->noted = 1;
-        loop->noted[loop->noted_count++] = descriptor;
-    }
+    return count == RELAY_SLOTS || (count < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
 }
 
 /* Tell of packets that were handed back, once until they are taken. */
@@ -576,28 +563,85 @@ static void tell(relay_loop *loop)
         loop->told = 1;
 }
 
-int loop_run(relay_loop *loop)
+static int serve(relay_loop *loop, relay_flow *flow, int descriptor, int busy)
 {
-    int count = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
-    for (int i = 0; i < count; i++)
-        serve(loop, loop->events[i].data.fd, count > BUSY);
-    return count > 0 ? count : 0;
+    uint64_t dropped = flow->dropped;
+    double now = seconds_now(loop);
+    int more = flow->kind == STRANGERS ? refuse(loop, flow, descriptor, now) : carry(loop, flow, descriptor, now, busy);
+    if (flow->dropped != dropped && !flow->noted) {
+        flow->noted = 1;
+        loop->noted[loop->noted_count++] = descriptor;
+    }
+    return more && flow->open;
 }
 
-static void *carry_on(void *given)
+static relay_flow *flow_of(const relay_loop *loop, int descriptor)
 {
-    relay_loop *loop = given;
-    while (!atomic_load(&loop->stopping)) {
-        int count = epoll_wait(loop->epoll, loop->events, EVENTS, -1);
-        pthread_mutex_lock(&loop->lock);
-        for (int i = 0; i < count && !atomic_load(&loop->stopping); i++) {
+    return descriptor >= 0 && descriptor < loop->most ? loop->flows[descriptor] : NULL;
+}
+
+static void enqueue(relay_loop *loop, relay_flow *flow, int descriptor)
+{
+    if (flow->queued)
+        return;
+    flow->queued = 1;
+    loop->ready[loop->ready_count++] = descriptor;
+}
+
+/* Serve every flow that is ready once; between two of them others may have changed anything. */
+static void go_round(relay_loop *loop, int keep)
+{
+    int count = loop->ready_count;
+    for (int i = 0; i < count && !atomic_load(&loop->stopping); i++) {
+        if (keep) {
             give_way(loop);
             while (loop->arena_used > MOST_HANDED_BACK && !atomic_load(&loop->stopping)) {
                 tell(loop);
                 pthread_cond_wait(&loop->served, &loop->lock);
             }
-            serve(loop, loop->events[i].data.fd, count > BUSY);
         }
+        int descriptor = loop->ready[i];
+        relay_flow *flow = flow_of(loop, descriptor);
+        if (flow == NULL)
+            continue;
+        loop->ready[i] = -1;
+        flow->queued = 0;
+        if (flow->open && serve(loop, flow, descriptor, count > BUSY) && keep)
+            enqueue(loop, flow, descriptor);
+    }
+    memmove(loop->ready, loop->ready + count, (size_t)(loop->ready_count - count) * sizeof *loop->ready);
+    loop->ready_count -= count;
+}
+
+static void take_events(relay_loop *loop, int count)
+{
+    for (int i = 0; i < count; i++) {
+        relay_flow *flow = flow_of(loop, loop->events[i].data.fd);
+        if (flow != NULL)
+            enqueue(loop, flow, loop->events[i].data.fd);
+    }
+}
+
+int loop_run(relay_loop *loop)
+{
+    int count = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
+    if (count <= 0)
+        return 0;
+    take_events(loop, count);
+    go_round(loop, 0);
+    return count;
+}
+
+static void *carry_on(void *given)
+{
+    relay_loop *loop = given;
+    int waits = 1;
+    while (!atomic_load(&loop->stopping)) {
+        int count = epoll_wait(loop->epoll, loop->events, EVENTS, waits ? -1 : 0);
+        pthread_mutex_lock(&loop->lock);
+        take_events(loop, count);
+        go_round(loop, 1);
+        waits = loop->ready_count == 0;
         tell(loop);
         pthread_mutex_unlock(&loop->lock);
     }
@@ -650,11 +694,17 @@ void loop_stop(relay_loop *loop)
     loop->started = 0;
 }
 
-/* Whether there is anything to do for the loop or for who takes what it handed back. The loop is held. */
+/* Whether packets wait for the loop, or for who takes what it handed back. The loop is held. For tests: it asks every socket. */
 int loop_waiting(relay_loop *loop)
 {
-    struct epoll_event event;
-    return loop->back_count > 0 || epoll_wait(loop->epoll, &event, 1, 0) > 0;
+    if (loop->back_count > 0)
+        return 1;
+    for (int descriptor = 0; descriptor < loop->most; descriptor++) {
+        struct pollfd asked = {.fd = descriptor, .events = POLLIN};
+        if (loop->flows[descriptor] != NULL && poll(&asked, 1, 0) > 0)
+            return 1;
+    }
+    return 0;
 }
 
 /* Descriptors of flows that dropped something since they were last told here. */

@@ -49,14 +49,14 @@ typedef struct {
     int kind;
     int out;
     int open;
-    int noted;
+    int noted, queued;
     int opaque;
     int muxed;
     void *receiving, *sending;
     int receiving_mki, sending_mki;
     int trailer, rtcp_trailer;
     double rate;
-    double last, active;
+    double active;
     double looks, looks_at;
     uint64_t packets, octets_in, octets_out;
     uint64_t dropped, rtcp_refused, handed_back;

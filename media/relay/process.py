@@ -26,6 +26,7 @@ from media.relay.interface import (
     StreamConfig,
     TapListener,
     TappedPacket,
+    Workers,
 )
 from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
@@ -42,6 +43,7 @@ def _spawn(
     refuge: Refuge | None,
     suites: Mapping[str, str],
     path: Sequence[str],
+    workers: Workers,
 ) -> "subprocess.Popen[bytes]":
     """Start the packet loop with `control` as its end of the pair, and close it here."""
     arguments = [sys.executable, "-m", "media.relay.worker", str(control.fileno())]
@@ -49,6 +51,9 @@ def _spawn(
         arguments += ["--ports", *(str(port) for port in port_range)]
     if refuge is not None:
         arguments += ["--refuge", str(refuge.path), "--patience", str(refuge.seconds)]
+    arguments += ["--workers", str(workers.count), "--priority", str(workers.priority)]
+    for cpu in workers.cpus:
+        arguments += ["--cpu", str(cpu)]
     for name, value in suites.items():
         arguments += ["--suite", f"{name}={value}"]
     for folder in path if suites else ():
@@ -94,14 +99,16 @@ class RelayProcess(Relay):
         refuge: Refuge | None = None,
         suites: Mapping[str, str] = MappingProxyType({}),
         path: Sequence[str] = (),
+        workers: Workers | None = None,
     ) -> "RelayProcess":
         """Start the child and wait until it serves; with a `refuge` it goes on there when this process is gone.
 
-        `suites` are those of packages to be run, name -> ``module:object``, `path` where their modules are found.
+        `workers` are the threads of a compiled packet loop; `suites` are those of packages to be run, name ->
+        ``module:object``, `path` where their modules are found.
         Raises RelayUnavailableError with the reason when it refuses.
         """
         ours, theirs = socket.socketpair()
-        child = _spawn(theirs, port_range, refuge, suites, path)
+        child = _spawn(theirs, port_range, refuge, suites, path, workers or Workers())
         ours.settimeout(0.0)
         relay = cls(child, ours, child.pid)
         relay._loop.add_reader(ours.fileno(), relay._readable)

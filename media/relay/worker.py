@@ -23,7 +23,7 @@ from typing import NoReturn
 from keying.suites import SuiteError
 from media.relay import wire
 from media.relay.engine import TICK_S, TICK_SHARE, RelayEngine
-from media.relay.interface import RelayError, RelayEvent, Side, TappedPacket
+from media.relay.interface import RelayError, RelayEvent, Side, TappedPacket, Workers
 from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
 from media.srtp_transform import enable_srtp_suite
@@ -39,7 +39,11 @@ class Worker:
     """Owns the engine and the socket to the parent, or to who took its place."""
 
     def __init__(
-        self, control: socket.socket, port_range: tuple[int, int] | None, refuge: Refuge | None = None
+        self,
+        control: socket.socket,
+        port_range: tuple[int, int] | None,
+        refuge: Refuge | None = None,
+        workers: Workers | None = None,
     ) -> None:
         control.settimeout(0.0)
         self._control: socket.socket | None = control
@@ -51,7 +55,9 @@ class Worker:
         self._reader = wire.FrameReader()
         self._outgoing = bytearray()
         self._closing = False
-        self._engine = RelayEngine(port_range=port_range, notify=self._notify, mirror=self._mirror)
+        self._engine = RelayEngine(
+            port_range=port_range, notify=self._notify, mirror=self._mirror, workers=workers or Workers()
+        )
         self._poll = select.epoll()
         self._poll.register(control.fileno(), select.EPOLLIN)
         self._poll.register(self._engine.fileno(), select.EPOLLIN)
@@ -244,6 +250,11 @@ def main() -> NoReturn:
     parser.add_argument("--ports", type=int, nargs=2, metavar=("FIRST", "LAST"))
     parser.add_argument("--refuge", type=Path, help="socket at which to wait without a parent")
     parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait there")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="threads that carry packets; 0: all there may be"
+    )
+    parser.add_argument("--cpu", type=int, action="append", default=[], help="processor to pin the next of them to")
+    parser.add_argument("--priority", type=int, default=0, help="SCHED_FIFO priority of theirs, 0: usual scheduling")
     parser.add_argument("--suite", action="append", default=[], metavar="NAME=MODULE:OBJECT")
     parser.add_argument("--path", action="append", default=[], help="where modules of suites are found")
     options = parser.parse_args()
@@ -259,7 +270,8 @@ def main() -> NoReturn:
     sys.path.extend(options.path)
     try:
         _enable(options.suite)
-        worker = Worker(control, port_range, refuge)
+        workers = Workers(options.workers, tuple(options.cpu), options.priority)
+        worker = Worker(control, port_range, refuge, workers)
     except (RelayError, OSError, ImportError, AttributeError, SuiteError) as error:
         control.settimeout(None)
         control.sendall(wire.pack({"ready": False, "message": str(error)}))

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from keying.suites import DEFAULT_SUITES
+from media.relay import MOST_WORKERS
 from sba.nf import NodeSettings
 
 
@@ -35,6 +36,15 @@ class ImsAgwSettings(NodeSettings):
         default=15.0,
         ge=0,
         description="Seconds the packet loop carries on when this process was killed, until it is back; 0 = not at all",
+    )
+    relay_workers: int = Field(
+        default=0, ge=0, le=MOST_WORKERS, description="Threads that carry packets; 0 = as many as there are processors"
+    )
+    relay_cpus: tuple[int, ...] = Field(
+        default=(), description="Processors these threads are pinned to, in turn; empty = not pinned"
+    )
+    relay_priority: int = Field(
+        default=0, ge=0, le=99, description="Their SCHED_FIFO priority (needs CAP_SYS_NICE); 0 = usual scheduling"
     )
     key_export: bool = Field(
         default=False,

@@ -19,6 +19,7 @@ from media.relay import (
     RelayProcess,
     SrtpFailures,
     TappedPacket,
+    Workers,
 )
 from nodes import extensions
 from nodes.imsagw.associations import Associations
@@ -143,14 +144,16 @@ class ImsAgw(NetworkFunction):
         return max(streams, self.processor.percent())
 
     async def _start_relay(self) -> Relay:
-        if self.settings.relay == "in-process":
-            relay: Relay = PythonRelay(port_range=self.settings.port_range)
+        settings = self.settings
+        if settings.relay == "in-process":
+            relay: Relay = PythonRelay(port_range=settings.port_range)
         else:
             child = await RelayProcess.start(
-                port_range=self.settings.port_range,
+                port_range=settings.port_range,
                 refuge=self._refuge,
                 suites=extensions.crypto_suites(self.environment),
                 path=self.environment.lab.package_path,
+                workers=Workers(settings.relay_workers, settings.relay_cpus, settings.relay_priority),
             )
             child.on_death = self._relay_died
             self.telemetry.log("packet-loop", pid=child.pid)

@@ -20,8 +20,8 @@ from media.relay import (
     SideStatistics,
     StreamConfig,
     TappedPacket,
+    Workers,
 )
-from media.relay.compiled import Workers
 from media.relay.engine import RelayEngine
 from media.srtp import SrtpContext
 
