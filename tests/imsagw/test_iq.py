@@ -400,7 +400,7 @@ async def test_srtp_failures_and_latching_are_notified_and_delivered_again_after
 
     latched, failure = await asyncio.wait_for(heard(0, 2), 5)
     assert (latched.latched_address.ip, latched.latched_address.port) == call.phone.getsockname()
-    assert failure.srtp_failure.auth_failures == 50
+    assert 50 <= failure.srtp_failure.auth_failures <= 60, "told once fifty are passed"
     assert failure.context_id == call.context_id
     (again,) = await asyncio.wait_for(heard(latched.event_id, 1), 5)
     assert again == failure
