@@ -207,11 +207,10 @@ class RelayEngine:
             stream = self._streams.get(self._unseen.pop()) if self._unseen else None
             if stream is None:
                 continue
-            with stream.guard:
-                for side in stream.sides.values():
-                    flow = self._flows.get(side.rtp)
-                    if flow is not None:
-                        flow.review(now)
+            for side in stream.sides.values():
+                flow = self._flows.get(side.rtp)
+                if flow is not None:
+                    flow.review(now)
             for side in stream.sides.values():
                 self._check_silence(side, now)
                 self._check_lifetimes(side)

@@ -101,7 +101,8 @@ class Flow:
         """Settle, and look again only whether time has opened or closed the quick way: grace over, key near its end."""
         self.settle()
         if self._ready(now) is (self._path is None):
-            self.refresh(now)
+            with self._side.stream.guard:
+                self.refresh(now)
 
     def _enter(self) -> None:
         self._entry = self._receive_carefully if self._path is None else self._path.receive
