@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -249,7 +250,7 @@ def test_priority_is_granted_or_told(compiled: None) -> None:
     engine = RelayEngine(compiled=True, workers=Workers(1, (), 5))
     granted = engine.loop == "compiled, 1 thread"
     assert granted or "SCHED_FIFO refused" in engine.loop
-    policies = {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")}
+    policies = {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
     assert (os.SCHED_FIFO in policies) is granted
     engine.close()
 
