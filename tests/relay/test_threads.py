@@ -260,7 +260,9 @@ async def test_relay_process_runs_as_many_threads_as_it_is_told(compiled: None) 
     cpu = min(os.sched_getaffinity(0))
     relay = await RelayProcess.start(workers=Workers(2, (cpu,)))
     assert relay.loop == "compiled, 2 threads"
-    pinned = [task for task in os.listdir(f"/proc/{relay.pid}/task") if os.sched_getaffinity(int(task)) == {cpu}]
+    pinned = [
+        task for task in Path(f"/proc/{relay.pid}/task").iterdir() if os.sched_getaffinity(int(task.name)) == {cpu}
+    ]
     assert len(pinned) >= 2
     await relay.close()
 
