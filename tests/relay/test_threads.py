@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +84,10 @@ def engine(compiled: None) -> Iterator[RelayEngine]:
     made = RelayEngine(compiled=True, workers=Workers(2))
     yield made
     made.close()
+
+
+def tasks_of(pid: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def stepping(engine: RelayEngine, talks: list[Talk], seconds: float) -> None:
@@ -250,7 +256,7 @@ def test_priority_is_granted_or_told(compiled: None) -> None:
     engine = RelayEngine(compiled=True, workers=Workers(1, (), 5))
     granted = engine.loop == "compiled, 1 thread"
     assert granted or "SCHED_FIFO refused" in engine.loop
-    policies = {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+    policies = {os.sched_getscheduler(task) for task in tasks_of(os.getpid())}
     assert (os.SCHED_FIFO in policies) is granted
     engine.close()
 
@@ -260,10 +266,7 @@ async def test_relay_process_runs_as_many_threads_as_it_is_told(compiled: None) 
     cpu = min(os.sched_getaffinity(0))
     relay = await RelayProcess.start(workers=Workers(2, (cpu,)))
     assert relay.loop == "compiled, 2 threads"
-    pinned = [
-        task for task in Path(f"/proc/{relay.pid}/task").iterdir() if os.sched_getaffinity(int(task.name)) == {cpu}
-    ]
-    assert len(pinned) >= 2
+    assert len([task for task in tasks_of(relay.pid) if os.sched_getaffinity(task) == {cpu}]) >= 2
     await relay.close()
 
 
@@ -281,3 +284,29 @@ def test_packets_queued_at_a_socket_before_it_was_watched_are_carried(engine: Re
     stepping(engine, [talk], 5)
     assert talk.heard == [rtp(number) for number in range(51)]
     talk.close()
+
+
+RACES = Path(__file__).with_name("races.c")
+LOOP = Path(__file__).parents[2] / "media" / "relay"
+
+
+@pytest.mark.attack("T3")
+def test_threads_race_for_nothing(tmp_path: Path) -> None:
+    """`packet_loop.c` under the compiler's race detector, with sockets that come and go while packets are carried."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        reason = "no gcc: races are not looked for"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    program = tmp_path / "races"
+    sources = [str(RACES), str(LOOP / "packet_loop.c"), f"-I{LOOP}"]
+    flags = ["-std=c11", "-g", "-O1", "-fsanitize=thread", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *flags, *sources, "-o", str(program), "-lm", "-lpthread"], check=True)
+    # The detector wants its memory where it is: without randomisation it always is.
+    command = ["setarch", "--addr-no-randomize", str(program), "3"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    carried, looked = (int(part.split("=")[1]) for part in ended.stdout.split())
+    assert carried > 100
+    assert looked > 10
