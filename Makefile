@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 TESTS  ?= tests
 FUZZ_SECONDS ?= 60
+# what the relay's extension is built of, where there is a C compiler
+LOOP   := media/relay/compiled_build.py $(wildcard media/relay/*.c media/relay/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench fuzz protos api conformance clean screenshots
@@ -24,7 +26,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "imslab needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: $(BIN)/python pyproject.toml setup.py requirements.lock $(wildcard protos/*.proto)
+$(VENV)/.run: $(BIN)/python pyproject.toml setup.py requirements.lock $(wildcard protos/*.proto) $(LOOP)
 	PIP_CONSTRAINT=requirements.lock $(PIP) install -e '.[build]'
 	$(BIN)/python protos/generate.py
 	@touch $@

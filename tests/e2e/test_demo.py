@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.lab import ROOT
+from tests.wheel import WITHOUT_COMPILER, build, install, source
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
@@ -52,3 +53,25 @@ def test_the_demonstration_shows_seven_calls_that_ended_as_they_must(tmp_path: P
     assert (out / "call.pcapng").stat().st_size > 50_000
     assert len(list((out / "heard").glob("*.wav"))) == 2
     assert not (out / "state" / "control.sock").exists()
+
+
+def test_the_demonstration_needs_no_c_compiler(tmp_path: Path) -> None:
+    wheel = build("wheel", source(tmp_path / "source"), tmp_path, WITHOUT_COMPILER)
+    environment = install(wheel, tmp_path / "installed")
+    environment.pop("IMSLAB_PACKET_LOOP", None)
+    why = "from media.relay.compiled import why_not_compiled as why; print(why())"
+    for arguments, expected in (
+        (["-c", why], "not built at installation"),
+        (["-m", "lab", "demo", "--out", str(tmp_path / "out")], "7 of 7 calls ended as they must"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert expected in done.stdout

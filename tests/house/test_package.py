@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = """
-import sys
-from setuptools import build_meta
-print(build_meta.build_wheel(sys.argv[1]))
-"""
+from tests.wheel import ROOT, WITHOUT_COMPILER, build, install, source
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    listing = ["git", "ls-files", "-co", "--exclude-standard"]
-    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
-    names = files.stdout.splitlines() if files.returncode == 0 else []
-    if not names:  # an unpacked archive has no git
-        names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if ".venv" not in path.parts]
-    for name in names:
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "build/")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    built = subprocess.run(
-        [sys.executable, "-c", BUILD, str(folder)], cwd=source, capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    return zipfile.ZipFile(folder / built.stdout.splitlines()[-1])
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("package")
+
+
+@pytest.fixture(scope="module")
+def archive(folder: Path) -> Path:
+    return build("sdist", source(folder / "source"), folder)
+
+
+@pytest.fixture(scope="module")
+def wheel(folder: Path, archive: Path) -> zipfile.ZipFile:
+    """Built of the source archive: what that lacks is missing here."""
+    with tarfile.open(archive) as packed:
+        if hasattr(tarfile, "data_filter"):  # Python 3.11.4
+            packed.extraction_filter = tarfile.data_filter
+        packed.extractall(folder / "unpacked")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return zipfile.ZipFile(build("wheel", unpacked, folder))
 
 
 def test_wheel_holds_the_default_lab_the_contracts_and_their_code(wheel: zipfile.ZipFile) -> None:
@@ -66,3 +67,51 @@ def test_wheel_holds_no_tests_and_no_build_leftovers(wheel: zipfile.ZipFile) -> 
         "sba",
         "signalling",
     }
+
+
+def test_archive_and_wheel_hold_what_the_packet_loop_is_built_of(archive: Path, wheel: zipfile.ZipFile) -> None:
+    with tarfile.open(archive) as packed:
+        packed_names = {name.split("/", 1)[1] for name in packed.getnames() if "/" in name}
+    for part in ("packet_loop.c", "packet_loop.h", "compiled_build.py"):
+        assert f"media/relay/{part}" in packed_names
+        assert f"media/relay/{part}" in wheel.namelist()
+    assert not [name for name in packed_names if name.startswith("build/")], "what is generated is no source"
+
+
+def test_wheel_holds_the_compiled_packet_loop(wheel: zipfile.ZipFile) -> None:
+    compiler = str(sysconfig.get_config_var("CC")).split()[0]
+    if shutil.which(compiler) is None and not os.environ.get("CI"):
+        pytest.skip(f"no C compiler ({compiler})")
+    assert any(name.startswith("media/relay/_packet_loop.") for name in wheel.namelist())
+
+
+RUN = """
+import asyncio, json
+import media
+from media.relay import RelayProcess
+from media.relay.compiled import why_not_compiled
+
+async def run():
+    relay = await RelayProcess.start()
+    kind = relay.loop
+    await relay.close()
+    return kind
+
+print(json.dumps({"from": media.__file__, "why": why_not_compiled(), "loop": asyncio.run(run())}))
+"""
+
+
+def test_an_installation_without_a_compiler_relays_with_the_interpreted_loop_and_says_why(tmp_path: Path) -> None:
+    wheel = build("wheel", source(tmp_path / "source"), tmp_path, WITHOUT_COMPILER)
+    target = tmp_path / "installed"
+    environment = install(wheel, target)
+    assert not list(target.rglob("*.so"))
+    environment.pop("IMSLAB_PACKET_LOOP", None)
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert Path(said["from"]).is_relative_to(target)
+    assert said["why"].startswith("not built at installation")
+    assert said["loop"] == f"interpreted: {said['why']}"
