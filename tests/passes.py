@@ -1,8 +1,8 @@
 """Every test, in passes: ``python -m tests.passes [--results FILE] [PYTEST ARGUMENTS]``.
 
-First what needs no lab, then whole labs, then containers. Where a process may have a network of its own, each pass but
-the last runs in two workers, each with a loopback of its own: ports and addresses never meet. Elsewhere, and on one
-core, the same tests run one after the other.
+First what needs no lab, then whole labs, then what fills every core, then containers. Where a process may have a network
+of its own, the first two passes run in two workers, each with a loopback of its own: ports and addresses never meet.
+Elsewhere, and on one core, the same tests run one after the other.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Pass:
 
 
 PASSES = (
-    Pass("engines and nodes", "not lab and not compose"),
-    Pass("labs", "lab and not compose"),
+    Pass("engines and nodes", "not lab and not compose and not load"),
+    Pass("labs", "lab and not compose and not load"),
+    Pass("floods and soak", "load and not compose", alone=True),
     Pass("containers", "compose", alone=True),
 )
 
