@@ -56,6 +56,15 @@ class HomeDomain(Entry):
     """Bootstrapping server function, from which the KMS takes its users' keys."""
 
 
+class PacketWorkers(Entry):
+    """Threads of a gateway that carry packets: how many (0: one for each processor), the processors they are pinned to
+    in turn, and their SCHED_FIFO priority (0: usual scheduling)."""
+
+    count: Annotated[int, Field(ge=0, le=16)] = 0
+    cpus: list[Annotated[int, Field(ge=0, le=1023)]] = Field(default_factory=list)
+    priority: Annotated[int, Field(ge=0, le=99)] = 0
+
+
 class AccessNetwork(Entry):
     """An access network: its P-CSCF, its IMS access gateway and the operator's policy there."""
 
@@ -68,6 +77,7 @@ class AccessNetwork(Entry):
     """Calls of one user at once, 0 for no limit."""
     max_streams: Annotated[int, Field(ge=0, le=100_000)] = 32
     """Media streams of all those calls together, 0 for no limit."""
+    packet_workers: PacketWorkers = PacketWorkers()
     announce_on_clear_gm: bool = False
     """List sdes-srtp to UEs on an unencrypted Gm as well: shows the headers, and shows keys to the access network."""
 

@@ -173,6 +173,9 @@ def _gateway(instance: str, access: AccessNetwork, layout: Layout, config: LabCo
         "core_ip": core,
         "access_network": access.name,
         "key_export": config.key_export == "per-call",
+        "relay_workers": access.packet_workers.count,
+        "relay_cpus": list(access.packet_workers.cpus),
+        "relay_priority": access.packet_workers.priority,
     }
     if config.extensions.crypto_suites:
         settings["suites"] = [*DEFAULT_SUITES, *config.extensions.crypto_suites]

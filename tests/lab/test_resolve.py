@@ -17,6 +17,7 @@ from lab.resolve import OPERATOR, resolve
 from lab.state import StateFolder
 from lab.subscribers import load as load_secrets
 from nodes.hss.provision import AkaCredentials, read_provisioning
+from nodes.imsagw.config import ImsAgwSettings
 from nodes.kms.credentials import read_static
 from nodes.ue.config import UeSettings
 from sba.config import NodeEnvironment
@@ -358,3 +359,13 @@ def test_a_layout_may_come_from_outside(folder: StateFolder) -> None:
     lab: Any = resolve(load(LAB), folder, layout=Layout("127.9.9"))
     assert lab["network"] == "127.9.9.0/24"
     assert lab["nodes"]["kms"]["sbi"]["host"].startswith("127.9.9.")
+
+
+def test_a_gateway_learns_how_many_threads_carry_its_packets(folder: StateFolder) -> None:
+    content = yaml.safe_load(LAB.read_text())
+    content["access_networks"][0]["packet_workers"] = {"count": 3, "cpus": [1, 0], "priority": 7}
+    lab: Any = resolve(parse(yaml.safe_dump(content)), folder)
+    told = {name: ImsAgwSettings.model_validate(lab["nodes"][name]["settings"]) for name in ("imsagw-a", "imsagw-b")}
+    first, second = told["imsagw-a"], told["imsagw-b"]
+    assert (first.relay_workers, first.relay_cpus, first.relay_priority) == (3, (1, 0), 7)
+    assert (second.relay_workers, second.relay_cpus, second.relay_priority) == (0, (), 0)
