@@ -43,7 +43,7 @@ class Outbox:
 
     def __init__(self, datagrams: Sequence[tuple[bytes, Address]]) -> None:
         self.count = len(datagrams)
-        names = {address: number for number, address in enumerate({address for _, address in datagrams})}
+        names = {address: number for number, address in enumerate(dict.fromkeys(address for _, address in datagrams))}
         self._names = bytearray(b"".join(address_octets(address) for address in names))
         self._pool = bytearray(b"".join(octets for octets, _ in datagrams) or b"\0")
         self._vectors = bytearray(_VECTOR.size * self.count)
@@ -56,6 +56,13 @@ class Outbox:
             _MESSAGE.pack_into(self._messages, number * _MESSAGE.size, name, 16, vector, 1, 0, 0, 0, 0)
             pool += len(octets)
         self._first = _place(self._messages)
+
+    def aim(self, addresses: Sequence[Address]) -> None:
+        """Send elsewhere from now on: new addresses in the order in which the first ones appeared."""
+        octets = b"".join(address_octets(address) for address in addresses)
+        if len(octets) != len(self._names):
+            raise ValueError("as many addresses as before are needed")
+        self._names[:] = octets
 
     def send(self, sock: socket.socket, first: int, count: int) -> int:
         """Send up to `count` from the `first` on; returns how many the kernel took (0: it could take none now)."""
