@@ -15,7 +15,7 @@ from struct import Struct
 from media.relay.batch import Batch
 from media.relay.contexts import CAUSE_OF, Lifetime, Receiver, Sender, Source
 from media.relay.demultiplex import rtp_is_whole
-from media.relay.interface import DropCause, Protection
+from media.relay.interface import MAX_DATAGRAM, DropCause, Protection
 from media.relay.libsrtp import TRAILER_LIMIT, PacketBuffer
 from media.relay.port import Port
 from media.relay.slow_path import SlowPath
@@ -152,7 +152,7 @@ class Flow:
             self._slow.receive(self._side, self._port, self._peer, now)
 
     def _careful_slot(self, octets: bytes | bytearray, size: int, now: float) -> None:
-        self._buffer.load(bytes(octets[:size]))
+        self._buffer.load(bytes(octets[: min(size, MAX_DATAGRAM + 1)]))  # a slot has room for more than may pass
         self._careful(now)
 
     def _failed(self, size: int, status: int) -> None:

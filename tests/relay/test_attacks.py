@@ -191,6 +191,18 @@ def test_oversized_datagram_is_dropped(ends: Ends):
     ends.throw(rtp(1, payload=bytes(MAX_DATAGRAM - 11)))
     ends.throw(rtp(2, payload=bytes(40000)))
     assert ends.drops() == {DropCause.OVERSIZE: 2}
+
+
+def test_oversized_datagram_on_the_quick_way_is_dropped(ends: Ends):
+    ends.open()
+    ends.talk(range(2))
+    for turn, size in enumerate(range(MAX_DATAGRAM + 1, MAX_DATAGRAM + 250, 50)):
+        ends.clock.advance(0.02)
+        ends.throw(rtp(2, payload=bytes(size - 12)))
+        ends.talk([2 + turn])
+    assert ends.drops() == {DropCause.OVERSIZE: 5}
+    ends.talk(range(7, 9))
+    ends.assert_balance()
     ends.assert_balance()
 
 
