@@ -42,6 +42,14 @@ ReceivePackets = Callable[[float, bool], None]
 """Handles what waits at a socket, at a time in seconds; the flag tells that many sockets have something."""
 
 
+def _let_lie(_now: float, _busy: bool) -> None:
+    """Leave what waits at a socket that is given up."""
+
+
+def _nothing() -> None:
+    """Settle what is settled."""
+
+
 def _lasting(lifetime: Lifetime) -> bool:
     return lifetime.srtp - lifetime.srtp_used >= LIFETIME_MARGIN
 
@@ -93,7 +101,7 @@ class Flow:
 
     def refresh(self, now: float) -> None:
         """Look again at everything the quick way takes for granted. Call after any change to the stream."""
-        self.settle()
+        self._leave()
         self._path = self._quick_way() if self._ready(now) else None
         self._enter()
 
@@ -113,12 +121,22 @@ class Flow:
         if self._path is not None:
             self._path.settle()
 
+    def _leave(self) -> None:
+        """Settle, and let go of the closures of the quick way: they know one another.
+
+        So what they hold, keys among it, goes with the last reference, without waiting for a collector.
+        """
+        self.settle()
+        if self._path is not None:
+            self._path.receive, self._path.settle = _let_lie, _nothing
+
     def retire(self) -> None:
         """Count the last packets and leave the loop's table."""
-        self.settle()
+        self._leave()
         self._path = None
         if self._receivers.get(self.descriptor) is self._entry:
             del self._receivers[self.descriptor]
+        self._entry = _let_lie
 
     def _ready(self, now: float) -> bool:
         side, port, far = self._side, self._port, self._side.far

@@ -1,5 +1,7 @@
 """Keys over the life of a stream: re-keying, roll-over counters, lifetimes, reuse (RFC 4568 6.1, 7.1.4; RFC 3711 3.3.1)."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -241,3 +243,21 @@ def _set(of: KeySet):
     return MasterKeySet(
         [ReferenceKey(suite, octets.part(0, suite.key_length), octets.part(suite.key_length, suite.key_salt_length))]
     )
+
+
+@pytest.mark.attack("T8")
+def test_sessions_go_with_their_stream_without_a_collector(ends: Ends):
+    """What refers to itself would keep keys for as long as nobody looks for cycles, in a packet loop for hours."""
+    ends.open()
+    ends.talk(range(3))
+    ends.answer(range(3))
+    side = ends.engine._streams["s"].sides[Side.ACCESS]
+    gone = [weakref.ref(side.receiver.session), weakref.ref(side.sender.session)]
+    del side
+    ends.engine.rekey("s", Side.ACCESS, receive=keys(), send=keys())
+    gc.disable()
+    try:
+        ends.engine.remove("s")
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
