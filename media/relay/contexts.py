@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from media.relay import libsrtp
-from media.relay.interface import OLD_KEY_GRACE_S, DropCause, KeyReusedError, KeySet
+from media.relay.interface import OLD_KEY_GRACE_S, DropCause, KeyReusedError, KeySet, SrtpIndex
 from media.relay.libsrtp import PacketBuffer
 from media.relay.reference import SrtpSession, open_session
 
@@ -133,6 +133,11 @@ class Receiver:
         self._previous, self._previous_keys, self._previous_until = self.session, self.keys, now + OLD_KEY_GRACE_S
         self.session, self.keys, self.lifetime = session, keys, Lifetime.of(keys)
 
+    def resume(self, positions: Mapping[int, SrtpIndex]) -> None:
+        """Go on where each SSRC was under an earlier key; for a receiver that has had no packet yet."""
+        for ssrc, (roc, sequence) in positions.items():
+            self.session.start_at(self.keys, ssrc, roc, sequence)
+
     def in_grace(self, now: float) -> bool:
         """Whether the key before the present one still works at `now`; forgets it when not."""
         if self._previous is not None and now >= self._previous_until:
@@ -195,6 +200,11 @@ class Sender:
         else:
             self.session.update(keys)
         self.keys, self.lifetime = keys, Lifetime.of(keys)
+
+    def resume(self, positions: Mapping[int, SrtpIndex]) -> None:
+        """Go on where each SSRC was under an earlier key; for a sender that has sent nothing yet."""
+        for ssrc, (roc, sequence) in positions.items():
+            self.session.start_at(self.keys, ssrc, roc, sequence)
 
     def protect(self, *, rtcp: bool) -> DropCause | None:
         """Encrypt the packet in the buffer and add its tag. Returns why it must be dropped, or None."""

@@ -24,6 +24,7 @@ from media.relay.interface import (
     RelayEvent,
     RelayStatistics,
     RelayUnavailableError,
+    Resume,
     Side,
     SideConfig,
     StreamConfig,
@@ -224,11 +225,12 @@ class RelayEngine:
         if not config.sides:
             raise BadStreamConfigError("a stream needs a side")
         check_sides(config.sides)
-        loop = min(self._loops.values(), key=lambda each: each.streams, default=None)
+loop = min(self._loops.values(), key=lambda each: each.streams, default=None)
         stream = Stream(config.stream_id, self._buffer, loop)
+        stream.used_keys.digests.update(config.used_keys)
         try:
             for name, side_config in config.sides.items():
-                self._open_side(stream, name, side_config)
+                self._open_side(stream, name, side_config, config.resume.get(name))
         except Exception:
             with stream.guard:
                 for side in list(stream.sides.values()):
@@ -358,12 +360,18 @@ class RelayEngine:
             raise UnknownStreamError(f"stream {stream.stream_id} has no {name} side")
         return side
 
-    def _open_side(self, stream: Stream, name: Side, config: SideConfig) -> StreamSide:
+    def _open_side(self, stream: Stream, name: Side, config: SideConfig, resume: Resume | None = None) -> StreamSide:
         pair = config.rtcp and not config.rtcp_mux
-        rtp, rtcp = self._pool.open(config.local_ip, pair=pair, dscp=config.dscp)
+        if resume is None:
+            rtp, rtcp = self._pool.open(config.local_ip, pair=pair, dscp=config.dscp)
+        else:
+            rtp, rtcp = self._pool.open_again(config.local_ip, resume.port, pair=pair, dscp=config.dscp)
         ports = Port(rtp, rtcp=False), None if rtcp is None else Port(rtcp, rtcp=True)
         now = self._clock()
         side = StreamSide(stream, name, config, ports, now)
+        if resume is not None:
+            side.resume = resume
+            side.rtp.resume(resume.latched)
         try:
             side.take_keys(config, now, reset_receive=False)
         except Exception:

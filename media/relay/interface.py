@@ -16,6 +16,9 @@ from keying.suites import CryptoSuite
 Address = tuple[str, int]
 """IP address in text form and UDP port."""
 
+SrtpIndex = tuple[int, int]
+"""Rollover counter and sequence number of the last packet of an SSRC (RFC 3711 3.3.1)."""
+
 REPLAY_WINDOW = 128
 """Packets; RFC 3711 3.3.2 asks for at least 64."""
 OLD_KEY_GRACE_S = 5.0
@@ -42,7 +45,7 @@ class DuplicateStreamError(RelayError):
 
 
 class PortsExhaustedError(RelayError):
-    """The kernel gave no port, or no pair of an even and the next odd one."""
+    """The kernel gave no port, no pair of an even and the next odd one, or not the one that was asked for."""
 
 
 class BadStreamConfigError(RelayError):
@@ -188,11 +191,32 @@ class SideConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """What one side had in a packet loop that died, so that a peer finds it as it was.
+
+    `port` is the local RTP port, and no other will do; RTCP is on the next one up unless muxed. `latched` is where the
+    peer was heard: nobody else gets a chance to be first. `received` and `sent` are the last known positions by SSRC,
+    where the first keys that the side is given begin: the peer changes its key and keeps its ROC (RFC 4568 7.1.4).
+    """
+
+    port: int
+    latched: Address | None = None
+    received: Mapping[int, SrtpIndex] = field(default_factory=dict)
+    sent: Mapping[int, SrtpIndex] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """A stream with one or both of its sides; a missing side may be given later with :meth:`Relay.modify`."""
+    """A stream with one or both of its sides; a missing side may be given later with :meth:`Relay.modify`.
+
+    A stream that was in another packet loop before has a `resume` per side, and in `used_keys` the SHA-256 of every
+    key and salt that was used there: none of them is taken again, for ROC, SRTCP index and replay window are gone.
+    """
 
     stream_id: str
     sides: Mapping[Side, SideConfig]
+    resume: Mapping[Side, Resume] = field(default_factory=dict)
+    used_keys: frozenset[bytes] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +247,10 @@ class SideStatistics:
     lost: int
     jitter_ms: float
     duration_s: float
+    received: Mapping[int, SrtpIndex] = field(default_factory=dict)
+    """Position of each SSRC under the keys received with; SRTP only."""
+    sent: Mapping[int, SrtpIndex] = field(default_factory=dict)
+    """Position of each SSRC under the keys sent with; SRTP only."""
 
     @property
     def dropped(self) -> int:

@@ -299,20 +299,22 @@ class Session:
         return value[0] if self._c.srtp_get_stream_roc(self._session, ssrc, value) == OK else None
 
     def start_at(self, keys: KeySet, ssrc: int, roc: int, sequence: int) -> None:
-        """Place an SSRC of a fresh receiver at (`roc`, `sequence`) as highest index received.
+        """Place an SSRC of a fresh receiver or sender at (`roc`, `sequence`) as highest index.
 
         libsrtp can be told a ROC but no sequence number, and a sender that wraps just then would be lost. So a packet
-        with that index is protected here and shown to the receiver; it never leaves this function.
+        with that index is protected here and shown to the receiver; it never leaves this function. It has no payload,
+        so that of a sender gives away nothing of the key stream either.
         """
-        helper = Session(keys, sender=True)
-        for session in (helper, self):
+        helper = self if self._sender else Session(keys, sender=True)
+        for session in {id(one): one for one in (helper, self)}.values():
             if roc:
                 kind = _policy(keys, _SSRC_SPECIFIC, ssrc)
                 self._call(partial(self._c.srtp_add_stream, session._session), kind)  # noqa: SLF001 - same class
                 session.set_roc(ssrc, roc)
         buffer = PacketBuffer(12)
         buffer.load(b"\x80\x00" + sequence.to_bytes(2, "big") + bytes(4) + ssrc.to_bytes(4, "big"))
-        if helper.rtp(buffer.data, buffer.length) != OK or self.rtp(buffer.data, buffer.length) != OK:
+        taken = helper.rtp(buffer.data, buffer.length) == OK
+        if not taken or (helper is not self and self.rtp(buffer.data, buffer.length) != OK):
             raise BadStreamConfigError("the SRTP library does not take the rollover counter")
 
     def set_roc(self, ssrc: int, roc: int) -> None:

@@ -51,6 +51,10 @@ class Port:
         self._overflowed = 0
         return lost
 
+    def resume(self, latched: Address | None) -> None:
+        """Have a peer from the beginning: it was heard when another packet loop had this port."""
+        self.latched = latched
+
     def configure(self, config: SideConfig, *, again: bool) -> list[tuple[bytes, Address]]:
         """Take a new configuration; `again` when a Configure asked for it, which alone arms RELATCH.
 

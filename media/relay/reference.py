@@ -54,7 +54,7 @@ class SrtpSession(Protocol):
         """Return the rollover counter of an SSRC, None when it is not bound."""
 
     def start_at(self, keys: KeySet, ssrc: int, roc: int, sequence: int) -> None:
-        """Place an SSRC of a fresh receiver at an index."""
+        """Place an SSRC of a fresh receiver or sender at an index."""
 
 
 class ReferenceSession:

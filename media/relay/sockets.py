@@ -167,6 +167,19 @@ class PortPool:
                 rtp.close()
         raise PortsExhaustedError(f"no pair of UDP ports free on {ip}")
 
+    def open_again(self, ip: str, port: int, *, pair: bool, dscp: int) -> tuple[socket.socket, socket.socket | None]:
+        """Bind a port that a packet loop before this one had, whatever rests. Raises PortsExhaustedError."""
+        try:
+            rtp = _open((ip, port), dscp)
+            try:
+                return rtp, _open((ip, port + 1), dscp) if pair else None
+            except (OSError, OverflowError):
+                rtp.close()
+                raise
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no such port"
+            raise PortsExhaustedError(f"UDP port {port} on {ip} cannot be had again: {reason}") from None
+
     def _end_rests(self) -> None:
         """Forget ports that rested long enough; the ones released first stand first."""
         now = self._clock()

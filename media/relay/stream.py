@@ -15,9 +15,11 @@ from media.relay.interface import (
     LocalAddress,
     Protection,
     RelayStatistics,
+    Resume,
     Side,
     SideConfig,
     SideStatistics,
+    SrtpIndex,
 )
 from media.relay.libsrtp import PacketBuffer, check_keys
 from media.relay.port import Port, usable
@@ -40,6 +42,7 @@ class StreamSide:
         "packets_in",
         "packets_out",
         "receiver",
+        "resume",
         "rtcp",
         "rtcp_in",
         "rtcp_out",
@@ -66,6 +69,7 @@ class StreamSide:
         self.started = self.last_in = self.last_out = now
         self.silence_told = False
         self.failure_threshold = _FIRST_FAILURE_THRESHOLD
+        self.resume: Resume | None = None
 
     @property
     def far(self) -> "StreamSide | None":
@@ -141,6 +145,11 @@ class StreamSide:
         """Receive with `keys` from now on, and with the old ones for a while."""
         if self.receiver is None:
             self.receiver = Receiver(keys, self.stream.buffer)
+            if self.resume is not None and not reset_roc:
+                self.receiver.resume(self.resume.received)
+                for ssrc, (_, sequence) in self.resume.received.items():
+                    self.sources[ssrc] = Source(ssrc, 0)
+                    self.sources[ssrc].note(sequence)
         else:
             self.receiver.rekey(keys, self.sources, now, reset_roc=reset_roc)
         if reset_roc:
@@ -150,6 +159,8 @@ class StreamSide:
         """Send with `keys` from now on."""
         if self.sender is None:
             self.sender = Sender(keys, self.stream.buffer)
+            if self.resume is not None and not reset_roc:
+                self.sender.resume(self.resume.sent)
         else:
             self.sender.rekey(keys, reset_roc=reset_roc)
 
@@ -192,7 +203,30 @@ class StreamSide:
             lost=sum(source.lost for source in sources),
             jitter_ms=max((source.jitter for source in sources), default=0.0) * 1000.0 / rate,
             duration_s=now - self.started,
+            received=self._received(),
+            sent=self._sent(),
         )
+
+    def _received(self) -> dict[int, SrtpIndex]:
+        """Positions under the keys of this side's peer; those of the packet loop before, until there are keys."""
+        if self.receiver is None:
+            return {} if self.resume is None else dict(self.resume.received)
+        rocs = {ssrc: self.receiver.session.roc(ssrc) for ssrc in self.sources}
+        return {
+            ssrc: (roc, self.sources[ssrc].highest)
+            for ssrc, roc in rocs.items()
+            if roc is not None and self.sources[ssrc].received
+        }
+
+    def _sent(self) -> dict[int, SrtpIndex]:
+        """Positions under this side's own keys, of what the far side brings."""
+        positions = {} if self.resume is None else dict(self.resume.sent)
+        if self.sender is not None and self.far is not None:
+            for ssrc, source in self.far.sources.items():
+                roc = self.sender.session.roc(ssrc)
+                if roc is not None and source.received:
+                    positions[ssrc] = roc, source.highest
+        return positions
 
 
 class Stream:

@@ -27,10 +27,12 @@ from media.relay.interface import (
     Protection,
     RelayEvent,
     RelayStatistics,
+    Resume,
     Side,
     SideConfig,
     SideStatistics,
     SrtpFailures,
+    SrtpIndex,
     StreamConfig,
     TappedPacket,
 )
@@ -221,6 +223,8 @@ def write_stream(config: StreamConfig) -> Json:
     return {
         "stream_id": config.stream_id,
         "sides": {name.value: write_side(side) for name, side in config.sides.items()},
+        "resume": {name.value: _write_resume(resume) for name, resume in config.resume.items()},
+        "used_keys": [digest.hex() for digest in sorted(config.used_keys)],
     }
 
 
@@ -228,7 +232,38 @@ def read_stream(value: Json) -> StreamConfig:
     """Decode a stream. Raises FrameError."""
     fields = _object(value)
     sides = {Side(name): read_side(side) for name, side in _object(fields["sides"]).items()}
-    return StreamConfig(text(fields["stream_id"]), sides)
+    resume = {Side(name): _read_resume(side) for name, side in _object(fields.get("resume", {})).items()}
+    used = frozenset(bytes.fromhex(text(digest)) for digest in items(fields.get("used_keys", [])))
+    return StreamConfig(text(fields["stream_id"]), sides, resume, used)
+
+
+def _write_resume(resume: Resume) -> Json:
+    return {
+        "port": resume.port,
+        "latched": _json_address(resume.latched),
+        "received": write_positions(resume.received),
+        "sent": write_positions(resume.sent),
+    }
+
+
+def _read_resume(value: Json) -> Resume:
+    fields = _object(value)
+    received, sent = read_positions(fields["received"]), read_positions(fields["sent"])
+    return Resume(number(fields["port"]), _address(fields["latched"]), received, sent)
+
+
+def write_positions(positions: Mapping[int, SrtpIndex]) -> Json:
+    """Encode positions by SSRC."""
+    return [[ssrc, roc, sequence] for ssrc, (roc, sequence) in positions.items()]
+
+
+def read_positions(value: Json) -> dict[int, SrtpIndex]:
+    """Decode positions by SSRC. Raises FrameError."""
+    found = {}
+    for entry in items(value):
+        ssrc, roc, sequence = (number(each) for each in items(entry))
+        found[ssrc] = roc, sequence
+    return found
 
 
 def write_locals(addresses: Mapping[Side, LocalAddress]) -> Json:
@@ -259,6 +294,8 @@ def write_statistics(statistics: RelayStatistics) -> Json:
             "latched": _json_address(side.latched),
             "jitter_ms": side.jitter_ms,
             "duration_s": side.duration_s,
+            "received": write_positions(side.received),
+            "sent": write_positions(side.sent),
         }
         fields.update({counter: number(getattr(side, counter)) for counter in _COUNTERS})
         sides[name.value] = fields
@@ -278,6 +315,8 @@ def read_statistics(value: Json) -> RelayStatistics:
             latched=_address(side["latched"]),
             jitter_ms=_real(side["jitter_ms"]),
             duration_s=_real(side["duration_s"]),
+            received=read_positions(side.get("received", [])),
+            sent=read_positions(side.get("sent", [])),
             **{counter: number(side[counter]) for counter in _COUNTERS},
         )
     return RelayStatistics(text(fields["stream_id"]), sides)
