@@ -61,6 +61,13 @@ class Associations:
         if record.span is not None:
             record.span.add_event("rekeyed")
 
+    def interrupted(self, record: StreamRecord) -> None:
+        """Note that the packet loop died with its counters: as last read they stay in the sums."""
+        if record.span is not None:
+            record.span.add_event("packet-loop-died")
+        if self._meter is not None and id(record) in self._open:
+            self._meter.ended(*self._open[id(record)], None)
+
     def close(self, record: StreamRecord, statistics: SideStatistics | None) -> None:
         """End the span with the final counters, as far as they are known."""
         span = record.span

@@ -86,6 +86,12 @@ class MediaCaptureService:
         if self._readers:
             self._spawn(context)
 
+    def restarted(self) -> None:
+        """Tap again what was tapped in a packet loop that died."""
+        self._tapped.clear()
+        for context in self._gateway.contexts.values():
+            self.changed(context)
+
     def packet(self, packet: TappedPacket) -> None:
         """Hand a mirrored packet to those who want it."""
         context = self._gateway.contexts.get(packet.stream_id.partition("/")[0])

@@ -1,13 +1,13 @@
 """Contexts, terminations and streams of the gateway (the H.248 model of TS 23.334)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from opentelemetry.trace import Span
 
 from keying.sdes import CryptoAttribute, KeyReuse
-from media.relay import LocalAddress, Side, SideConfig
+from media.relay import Address, LocalAddress, Mode, Protection, Side, SideConfig, SrtpIndex
 from protos import iq_pb2
 
 
@@ -16,6 +16,7 @@ class StreamRecord:
     """One stream of one termination.
 
     `offered` are the gateway's lines last shown to the peer, `sending` the one it sends with, `receiving` the peer's.
+    `latched`, `received` and `sent` are what the packet loop last told: they outlive it.
     """
 
     stream_id: int
@@ -26,6 +27,30 @@ class StreamRecord:
     receiving: CryptoAttribute | None = None
     local: LocalAddress | None = None
     span: Span | None = None
+    opened: bool = False
+    """Its gate has been open: something may have been sent under its key, and taken under the peer's."""
+    keyless: bool = False
+    """Its keys went with a packet loop that died, and no others have come yet."""
+    latched: Address | None = None
+    received: dict[int, SrtpIndex] = field(default_factory=dict)
+    sent: dict[int, SrtpIndex] = field(default_factory=dict)
+
+    def opens(self, config: SideConfig) -> None:
+        """Note what a configuration allows, before the packet loop has it."""
+        self.opened = self.opened or config.mode is not Mode.INACTIVE
+
+    def lose_keys(self) -> None:
+        """Give up keys that may have been used: ROC, SRTCP index and replay window went with the packet loop.
+
+        Sending under the same key from index 0 would be a two-time pad; receiving would take replays (RFC 3711 3.3.2,
+        9.1). Keys of a stream whose gate was closed all the time stay.
+        """
+        if self.config.protection is not Protection.SRTP or not self.opened:
+            return
+        if self.sending is not None or self.receiving is not None:
+            self.keyless = True
+            self.offered, self.sending, self.receiving = (), None, None
+            self.config = replace(self.config, send=None, receive=None)
 
 
 @dataclass(slots=True)
@@ -68,6 +93,24 @@ class Context:
                 digest = sha256(key.reveal()).digest()
                 if self.keys.setdefault(digest, (stream_id, of_peer)) != (stream_id, of_peer):
                     raise KeyReuse("a master key is used in more than one place")
+
+    def used_keys(self, stream_id: int) -> frozenset[bytes]:
+        """Digests of the keys of the call, those that the stream has now left out."""
+        present: set[bytes] = set()
+        for termination in self.terminations.values():
+            record = termination.streams.get(stream_id)
+            for line in (*record.offered, record.sending, record.receiving) if record is not None else ():
+                present |= {sha256(key.reveal()).digest() for key in line.all_keys} if line is not None else set()
+        return frozenset(self.keys.keys() - present)
+
+    @property
+    def keyless(self) -> list[tuple[Termination, list[int]]]:
+        """Terminations with streams that need new keys, and these."""
+        found = [
+            (each, sorted(number for number, record in each.streams.items() if record.keyless))
+            for each in self.terminations.values()
+        ]
+        return [(termination, streams) for termination, streams in found if streams]
 
     def relay_id(self, stream_id: int) -> str:
         """Name of a stream at the relay."""

@@ -24,6 +24,8 @@ _CODES: Mapping[str, tuple[int, grpc.StatusCode]] = MappingProxyType(
 )
 
 
+UNAVAILABLE = "IQ_502"
+"""Cause when the gateway goes down or its packet loop is away."""
 SUITE = "crypto_suite"
 KEY = "crypto_key"
 """Names of invalid parameters by which the IMS-ALG tells its user why a stream cannot be protected."""

@@ -1,11 +1,22 @@
 """The gateway's procedures: reserve, configure, release connection points (TS 23.334 6, IQ-10 to IQ-16)."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from keying.sdes import KeyReuse
-from media.relay import LocalAddress, Protection, Relay, RelayError, RelayStatistics, Side, SideConfig, StreamConfig
+from media.relay import (
+    Latching,
+    LocalAddress,
+    Protection,
+    Relay,
+    RelayError,
+    RelayStatistics,
+    Side,
+    SideConfig,
+    StreamConfig,
+)
 from nodes.imsagw.answers import SIDES
 from nodes.imsagw.associations import Associations
 from nodes.imsagw.config import ImsAgwSettings
@@ -14,6 +25,9 @@ from nodes.imsagw.errors import iq_error, of_relay
 from nodes.imsagw.stream_spec import StreamRequest, read_stream
 from protos import iq_pb2
 from sba.errors import ProblemError
+
+_RESTART_S = 1.5
+"""Seconds a request waits for a packet loop that is being started again."""
 
 Changed = list[tuple[Termination, list[StreamRecord]]]
 """Terminations a request named, each with the streams it changed."""
@@ -50,6 +64,9 @@ class MediaGateway:
         self._associations = associations
         self._clock = clock
         self._changed = changed
+        self.usable = asyncio.Event()
+        """Not set while a packet loop that died is being replaced."""
+        self.usable.set()
 
     @property
     def streams_in_use(self) -> int:
@@ -63,8 +80,16 @@ class MediaGateway:
             raise iq_error("411", "unknown context")
         return context
 
+    async def _until_usable(self) -> None:
+        """Wait for a packet loop that is being started again. Raises ProblemError IQ_502 when that takes too long."""
+        try:
+            await asyncio.wait_for(self.usable.wait(), _RESTART_S)
+        except TimeoutError:
+            raise iq_error("502", "the packet loop is being started again") from None
+
     async def reserve(self, request: iq_pb2.ReserveRequest, owner: str) -> tuple[Context, Changed]:
         """Make a context, or add terminations to one, both sides in one request (IQ-3). Nothing stays of a failure."""
+        await self._until_usable()
         if request.priority > 15:
             raise iq_error("449", "priority lies between 0 and 15")
         if self.draining:
@@ -95,13 +120,16 @@ class MediaGateway:
 
     async def configure(self, request: iq_pb2.ConfigureRequest, owner: str) -> Changed:
         """Change streams of a context; what a StreamSpec leaves out stays as it was."""
+        await self._until_usable()
         context = self.context(request.context_id, owner)
         self._check_capacity(context, request.terminations)
         return await self._carry_out(context, self._read(context, request.terminations))
 
     async def change_side(self, context: Context, termination: Termination, stream_id: int, config: SideConfig) -> None:
         """Give one stream a changed configuration: gate or monitoring."""
+        await self._until_usable()
         record = self.record(termination, stream_id)
+        record.opens(config)
         try:
             await self.relay.modify(context.relay_id(stream_id), termination.side, config)
         except RelayError as error:
@@ -113,6 +141,7 @@ class MediaGateway:
         """Release a termination, or the whole context, and return the final counters. Raises ProblemError IQ_430."""
         if termination_id and termination_id not in context.terminations:
             raise iq_error("430", "unknown termination")
+        await self._until_usable()
         gone = [context.terminations[termination_id]] if termination_id else list(context.terminations.values())
         final: dict[str, RelayStatistics] = {}
         for termination in gone:
@@ -131,8 +160,41 @@ class MediaGateway:
             self.contexts.pop(context.context_id, None)
         self._changed(context)
 
+    def note(self, counters: Iterable[RelayStatistics]) -> None:
+        """Keep what would be needed of each stream if the packet loop died: its peer and its SRTP positions."""
+        for counter in counters:
+            context_id, _, stream_id = counter.stream_id.rpartition("/")
+            context = self.contexts.get(context_id)
+            for side, told in counter.sides.items():
+                termination = context.termination(side) if context is not None else None
+                record = termination.streams.get(int(stream_id)) if termination is not None else None
+                if record is not None:
+                    record.latched = told.latched
+                    record.received, record.sent = dict(told.received), dict(told.sent)
+
+    def interrupted(self) -> None:
+        """Note that the packet loop died: requests wait for the next one."""
+        self.usable.clear()
+        for context in self.contexts.values():
+            for termination in context.terminations.values():
+                for record in termination.streams.values():
+                    self._associations.interrupted(record)
+
+    def resumed(self, relay: Relay) -> None:
+        """Take requests again: `relay` has the streams."""
+        self.relay = relay
+        self.usable.set()
+
+    def drop(self, context: Context) -> None:
+        """Take a context out of the books whose streams are not there any more."""
+        for termination in context.terminations.values():
+            for record in termination.streams.values():
+                self._associations.close(record, None)
+        self.contexts.pop(context.context_id, None)
+        self._changed(context)
+
     def lost(self) -> list[Context]:
-        """Note that the packet loop died: every context is void, which a new epoch tells (IQ-4)."""
+        """Note that there is no packet loop any more: every context is void, which a new epoch tells (IQ-4)."""
         contexts = list(self.contexts.values())
         for context in contexts:
             for termination in context.terminations.values():
@@ -148,7 +210,8 @@ class MediaGateway:
         A context whose streams are not all there is void, and streams that belong to none are ended. With the epoch
         the contexts are what their IMS-ALGs believe them to be (IQ-4). Raises RelayError.
         """
-        there = {each.stream_id for each in await self.relay.statistics()}
+        counters = await self.relay.statistics()
+        there = {each.stream_id for each in counters}
         for context in contexts:
             names = {context.relay_id(stream) for stream in context.stream_ids}
             if names and names <= there:
@@ -161,6 +224,7 @@ class MediaGateway:
             await self.relay.remove(stray)
         if epoch:
             self.epoch = epoch
+        self.note(counters)
         return len(self.contexts)
 
     @staticmethod
@@ -279,6 +343,7 @@ class MediaGateway:
             for each in group:
                 assert each.request is not None
                 record = StreamRecord(stream_id, each.request.config, each.request.transport)
+                record.opens(each.request.config)
                 each.request.apply(record)
                 record.local = locals_[each.termination.side]
                 each.termination.streams[stream_id] = record
@@ -291,7 +356,10 @@ class MediaGateway:
         if request.config.protection is Protection.OPAQUE and record.config.protection is not Protection.OPAQUE:
             raise iq_error("449", "a stream does not become opaque", stream=record.stream_id)
         rekeyed = request.sending != record.sending or request.receiving != record.receiving
+        record.opens(request.config)
         record.local = await self.relay.modify(context.relay_id(record.stream_id), termination.side, request.config)
+        if request.config.remote != record.config.remote or request.config.latching is Latching.OFF:
+            record.latched, record.received = None, {}  # until the packet loop tells of them anew
         request.apply(record)
         if record.config.latching.value == "relatch":  # asked for once
             record.config = replace(record.config, latching=type(record.config.latching).LATCH)

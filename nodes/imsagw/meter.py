@@ -35,7 +35,13 @@ class MediaMeter:
         )
 
     def watch(
-        self, *, streams: Callable[[], int], room: int, contexts: Callable[[], int], commands: Callable[[], int]
+        self,
+        *,
+        streams: Callable[[], int],
+        room: int,
+        contexts: Callable[[], int],
+        commands: Callable[[], int],
+        restarts: Callable[[], int],
     ) -> None:
         """Make the gauges of the gateway: `room` is how many streams it takes."""
         meter = self._meter
@@ -44,6 +50,9 @@ class MediaMeter:
         meter.create_observable_gauge("imslab.iq.contexts", observed(contexts), "{context}", "Contexts kept")
         meter.create_observable_gauge(
             "imslab.relay.commands", observed(commands), "{command}", "Commands the packet loop has not answered"
+        )
+        meter.create_observable_counter(
+            "imslab.relay.restarts", observed(restarts), "{restart}", "Packet loops that died and were replaced"
         )
 
     def read(self, counters: Iterable[RelayStatistics]) -> None:

@@ -31,8 +31,9 @@ from nodes.imsagw.hanging import hanging_contexts
 from nodes.imsagw.memory import EPOCH, ForeignNoteError, read_context, write_context
 from nodes.imsagw.meter import MediaMeter
 from nodes.imsagw.notifications import NotificationLog
+from nodes.imsagw.revival import Revival, revive
 from nodes.imsagw.service import IqService
-from protos.iq_pb2 import LatchedAddress, Notification
+from protos.iq_pb2 import LatchedAddress, Notification, RekeyNeeded
 from protos.iq_pb2 import MediaInactivity as InactivityNotice
 from protos.iq_pb2 import SrtpFailure as FailureNotice
 from protos.nrf_nfm_pb2 import Endpoint
@@ -43,6 +44,11 @@ from sba.nf import NetworkFunction
 from sba.telemetry import within
 
 _WATCH_S = 5.0
+_AGAIN_S = 0.25
+"""Pause before a packet loop that did not start is started once more, s."""
+_GIVE_UP_S = 5.0
+"""Time after which the calls of a packet loop that cannot be replaced are given up, s."""
+_KEYS_GONE = "the packet loop died with the keys"
 
 
 class ImsAgw(NetworkFunction):
@@ -64,6 +70,8 @@ class ImsAgw(NetworkFunction):
         self._notifications = NotificationLog()
         self._watching: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Future[None]] = set()
+        self._restarting: asyncio.Future[None] | None = None
+        self._restarts = 0
         self._refuge = self._find_refuge()
         adopted = await self._adopt_relay()
         try:
@@ -77,6 +85,7 @@ class ImsAgw(NetworkFunction):
             room=self.settings.streams_max,
             contexts=lambda: len(gateway.contexts),
             commands=lambda: gateway.relay.pending,
+            restarts=lambda: self._restarts,
         )
         if adopted is not None:
             await self._restore(adopted)
@@ -111,8 +120,10 @@ class ImsAgw(NetworkFunction):
 
     async def close_node(self) -> None:
         """End the media of every context."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._restarting):
+            if task is not None:
+                task.cancel()
+        self.gateway.usable.set()
         for context in list(self.gateway.contexts.values()):
             await self._end(context, "going down")
         await self.gateway.relay.close()
@@ -131,7 +142,8 @@ class ImsAgw(NetworkFunction):
 
     def attributes(self) -> dict[str, str]:
         """Whether SRTP is carried, where the packets are handled, and by which loop."""
-        where = {"relay": self.settings.relay, "packet_loop": self.gateway.relay.loop}
+        times = f"; died and was started again, {self._restarts} in all" if self._restarts else ""
+        where = {"relay": self.settings.relay, "packet_loop": self.gateway.relay.loop + times}
         return {"srtp": self.settings.srtp, "epoch": self.gateway.epoch, **where}
 
     def work_left(self) -> tuple[int, str]:
@@ -196,6 +208,8 @@ class ImsAgw(NetworkFunction):
                 self.telemetry.log("foreign-note", level="error", fault=str(error))
         count = await self.gateway.restore(contexts, epoch)
         self.telemetry.log("packet-loop-adopted", level="warning", pid=relay.pid, contexts=count)
+        for context in self.gateway.contexts.values():
+            self._ask_for_keys(context)
 
     def _remember(self, key: str, note: str | None) -> None:
         """Leave a note with the packet loop; one that is gone has nobody to leave it for."""
@@ -218,26 +232,80 @@ class ImsAgw(NetworkFunction):
         self._remember(context.context_id, write_context(context) if kept else None)
 
     def _relay_died(self) -> None:
-        """Void every context, tell their owners with a new epoch, and start the packet loop again."""
+        """Start another packet loop and give it the streams of the one that died; requests wait meanwhile."""
+        if self._restarting is not None and not self._restarting.done():
+            return  # it is looked after
+        self.gateway.interrupted()
+        self.telemetry.log("packet-loop-died", level="error", contexts=len(self.gateway.contexts))
+        self._restarting = asyncio.ensure_future(self._restart_relay(time.monotonic()))
+
+    async def _restart_relay(self, died: float) -> None:
+        while True:
+            try:
+                relay = await self._start_relay()
+                revival = await revive(relay, self.gateway.contexts.values())
+            except RelayError as error:
+                self.telemetry.log("packet-loop-refused", level="error", error=str(error))
+                if self.gateway.contexts and time.monotonic() - died > _GIVE_UP_S:
+                    self._give_up()
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                break
+        self._restarts += 1
+        self._revived(relay, revival, time.monotonic() - died)
+        if isinstance(relay, RelayProcess) and not relay.alive:  # it died while it was looked after
+            asyncio.get_running_loop().call_soon(self._relay_died)
+            return
+        await self.refresh_registration()
+
+    def _revived(self, relay: Relay, revival: Revival, seconds: float) -> None:
+        """Go on with what there is, and tell the IMS-ALGs what there is not."""
+        self.gateway.resumed(relay)
+        for context, reason in revival.lost:
+            self._lose(context, reason)
+        for context in revival.kept:
+            self._remember(context.context_id, write_context(context))
+            self._ask_for_keys(context)
+        self._remember(EPOCH, self.gateway.epoch)
+        self._capture.restarted()
+        self.telemetry.log(
+            "packet-loop-restarted",
+            level="warning",
+            contexts=len(revival.kept),
+            streams=revival.streams,
+            to_be_keyed=len(revival.keyless),
+            lost=len(revival.lost),
+            milliseconds=round(1000 * seconds),
+        )
+
+    def _ask_for_keys(self, context: Context) -> None:
+        """Tell the IMS-ALG which streams of a context are dark until they are keyed again."""
+        for termination, streams in context.keyless:
+            self._notifications.add(
+                context.owner,
+                Notification(
+                    context_id=context.context_id,
+                    termination_id=termination.termination_id,
+                    rekey_needed=RekeyNeeded(cause=_KEYS_GONE, stream_ids=streams),
+                ),
+            )
+
+    def _lose(self, context: Context, reason: str) -> None:
+        """Give up one context that the new packet loop could not take."""
+        with within(_trace_of(next(iter(context.terminations.values()), None))):
+            self.telemetry.log("context-lost", level="error", call_id=context.correlation, reason=reason)
+        self.gateway.drop(context)
+        self._notifications.add(context.owner, Notification(context_id=context.context_id, bearer_released="failure"))
+
+    def _give_up(self) -> None:
+        """Void every context and tell their owners with a new epoch: there is no packet loop (IQ-4)."""
         lost = self.gateway.lost()
-        self.telemetry.log("packet-loop-died", level="error", contexts=len(lost))
+        self.telemetry.log("contexts-lost", level="error", contexts=len(lost))
         for context in lost:
             self._notifications.add(
                 context.owner, Notification(context_id=context.context_id, bearer_released="failure")
             )
         self._notifications.add_for_all(Notification(restored=self.gateway.epoch))
-        self._restarting = asyncio.ensure_future(self._restart_relay())
-
-    async def _restart_relay(self) -> None:
-        while True:
-            try:
-                self.gateway.relay = await self._start_relay()
-            except RelayError as error:
-                self.telemetry.log("packet-loop-refused", level="error", error=str(error))
-                await asyncio.sleep(1.0)
-            else:
-                self._remember(EPOCH, self.gateway.epoch)
-                return
 
     def _relay_event(self, event: RelayEvent) -> None:
         context_id, _, stream_id = event.stream_id.rpartition("/")
@@ -250,6 +318,7 @@ class ImsAgw(NetworkFunction):
         )
         match event:
             case Latched():
+                termination.streams[int(stream_id)].latched = event.address
                 notification.latched_address.CopyFrom(LatchedAddress(ip=event.address[0], port=event.address[1]))
             case MediaInactive():
                 notification.media_inactivity.CopyFrom(
@@ -276,6 +345,7 @@ class ImsAgw(NetworkFunction):
             except RelayError:  # being restarted
                 continue
             self._meter.read(counters)
+            self.gateway.note(counters)
             now = time.monotonic()
             for context in hanging_contexts(
                 self.gateway.contexts.values(), counters, self._iq.heard, now, self.settings.hanging_after_s

@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from nodes.imsagw.errors import iq_error
+from nodes.imsagw.errors import UNAVAILABLE, iq_error
+from sba.errors import ProblemError
 
 _R = TypeVar("_R", bound=Message)
 
@@ -44,11 +45,17 @@ class TransactionCache(Generic[_R]):
         entry = self._entries.get((owner, tx_id))
         if entry is None:
             task = asyncio.ensure_future(run())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # an error is kept like an answer
             entry = self._entries[owner, tx_id] = _Entry(digest, now + self._lifetime_s, task)
+            task.add_done_callback(lambda done: self._ended((owner, tx_id), done))
         elif entry.digest != digest:
             raise iq_error("442", "tx_id was used for another request")
         return await asyncio.shield(entry.outcome)
+
+    def _ended(self, name: tuple[str, str], done: "asyncio.Future[_R]") -> None:
+        """Keep an error like an answer, but not that the packet loop was away: nothing came of the transaction."""
+        fault = None if done.cancelled() else done.exception()
+        if isinstance(fault, ProblemError) and fault.cause == UNAVAILABLE:
+            self._entries.pop(name, None)
 
     def _forget(self, now: float) -> None:
         """Drop what is too old; entries are in order of age."""

@@ -49,6 +49,7 @@ class StreamRequest:
         """Write it into the record, once the relay has taken it."""
         record.config, record.transport, record.offered = self.config, self.transport, self.offered
         record.sending, record.receiving = self.sending, self.receiving
+        record.keyless = record.keyless and (self.sending is None or self.receiving is None)
 
 
 def read_stream(
@@ -136,7 +137,7 @@ def _keys(
         sending = _tagged(offered, spec.sdes_local_selected, spec.stream_id)
     elif spec.sdes_remote and receiving is not None:
         sending = next((line for line in offered if line.suite == receiving.suite), sending)
-    elif sending is None and len(offered) == 1:
+    elif sending is None and len(offered) == 1 and not (before is not None and before.keyless):
         sending = offered[0]
     return offered, sending, receiving
 

@@ -45,17 +45,6 @@ async def _drops(call: Call) -> list[Any]:
     return list((await call.audit()).contexts[0].statistics[0].drops)
 
 
-async def _reserved(call: Call) -> bool:
-    """Whether a new call got through; until the packet loop is back, the gateway says that it is not ready."""
-    try:
-        await call.reserve()
-    except RemoteProblem as problem:
-        if problem.cause != "IQ_502":
-            raise
-        return False
-    return True
-
-
 async def _tapped(node: Any) -> bool:
     return bool(node._capture._tapped)
 
@@ -404,28 +393,6 @@ async def test_srtp_failures_and_latching_are_notified_and_delivered_again_after
     assert failure.context_id == call.context_id
     (again,) = await asyncio.wait_for(heard(latched.event_id, 1), 5)
     assert again == failure
-
-
-@pytest.mark.attack("T9")
-@on_gateway(relay="process")
-async def test_dead_packet_loop_means_a_new_epoch_and_new_calls_work(node, pcscf, lab, call):
-    import os
-    import signal
-
-    await call.reserve()
-    os.kill(node.gateway.relay.pid, signal.SIGKILL)
-    kinds = []
-    async for event in pcscf.stream(IQ["Events"], iq_pb2.EventsRequest()):
-        kinds.append(event.WhichOneof("event"))
-        if kinds[-1] == "restored":
-            epoch = event.restored
-            break
-    assert kinds == ["bearer_released", "restored"]
-    assert epoch != call.answer.epoch
-    await refused(call.release(), grpc.StatusCode.NOT_FOUND, "IQ_411")
-    await until(lambda: _reserved(call))
-    assert call.answer.epoch == epoch
-    await call.talk(0, 2, context_of(call.phone_key))
 
 
 @on_gateway()

@@ -333,6 +333,7 @@ SHOWN_ELSEWHERE = {
     "imslab.decision.suites_left_out": "tests/ue/test_kms_calls.py",
     "resynchronisation": "tests/bsf/test_bootstrapping.py",
     "exception": "tests/tracing/test_spans.py",
+    "packet-loop-died": "tests/imsagw/test_revival.py",
 }
 """Names that need a situation no call of this lab is in, and the test that has it."""
 
