@@ -68,7 +68,7 @@ def offer_work(decision: AlgDecision) -> MediaWork:
             access.append(near)
             core.append(far)
         elif plan.active and not from_access and plan.treatment is Treatment.E2AE_SDES:
-            access.append(_lines_again(plan, rekey=not plan.tag))
+            access.append(_lines_again(plan, rekey=plan.rekey or not plan.tag))
     return MediaWork(tuple(access), tuple(core))
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from nodes.pcscf.config import InactivityPolicy
 from nodes.pcscf.edge import Edge
 from nodes.pcscf.iq import AgwContext, follow
+from nodes.pcscf.rekeying import Rekeying
 from nodes.pcscf.release import MEDIA_LOST, MEDIA_SECURITY, MEDIA_SILENT, Releaser
 from nodes.pcscf.session import Session
 from protos import iq_pb2
@@ -27,6 +28,7 @@ class ControlLink:
         self._edge = edge
         self._releaser = releaser
         self._log = log
+        self._rekeying = Rekeying(edge, releaser, log)
         self._lost: dict[str, int] = {}
         self._followers: dict[str, asyncio.Future[None]] = {}
         self._beating: asyncio.Future[None] | None = None
@@ -51,6 +53,7 @@ class ControlLink:
             if task is not None:
                 task.cancel()
         self._followers.clear()
+        self._rekeying.stop()
 
     async def _beat(self) -> None:
         pause = FIRST_TRY_S
@@ -152,6 +155,8 @@ class ControlLink:
         self._log("iq.event", level=level, kind=kind, call_id=session.call_id, stream=note.stream_id)
         if kind == "bearer_released":
             await self._releaser.release(session, MEDIA_LOST)
+        elif kind == "rekey_needed":
+            self._rekeying.begin(session)
         elif kind == "media_inactivity":
             patient = session.emergency or settings.media_inactivity_policy is InactivityPolicy.LOG  # EM-11
             if not patient:

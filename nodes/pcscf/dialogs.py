@@ -1,9 +1,9 @@
-"""What the edge keeps of a dialog so that it can end it by itself: BYE both ways (HOP-7)."""
+"""What the edge keeps of a dialog so that it can act in it by itself: BYE both ways (HOP-7), offers to the UE."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nodes.pcscf.media_plan import Side
@@ -29,6 +29,8 @@ class EdgeDialog:
     confirmed: bool = False
     ended: bool = False
     invite_cseq: int = 0
+    inserted: dict[Side, list[tuple[int, int]]] = field(default_factory=dict)
+    """Requests of this node towards a side: (CSeq of the peer from which on it counts, by how much), rising."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON form for the store."""
@@ -42,6 +44,7 @@ class EdgeDialog:
             "routes": {str(side): list(route) for side, route in self.routes.items()},
             "confirmed": self.confirmed,
             "invite_cseq": self.invite_cseq,
+            "inserted": {str(side): [list(step) for step in steps] for side, steps in self.inserted.items()},
         }
 
     @classmethod
@@ -57,6 +60,10 @@ class EdgeDialog:
             routes={Side(side): tuple(route) for side, route in stored["routes"].items()},
             confirmed=bool(stored["confirmed"]),
             invite_cseq=int(stored["invite_cseq"]),
+            inserted={
+                Side(side): [(int(start), int(count)) for start, count in steps]
+                for side, steps in stored.get("inserted", {}).items()
+            },
         )
 
     def belongs(self, message: SipMessage, sender: Side) -> bool:
@@ -95,6 +102,47 @@ class EdgeDialog:
         if contact:
             self.contacts[sender] = contact
 
+    def shifted(self, number: int, towards: Side) -> int:
+        """The CSeq that a side sees in a request of its peer numbered `number` (RFC 3261 12.2.1.1).
+
+        It lies above those this node has inserted; what was sent before, and the ACK of it, keeps its number.
+        """
+        counts = [count for start, count in self.inserted.get(towards, ()) if start <= number]
+        return number + (counts[-1] if counts else 0)
+
+    def renumbered(self, request: SipRequest, towards: Side) -> SipRequest:
+        """The request of a peer as it goes on: CSeq, and in PRACK the number of what it acknowledges."""
+        number, method = request.cseq
+        shifted = self.shifted(number, towards)
+        if shifted == number:
+            return request
+        request = request.copy()
+        request.headers.set("CSeq", f"{shifted} {method}")
+        named = (request.headers.get("RAck") or "").split()
+        if len(named) == 3 and named[1].isascii() and named[1].isdigit():
+            request.headers.set("RAck", f"{named[0]} {self.shifted(int(named[1]), towards)} {named[2]}")
+        return request
+
+    def reinvite(self, towards: Side, body: bytes) -> SipRequest:
+        """An INVITE of this node in the name of the other side, which knows nothing of it."""
+        sender = towards.other
+        seen = self.cseqs[sender]
+        steps = self.inserted.setdefault(towards, [])
+        made = steps[-1][1] if steps else 0
+        start, count = (seen + 1, made + 1) if seen else (0, made + 2)  # its first may be numbered 0
+        if steps and steps[-1][0] == start:
+            steps.pop()
+        steps.append((start, count))
+        request = self._numbered("INVITE", towards, seen + made + 1, "")
+        request.headers.set("Contact", f"<{self.contacts[sender]}>")
+        request.headers.set("Content-Type", "application/sdp")
+        request.body = body
+        return request
+
+    def ack_of(self, invite: SipRequest, towards: Side) -> SipRequest:
+        """The ACK of a 2xx to an INVITE of this node; its remote target is that of the response (RFC 3261 13.2.2.4)."""
+        return self._numbered("ACK", towards, invite.cseq[0], "")
+
     def bye(self, towards: Side, reason: str = "") -> SipRequest:
         """A BYE in the name of the other side; its CSeq is one above what that side used."""
         return self._request("BYE", towards, self._next_cseq(towards.other), reason)
@@ -108,6 +156,9 @@ class EdgeDialog:
         return self.cseqs[sender]
 
     def _request(self, method: str, towards: Side, cseq: int, reason: str) -> SipRequest:
+        return self._numbered(method, towards, self.shifted(cseq, towards), reason)
+
+    def _numbered(self, method: str, towards: Side, cseq: int, reason: str) -> SipRequest:
         sender = towards.other
         headers = [
             ("Max-Forwards", "70"),

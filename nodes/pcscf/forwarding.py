@@ -93,7 +93,8 @@ class Forwarding:
         if response.status < 200:
             self._restart_timer_c()
         received = response.copy()
-        received.headers.set_values("Via", self._txn.request.headers.get_all("Via"))  # not what came back in it
+        for name in ("Via", "CSeq"):  # not what came back in it: the request may have been numbered anew
+            received.headers.set_values(name, self._txn.request.headers.get_all(name))
         answer = await self._transform(received)
         if answer is None:
             if response.status >= 200:

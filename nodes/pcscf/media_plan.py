@@ -181,6 +181,8 @@ class StreamPlan:
     token: str = ""
     managed: bool = False
     """Its keys come, or came before, of ``a=key-mgmt``."""
+    rekey: bool = False
+    """The IMS-AGW makes new keys whatever it has."""
 
     @property
     def active(self) -> bool:

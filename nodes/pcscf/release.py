@@ -14,6 +14,7 @@ MEDIA_SECURITY = 'SIP;cause=488;text="media security"'
 MEDIA_LOST = 'SIP;cause=503;text="media gateway lost the session"'
 MEDIA_SILENT = 'SIP;cause=480;text="no media"'
 DEREGISTERED = 'SIP;cause=480;text="deregistered"'
+KEYS_LOST = 'SIP;cause=488;text="media keys lost"'
 UE_LOST = 'SIP;cause=480;text="user not reachable"'
 
 

@@ -46,6 +46,8 @@ class Session:
     """By the callee's tag."""
     invite: Forwarding | None = None
     """The INVITE under way."""
+    offering: int = 0
+    """Requests inside the dialogs under way that may bring an offer, of either side."""
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 

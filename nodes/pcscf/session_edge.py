@@ -139,13 +139,13 @@ class SessionEdge:
             hop, role = self._releaser.way(found, ack, sender.other)
         except RejectionError:
             return
-        self._edge.stack.send_ack(ack, hop, role)
+        self._edge.stack.send_ack(dialog.renumbered(ack, sender.other), hop, role)
         await self._edge.sessions.save(found)
 
     async def _ack_media(self, session: Session, ack: SipRequest, sender: Side, tag: str) -> None:
         """The answer an ACK owes; a body that nobody waits for does not go on (RFC 3264 4, T1)."""
         exchange = session.media.exchange
-        if exchange is None or not exchange.open or exchange.decision.offered_by is sender:
+        if exchange is None or not exchange.open or exchange.own or exchange.decision.offered_by is sender:
             drop_body(ack)
             return
         if ack.body and not has_sdp(ack):
@@ -391,10 +391,13 @@ class SessionEdge:
         )
         if request.method == "INVITE":
             self._invites[txn.key] = forwarding
+        offering = request.method in OFFER_METHODS
+        session.offering += offering
         try:
-            forwarding.start(request, hop, role, hide_path=role != MW)
+            forwarding.start(dialog.renumbered(request, sender.other), hop, role, hide_path=role != MW)
             status = await forwarding.done
         finally:
+            session.offering -= offering
             self._invites.pop(txn.key, None)
         if request.method == "BYE":
             if all(one.ended for one in session.dialogs.values() if one.confirmed):
@@ -417,6 +420,7 @@ class SessionEdge:
             request.method == "PRACK"
             and exchange is not None
             and exchange.open
+            and not exchange.own
             and exchange.decision.offered_by is not sender
         )
         if not answers:

@@ -11,6 +11,7 @@ from nodes.pcscf import alg_answers, alg_media, ims_alg, sdp_writer
 from nodes.pcscf.decisions import DecisionRecorder
 from nodes.pcscf.iq import AgwContext, IqClient, IqError, LocalMap
 from nodes.pcscf.media_plan import (
+    PLAIN_TO_SECURE,
     AlgDecision,
     AlgPolicy,
     AnswerDecision,
@@ -18,8 +19,10 @@ from nodes.pcscf.media_plan import (
     MediaWork,
     Refusal,
     Side,
+    StreamPlan,
     StreamState,
     Treatment,
+    key_digest,
     without_keys,
 )
 from nodes.pcscf.rejection import RejectionError, media_rejection
@@ -27,6 +30,8 @@ from nodes.pcscf.sdp_writer import OriginKeeper
 from signalling.sdp import SdpError, SessionDescription, parse_sdp
 
 SDP_TYPE = "application/sdp"
+_TAG_LIMIT = 999_999_999
+"""RFC 4568 9.1: nine digits."""
 
 
 class AnswerFaultError(Exception):
@@ -59,6 +64,8 @@ class Exchange:
     gate_open: bool = False
     applied: str = ""
     """Dialog tag whose answer the IMS-AGW has."""
+    own: bool = False
+    """This node made the offer, and it alone gets the answer."""
 
     @property
     def open(self) -> bool:
@@ -89,6 +96,8 @@ class SessionMedia:
         self.lines = 0
         """Streams that are reserved or about to be."""
         self._locals: LocalMap = {}
+        self._told = b""
+        """What the UE was last told in a complete exchange, without keys of the IMS-AGW."""
 
     # -- offers -------------------------------------------------------------------------------------------------------
 
@@ -179,6 +188,7 @@ class SessionMedia:
         lines = alg_media.answer_lines(exchange.decision, decision, self._locals)
         rewritten = sdp_writer.rewrite(sdp, lines, self.origins[towards], self._fallback[towards])
         exchange.answers[tag] = Answered(hashlib.sha256(body).hexdigest(), rewritten, decision)
+        self._told = _told(exchange.body if side is Side.ACCESS else rewritten, sdp, self.streams)
         return rewritten
 
     def _judge(self, sdp: SessionDescription, side: Side, offer: AlgDecision, policy: AlgPolicy) -> AnswerDecision:
@@ -195,6 +205,72 @@ class SessionMedia:
         if exchange is None or known is None or (exchange.applied == tag and exchange.gate_open):
             return
         await self._apply(exchange, known.decision, tag, gate_open=True)
+        if exchange.decision.offered_by is Side.ACCESS and len(exchange.answers) > 1:
+            self._told = _told(known.body, parse_sdp(known.body), self.streams)
+
+    # -- new keys -----------------------------------------------------------------------------------------------------
+
+    @property
+    def protected(self) -> bool:
+        """Some stream has keys of the IMS-AGW."""
+        return any(state.treatment is Treatment.E2AE_SDES for state in self.streams.values())
+
+    @property
+    def offer_open(self) -> bool:
+        """An offer waits for its answer."""
+        return self.exchange is not None and self.exchange.open
+
+    async def rekey_offer(self, carrier: str) -> bytes:
+        """Make an offer to the UE that changes nothing but the keys of what is protected towards it (7.4-4).
+
+        The tags are new with the keys: who compares lines sees that it is to answer with a key of its own that is new,
+        too. Raises AnswerFaultError when the IMS-AGW makes no keys or what the UE was told is not known any more.
+        """
+        if not self._told or self.context is None:
+            raise AnswerFaultError(Refusal(500, text="what the UE was told is not known after a restart"))
+        sdp = parse_sdp(self._told)
+        decision = AlgDecision(
+            Side.CORE,
+            tuple(
+                _rekeyed(self.streams[index], mux=media.rtcp_mux)
+                for index, media in enumerate(sdp.media)
+                if index in self.streams
+            ),
+        )
+        if len(decision.plans) != len(sdp.media):
+            raise AnswerFaultError(Refusal(500, text="what the UE was told is not the session"))
+        self._recorder.offer(self._call_id, decision)
+        try:
+            self._merge(await self._iq.configure(self.context, alg_media.offer_work(decision)))
+        except IqError as error:
+            self._recorder.refused(self._call_id, error.refusal, "iq")
+            raise AnswerFaultError(error.refusal) from error
+        lines = alg_media.offer_lines(decision, self._locals)
+        offer = sdp_writer.rewrite(sdp, lines, self.origins[Side.ACCESS], self._fallback[Side.ACCESS])
+        self.exchange = Exchange(decision, carrier, offer, own=True)
+        return offer
+
+    async def rekey_answer(self, body: bytes, tag: str, policy: AlgPolicy) -> None:
+        """Take the UE's answer to `rekey_offer`; the core hears nothing of it.
+
+        Raises AnswerFaultError for an answer that changes anything that the far end would have to know, or brings the
+        key of before: at the IMS-AGW its replay window is gone (RFC 3711 3.3.2).
+        """
+        exchange = self.exchange
+        if exchange is None or not exchange.own:
+            raise AnswerFaultError(Refusal(500, text="an answer without offer"))
+        try:
+            sdp = parse_sdp(body)
+        except SdpError as error:
+            raise AnswerFaultError(Refusal(500, text="the answer is no SDP")) from error
+        decision = self._judge(sdp, Side.ACCESS, exchange.decision, policy)
+        fault = decision.violation or _unfit(decision)
+        if fault is not None:
+            self._recorder.refused(self._call_id, fault, "answer from access")
+            raise AnswerFaultError(fault)
+        await self._apply(exchange, decision, tag, gate_open=True)
+        exchange.answers[tag] = Answered(hashlib.sha256(body).hexdigest(), b"", decision)
+        self.forget_keys()
 
     async def _apply(self, exchange: Exchange, decision: AnswerDecision, tag: str, *, gate_open: bool) -> None:
         work = alg_media.answer_work(exchange.decision, decision, gate_open=gate_open)
@@ -252,10 +328,12 @@ class SessionMedia:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON form for the store: addresses, suites and digests; no key."""
+        end_to_end = any(state.treatment is Treatment.E2E for state in self.streams.values())
         return {
             "context": self.context.to_dict() if self.context else None,
             "streams": [state.to_dict() for state in self.streams.values()],
             "origins": {str(side): origin.to_dict() for side, origin in self.origins.items()},
+            "told": "" if end_to_end else self._told.decode("utf-8", "replace"),
         }
 
     def restore(self, stored: Mapping[str, Any]) -> None:
@@ -264,6 +342,7 @@ class SessionMedia:
         states = [StreamState.from_dict(state) for state in stored["streams"]]
         self.streams = self._counted({state.index: state for state in states})
         self.origins = {Side(side): OriginKeeper(**origin) for side, origin in stored["origins"].items()}
+        self._told = str(stored.get("told", "")).encode()
         for state in states:
             for side, address in ((Side.ACCESS, state.access_local), (Side.CORE, state.core_local)):
                 if address is not None:
@@ -280,6 +359,57 @@ def _parsed(body: bytes) -> SessionDescription:
         return parse_sdp(body)
     except SdpError as error:
         raise RejectionError(400, "Bad Session Description") from error
+
+
+def _told(body: bytes, answer: SessionDescription, streams: Mapping[int, StreamState]) -> bytes:
+    """What the UE was told, as far as both ends agreed on it: payload types of the answer alone, no key of this side.
+
+    Offered again it leaves no choice, so that the far end need not hear of it.
+    """
+    try:
+        told = parse_sdp(body)
+    except SdpError:
+        return b""
+    for index, (media, answered) in enumerate(zip(told.media, answer.media, strict=False)):
+        state = streams.get(index)
+        if state is None or state.treatment is not Treatment.E2E:
+            media.remove("crypto")
+        common = [name for name in media.formats if name in answered.formats]
+        if common and answered.port:
+            media.formats = common
+    return told.to_bytes()
+
+
+def _rekeyed(state: StreamState, *, mux: bool) -> StreamPlan:
+    """The plan for a stream of an offer that only brings new keys."""
+    plan = StreamPlan(
+        state.index,
+        state.media,
+        state.treatment,
+        state.access_proto,
+        state.core_proto,
+        reason="as it is",
+        offerer=state.far_address,
+        previous=state,
+        mux_offered=mux,
+        managed=state.managed,
+    )
+    if state.treatment is not Treatment.E2AE_SDES:
+        return plan
+    tag = state.tag % _TAG_LIMIT + 1
+    osrtp = state.access_proto in PLAIN_TO_SECURE
+    return replace(plan, suites=(state.suite,), tag=tag, rekey=True, osrtp=osrtp, reason="e2ae, new keys needed")
+
+
+def _unfit(decision: AnswerDecision) -> Refusal | None:
+    """Why an answer to an offer of new keys cannot be taken, or None."""
+    for stream in decision.streams:
+        before = stream.plan.previous
+        if before is not None and stream.active is not before.active:
+            return Refusal(488, text="the UE ended a stream when it was asked for new keys")
+        if stream.crypto is not None and before is not None and key_digest(stream.crypto) == before.ue_key:
+            return Refusal(488, ims_alg.BAD_KEY, "the UE kept its key")
+    return None
 
 
 def _protects(decision: AlgDecision) -> bool:

@@ -1,0 +1,303 @@
+"""The gateway lost the keys of a call: the UE gets new ones from the P-CSCF, and the core hears nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nodes.pcscf.dialogs import EdgeDialog
+from nodes.pcscf.media_plan import Side
+from protos import iq_pb2
+from sba.errors import ProblemError
+from sba.testing import async_test
+from signalling.sdp import parse_sdp
+from signalling.sip.message import SipRequest
+from signalling.sip.stack import ServerTxn, make_response
+from tests.pcscf.edge import CRYPTO_1, CRYPTO_2, KEY_2, EdgeFixture, Ue, audio, edge, ok
+from tests.pcscf.test_sessions import Call, answer_next, call_out, eventually
+
+pytestmark = pytest.mark.attack("T9")
+FRESH = f"crypto:2 AES_CM_128_HMAC_SHA1_80 {KEY_2}"
+ANSWER = audio(40000, "RTP/SAVP", FRESH, version=2)
+
+
+def lose_keys(it: EdgeFixture) -> None:
+    """The data plane of the gateway died with the keys of its one call."""
+    (context_id,) = it.iq.contexts
+    (access,) = [name for name in it.iq.contexts[context_id] if it.iq.sides[name] == iq_pb2.ACCESS]
+    needed = iq_pb2.RekeyNeeded(cause="test", stream_ids=[1])
+    it.iq.notes.put_nowait(
+        iq_pb2.Notification(event_id=1, context_id=context_id, termination_id=access, rekey_needed=needed)
+    )
+
+
+async def called(it: EdgeFixture, name: str = "alice") -> tuple[Ue, Call]:
+    ue = await it.ue(name)
+    await ue.sign_on()
+    return ue, await call_out(it, ue)
+
+
+async def rekeyed(it: EdgeFixture, alice: Ue, answer: bytes = ANSWER) -> ServerTxn:
+    """Alice is asked for new keys and agrees."""
+    lose_keys(it)
+    invite = await alice.next("INVITE")
+    invite.respond(ok(invite, answer, tag="", contact=alice.contact))
+    ack = await alice.next_ack()
+    assert ack.cseq == (invite.request.cseq[0], "ACK")
+    return invite
+
+
+def access_of(request: Any) -> Any:
+    return next(one for one in request.terminations if it_is_access(one)).streams[0]
+
+
+def it_is_access(termination: Any) -> bool:
+    return bool(termination.side == iq_pb2.ACCESS)
+
+
+@pytest.mark.clause("TS 33.328", "7.4-2", "7.4-4")
+@pytest.mark.clause("RFC 4568", "7.1.4")
+@async_test
+async def test_the_ue_gets_a_new_key_in_a_reinvite_and_the_core_nothing(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        before = it.iq.keys[-1]
+        invite = await rekeyed(it, alice)
+        offered = parse_sdp(invite.request.body).media[0]
+        assert (offered.proto, offered.e2ae, offered.port) == ("RTP/SAVP", "applied", 20002)
+        (line,) = offered.crypto
+        assert line.startswith("2 AES_CM_128_HMAC_SHA1_80 inline:"), "another tag, so that the answer is new as well"
+        assert invite.request.from_tag == call.near.remote_tag
+        assert invite.request.to_tag == call.near.local_tag
+        asked, given = it.iq.requests("Configure")[-2:]
+        assert access_of(asked).sdes_local_request.rekey
+        assert [one.side for one in asked.terminations] == [iq_pb2.ACCESS]
+        assert access_of(given).sdes_local_selected == 2
+        assert len(access_of(given).sdes_remote) == 1
+        core = next(one for one in given.terminations if one.side == iq_pb2.CORE).streams[0]
+        assert not core.HasField("remote"), "the far end is where it was"
+        assert before not in it.iq.keys[-2:]
+        await eventually(lambda: any(one["reason"] == "e2ae, new keys needed" for one in it.decisions()))
+        assert it.core.requests.empty()
+        assert it.core.acks.empty()
+
+
+@pytest.mark.clause("RFC 3261", "12.2.1.1", "12.2.2", "13.2.2.4")
+@async_test
+async def test_cseq_rises_for_the_ue_and_is_the_cores_own_for_the_core(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        first = await rekeyed(it, alice)
+        update = call.from_core("UPDATE", audio(51000, version=2))
+        received = await alice.next("UPDATE")
+        assert received.request.cseq[0] > first.request.cseq[0]
+        received.respond(ok(received, audio(40000, "RTP/SAVP", FRESH), tag="", contact=alice.contact))
+        answer = await update.final()
+        assert answer.cseq == update.txn.request.cseq
+        again = call.from_core("INVITE", audio(52000, version=3))
+        invite = await alice.next("INVITE")
+        assert invite.request.cseq[0] > received.request.cseq[0]
+        invite.respond(ok(invite, audio(40000, "RTP/SAVP", FRESH), tag="", contact=alice.contact))
+        final = await again.final()
+        assert final.cseq == again.txn.request.cseq
+        it.core.stack.send_ack(call.far.ack_for(final), it.mw_hop(), "mw")
+        assert (await alice.next_ack()).cseq[0] == invite.request.cseq[0]
+        bye = call.from_core("BYE")
+        ended = await answer_next(alice, "BYE", b"", alice.contact)
+        assert ended.request.cseq[0] > invite.request.cseq[0]
+        assert (await bye.final()).status == 200
+        await eventually(lambda: not it.iq.contexts)
+
+
+@async_test
+async def test_requests_of_the_ue_keep_their_numbers_and_its_later_offers_work(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        await rekeyed(it, alice)
+        attempt = call.from_ue("INVITE", audio(40000, "RTP/SAVP", "3ge2ae:requested", FRESH, "sendonly", version=3))
+        onward = await it.core.next("INVITE")
+        assert onward.request.cseq == attempt.txn.request.cseq
+        assert parse_sdp(onward.request.body).media[0].direction == "sendonly"
+        onward.respond(ok(onward, audio(50000, "RTP/AVP", "recvonly"), contact=f"<{it.core_uri('bob')}>"))
+        final = await attempt.final()
+        assert final.status == 200, "the key of before is the one in use now"
+        alice.stack.send_ack(call.near.ack_for(final), alice.hop, "ue")
+        await it.core.next_ack()
+        second = await rekeyed(it, alice, audio(40000, "RTP/SAVP", f"crypto:3 {CRYPTO_1.split(' ', 1)[1]}", "sendonly"))
+        assert parse_sdp(second.request.body).media[0].direction == "recvonly", "hold is as it was"
+
+
+@pytest.mark.clause("RFC 3711", "9.1")
+@pytest.mark.attack("T3")
+@async_test
+async def test_a_ue_that_keeps_its_key_cannot_go_on(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        kept = audio(40000, "RTP/SAVP", f"crypto:2 {CRYPTO_1.split(' ', 1)[1]}")
+        await rekeyed(it, alice, kept)
+        await _released(it, alice)
+
+
+@pytest.mark.parametrize("status", [488, 481, 603])
+@async_test
+async def test_a_ue_that_refuses_ends_the_call_with_the_reason(tmp_path, status):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        lose_keys(it)
+        invite = await alice.next("INVITE")
+        invite.respond(make_response(invite.request, status))
+        await _released(it, alice, "user not reachable" if status == 481 else "media keys lost")
+
+
+async def _released(it: EdgeFixture, alice: Ue, reason: str = "media keys lost") -> None:
+    near, far = await alice.next("BYE"), await it.core.next("BYE")
+    assert reason in (near.request.headers.get("Reason") or "")
+    assert reason in (far.request.headers.get("Reason") or "")
+    await eventually(lambda: not it.iq.contexts and not len(it.node.edge.sessions))
+
+
+@pytest.mark.clause("RFC 3261", "14.1", "14.2")
+@pytest.mark.parametrize("busy", [(491, ()), (500, (("Retry-After", "0"),))])
+@async_test
+async def test_glare_is_tried_again_with_yet_another_key(tmp_path, busy):
+    status, headers = busy
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        lose_keys(it)
+        first = await alice.next("INVITE")
+        first.respond(make_response(first.request, status, headers=headers))
+        second = await alice.next("INVITE")
+        assert second.request.cseq[0] > first.request.cseq[0]
+        one, other = (parse_sdp(each.request.body).media[0].crypto for each in (first, second))
+        assert one != other
+        second.respond(ok(second, ANSWER, tag="", contact=alice.contact))
+        await alice.next_ack()
+        assert len(it.node.edge.sessions) == 1
+
+
+@pytest.mark.clause("RFC 3261", "14.1")
+@async_test
+async def test_an_offer_that_is_under_way_comes_to_its_end_first(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        attempt = call.from_ue("INVITE", audio(40000, "RTP/SAVP", "3ge2ae:requested", CRYPTO_1, version=2))
+        onward = await it.core.next("INVITE")
+        lose_keys(it)
+        await eventually(lambda: len(it.node._link._rekeying._running) == 1)
+        await asyncio.sleep(0.3)
+        assert alice.requests.empty()
+        onward.respond(ok(onward, audio(50000, version=2), contact=f"<{it.core_uri('bob')}>"))
+        alice.stack.send_ack(call.near.ack_for(await attempt.final()), alice.hop, "ue")
+        await it.core.next_ack()
+        invite = await alice.next("INVITE")
+        crossing = call.from_ue("INVITE", audio(40000, "RTP/SAVP", "3ge2ae:requested", CRYPTO_2, version=3))
+        assert (await crossing.final()).status == 491
+        invite.respond(ok(invite, ANSWER, tag="", contact=alice.contact))
+        await alice.next_ack()
+
+
+@async_test
+async def test_a_call_that_was_not_answered_yet_is_refused(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        offer = audio(40000, "RTP/SAVP", "3ge2ae:requested", CRYPTO_1)
+        attempt = alice.send(alice.invite("sip:bob@ims.test", offer), alice.hop)
+        invite = await it.core.next("INVITE")
+        invite.respond(ok(invite, status=180, contact=f"<{it.core_uri('bob')}>"))
+        assert (await attempt.next()).status == 180
+        lose_keys(it)
+        final = await attempt.final()
+        assert (final.status, final.headers.get("Retry-After")) == (503, "5")
+        await asyncio.wait_for(it.core.cancels.get(), 5)
+        await eventually(lambda: not it.iq.contexts)
+
+
+@async_test
+async def test_a_ue_without_connection_loses_the_call(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        await alice.stack.stop()
+        await eventually(lambda: not any(it.node.edge.flows.open(one.flow) for one in it.node.edge.bindings))
+        lose_keys(it)
+        bye = await it.core.next("BYE")
+        assert "user not reachable" in (bye.request.headers.get("Reason") or "")
+        await eventually(lambda: not it.iq.contexts)
+
+
+@async_test
+async def test_a_gateway_that_makes_no_keys_ends_the_call(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        it.iq.fail["Configure"] = ProblemError(400, "IQ_449")
+        lose_keys(it)
+        await _released(it, alice)
+
+
+@async_test
+async def test_a_plain_call_is_left_alone(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        await call_out(it, alice, audio(40000), audio(50000))
+        lose_keys(it)
+        await asyncio.sleep(0.3)
+        assert alice.requests.empty()
+        assert len(it.node.edge.sessions) == 1
+
+
+@async_test
+async def test_after_a_restart_the_ue_is_offered_what_it_was_told_before(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        told = [session.media.to_dict()["told"] for session in it.node.edge.sessions]
+        assert "m=audio 20002" in told[0]
+        assert "inline" not in told[0], "no key is stored (T8)"
+        await it.restart()
+        await alice.sign_on()
+        invite = await rekeyed(it, alice)
+        assert parse_sdp(invite.request.body).media[0].port == 20002
+        bye = call.from_core("BYE")
+        ended = await answer_next(alice, "BYE", b"", alice.contact)
+        assert ended.request.cseq[0] > invite.request.cseq[0]
+        assert (await bye.final()).status == 200
+
+
+def dialog(seen: int) -> EdgeDialog:
+    both = {Side.ACCESS: "x", Side.CORE: "y"}
+    return EdgeDialog(
+        "c", Side.ACCESS, dict(both), dict(both), {side: f"sip:{name}" for side, name in both.items()},
+        {Side.ACCESS: 1, Side.CORE: seen}, dict.fromkeys(Side, ()),
+    )  # fmt: skip
+
+
+def numbered(number: int, method: str, **headers: str) -> SipRequest:
+    return SipRequest(method, "sip:x", [("CSeq", f"{number} {method}"), *headers.items()])
+
+
+@pytest.mark.clause("RFC 3261", "12.2.1.1")
+@pytest.mark.parametrize("seen", [0, 7])
+def test_numbers_rise_over_any_number_of_inserted_requests(seen):
+    one = dialog(seen)
+    used = [one.reinvite(Side.ACCESS, b"").cseq[0] for _ in range(3)]
+    one = EdgeDialog.from_dict(one.to_dict())
+    assert len(one.inserted[Side.ACCESS]) == 1
+    following = numbered(seen + 1 if seen else 0, "INFO")
+    one.request_seen(following, Side.CORE)
+    used.append(one.renumbered(following, Side.ACCESS).cseq[0])
+    used += [one.reinvite(Side.ACCESS, b"").cseq[0], one.bye(Side.ACCESS).cseq[0]]
+    assert used == sorted(set(used)), used
+    assert one.bye(Side.CORE).cseq[0] == 2, "towards the core nothing was inserted"
+
+
+@pytest.mark.clause("RFC 3262", "7.2")
+def test_what_belongs_to_earlier_requests_keeps_their_number():
+    one = dialog(7)
+    one.reinvite(Side.ACCESS, b"")
+    assert one.renumbered(numbered(7, "ACK"), Side.ACCESS).cseq[0] == 7
+    prack = one.renumbered(numbered(9, "PRACK", RAck="1 8 INVITE"), Side.ACCESS)
+    assert (prack.cseq[0], prack.headers.get("RAck")) == (10, "1 9 INVITE")
+    assert one.renumbered(numbered(9, "PRACK", RAck="1 7 INVITE"), Side.ACCESS).headers.get("RAck") == "1 7 INVITE"
+    assert one.renumbered(numbered(8, "BYE"), Side.CORE).cseq[0] == 8
