@@ -80,7 +80,7 @@ class MediaGateway:
             raise iq_error("411", "unknown context")
         return context
 
-    async def _until_usable(self) -> None:
+    async def until_usable(self) -> None:
         """Wait for a packet loop that is being started again. Raises ProblemError IQ_502 when that takes too long."""
         try:
             await asyncio.wait_for(self.usable.wait(), _RESTART_S)
@@ -89,7 +89,7 @@ class MediaGateway:
 
     async def reserve(self, request: iq_pb2.ReserveRequest, owner: str) -> tuple[Context, Changed]:
         """Make a context, or add terminations to one, both sides in one request (IQ-3). Nothing stays of a failure."""
-        await self._until_usable()
+        await self.until_usable()
         if request.priority > 15:
             raise iq_error("449", "priority lies between 0 and 15")
         if self.draining:
@@ -120,14 +120,14 @@ class MediaGateway:
 
     async def configure(self, request: iq_pb2.ConfigureRequest, owner: str) -> Changed:
         """Change streams of a context; what a StreamSpec leaves out stays as it was."""
-        await self._until_usable()
+        await self.until_usable()
         context = self.context(request.context_id, owner)
         self._check_capacity(context, request.terminations)
         return await self._carry_out(context, self._read(context, request.terminations))
 
     async def change_side(self, context: Context, termination: Termination, stream_id: int, config: SideConfig) -> None:
         """Give one stream a changed configuration: gate or monitoring."""
-        await self._until_usable()
+        await self.until_usable()
         record = self.record(termination, stream_id)
         record.opens(config)
         try:
@@ -141,7 +141,7 @@ class MediaGateway:
         """Release a termination, or the whole context, and return the final counters. Raises ProblemError IQ_430."""
         if termination_id and termination_id not in context.terminations:
             raise iq_error("430", "unknown termination")
-        await self._until_usable()
+        await self.until_usable()
         gone = [context.terminations[termination_id]] if termination_id else list(context.terminations.values())
         final: dict[str, RelayStatistics] = {}
         for termination in gone:

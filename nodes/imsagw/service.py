@@ -150,6 +150,7 @@ class IqService:
         self, request: iq_pb2.AuditRequest, context: CallContext
     ) -> iq_pb2.AuditResponse:
         """Contexts with counters and without keys, capabilities, epoch. An IMS-ALG sees its own, the operator all."""
+        await self._gateway.until_usable()
         operator = "LAB" in context.peer.nf_types
         owner = context.peer.instance_id if operator else self._hear(context)
         visible = [each for each in self._gateway.contexts.values() if operator or each.owner == owner]

@@ -221,7 +221,7 @@ class SessionMedia:
         return self.exchange is not None and self.exchange.open
 
     async def rekey_offer(self, carrier: str) -> bytes:
-        """Make an offer to the UE that changes nothing but the keys of what is protected towards it (7.4-4).
+        """Make an offer to the UE that changes nothing but the keys of what is protected towards it (RFC 4568 7.1.4).
 
         The tags are new with the keys: who compares lines sees that it is to answer with a key of its own that is new,
         too. Raises AnswerFaultError when the IMS-AGW makes no keys or what the UE was told is not known any more.

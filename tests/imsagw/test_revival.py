@@ -80,10 +80,11 @@ async def rekey(call: Call, peer_key: Any) -> Any:
     return line
 
 
+@pytest.mark.parametrize("patience", [15, 0], ids=["with refuge", "without, as in a container"])
 @pytest.mark.parametrize("transport", [iq_pb2.RTP_AVP, iq_pb2.OPAQUE_UDP])
 @async_test
-async def test_streams_without_keys_of_the_gateway_simply_go_on(tmp_path: Path, transport: int) -> None:
-    async with calling(tmp_path) as (node, _, call):
+async def test_streams_without_keys_of_the_gateway_simply_go_on(tmp_path: Path, transport: int, patience: int) -> None:
+    async with calling(tmp_path, relay_patience_s=patience) as (node, _, call):
         await call.reserve(*plain(call, transport))
         call.phone.sendto(rtp(1), call.port(ACCESS))
         assert await read(call.far) == rtp(1)

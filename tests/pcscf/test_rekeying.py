@@ -57,7 +57,6 @@ def it_is_access(termination: Any) -> bool:
     return bool(termination.side == iq_pb2.ACCESS)
 
 
-@pytest.mark.clause("TS 33.328", "7.4-2", "7.4-4")
 @pytest.mark.clause("RFC 4568", "7.1.4")
 @async_test
 async def test_the_ue_gets_a_new_key_in_a_reinvite_and_the_core_nothing(tmp_path):
