@@ -225,7 +225,7 @@ class RelayEngine:
         if not config.sides:
             raise BadStreamConfigError("a stream needs a side")
         check_sides(config.sides)
-loop = min(self._loops.values(), key=lambda each: each.streams, default=None)
+        loop = min(self._loops.values(), key=lambda each: each.streams, default=None)
         stream = Stream(config.stream_id, self._buffer, loop)
         stream.used_keys.digests.update(config.used_keys)
         try:
