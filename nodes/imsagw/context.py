@@ -43,13 +43,15 @@ class StreamRecord:
         """Give up keys that may have been used: ROC, SRTCP index and replay window went with the packet loop.
 
         Sending under the same key from index 0 would be a two-time pad; receiving would take replays (RFC 3711 3.3.2,
-        9.1). Keys of a stream whose gate was closed all the time stay.
+        9.1). Keys of a stream whose gate was closed all the time stay, and lines that were not answered yet.
         """
         if self.config.protection is not Protection.SRTP or not self.opened:
             return
         if self.sending is not None or self.receiving is not None:
             self.keyless = True
-            self.offered, self.sending, self.receiving = (), None, None
+            if self.sending in self.offered:
+                self.offered = ()
+            self.sending = self.receiving = None
             self.config = replace(self.config, send=None, receive=None)
 
 

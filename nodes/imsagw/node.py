@@ -115,7 +115,8 @@ class ImsAgw(NetworkFunction):
     async def drain_node(self) -> None:
         """Take no new calls and tell every IMS-ALG."""
         self.gateway.draining = True
-        await self.gateway.relay.drain()
+        with contextlib.suppress(RelayError):  # being restarted
+            await self.gateway.relay.drain()
         self._notifications.add_for_all(Notification(going_down="graceful"))
 
     async def close_node(self) -> None:
@@ -233,7 +234,7 @@ class ImsAgw(NetworkFunction):
 
     def _relay_died(self) -> None:
         """Start another packet loop and give it the streams of the one that died; requests wait meanwhile."""
-        if self._restarting is not None and not self._restarting.done():
+        if not self.gateway.usable.is_set():
             return  # it is looked after
         self.gateway.interrupted()
         self.telemetry.log("packet-loop-died", level="error", contexts=len(self.gateway.contexts))
@@ -253,8 +254,8 @@ class ImsAgw(NetworkFunction):
                 break
         self._restarts += 1
         self._revived(relay, revival, time.monotonic() - died)
-        if isinstance(relay, RelayProcess) and not relay.alive:  # it died while it was looked after
-            asyncio.get_running_loop().call_soon(self._relay_died)
+        if isinstance(relay, RelayProcess) and not relay.alive:  # it died when that was not listened to yet
+            self._relay_died()
             return
         await self.refresh_registration()
 

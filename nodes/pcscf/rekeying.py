@@ -34,7 +34,7 @@ BUSY_PAUSE_S: Final = 0.1
 ANSWER_S: Final = 8.0
 """Longest wait for the UE's answer: nobody is asked there, a phone answers by itself (testbed choice), s."""
 AT_ONCE: Final = 32
-"""Calls keyed again at the same moment: a gateway may ask for all of its calls."""
+"""Calls for which a gateway is asked for keys at the same moment: it may want them for all that it has."""
 _GONE: Final = frozenset({408, 430, 481})
 
 Log = Callable[..., None]
@@ -77,10 +77,9 @@ class Rekeying:
     async def _serve(self, session: Session) -> None:
         try:
             with within(self._edge.tracer.context_of_call(session.call_id)):
-                async with self._room:
-                    while session.id in self._wanted:
-                        self._wanted.discard(session.id)
-                        await self._rekey(session)
+                while session.id in self._wanted:
+                    self._wanted.discard(session.id)
+                    await self._rekey(session)
         except Exception as fault:
             self._log("media.rekey-fault", level="error", call_id=session.call_id, fault=type(fault).__name__)
             raise
@@ -127,8 +126,10 @@ class Rekeying:
             return await self._fail(session, KEYS_LOST, "another offer never came to its end")
 
     async def _make(self, session: Session, dialog: EdgeDialog) -> tuple[EdgeDialog, SipRequest] | Outcome:
+        number = dialog.shifted(dialog.cseqs[Side.CORE], Side.ACCESS)
         try:
-            body = await session.media.rekey_offer(f"rekey {dialog.shifted(dialog.cseqs[Side.CORE], Side.ACCESS)}")
+            async with self._room:
+                body = await session.media.rekey_offer(f"rekey {number}")
         except AnswerFaultError as fault:
             return await self._fail(session, KEYS_LOST, fault.refusal.text)
         invite = dialog.reinvite(Side.ACCESS, body)

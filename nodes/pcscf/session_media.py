@@ -30,6 +30,8 @@ from nodes.pcscf.sdp_writer import OriginKeeper
 from signalling.sdp import SdpError, SessionDescription, parse_sdp
 
 SDP_TYPE = "application/sdp"
+_SETTLED = ("curr", "des", "conf")
+"""Preconditions are met once a call is answered (RFC 3312)."""
 _TAG_LIMIT = 999_999_999
 """RFC 4568 9.1: nine digits."""
 
@@ -372,8 +374,8 @@ def _told(body: bytes, answer: SessionDescription, streams: Mapping[int, StreamS
         return b""
     for index, (media, answered) in enumerate(zip(told.media, answer.media, strict=False)):
         state = streams.get(index)
-        if state is None or state.treatment is not Treatment.E2E:
-            media.remove("crypto")
+        for name in _SETTLED if state is not None and state.treatment is Treatment.E2E else ("crypto", *_SETTLED):
+            media.remove(name)
         common = [name for name in media.formats if name in answered.formats]
         if common and answered.port:
             media.formats = common

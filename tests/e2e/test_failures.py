@@ -92,6 +92,21 @@ def test_media_goes_on_while_the_gateway_is_dead_and_the_call_ends_in_order(lab:
     assert_calls_work(lab)
 
 
+def test_three_deaths_of_a_gateway_cost_its_calls_no_packet(lab: Lab) -> None:
+    modes = (("alice", "bob", "e2ae-sdes"), ("alice", "carol", "none"), ("alice", "erin", "e2e-sdes"))
+    calls = []
+    for number, (caller, callee, security) in enumerate(modes, start=1):
+        calls.append(BackgroundCall(lab, caller, callee, "--security", security, "--seconds", "25"))
+        lab.wait(lambda: lab.json("status")["media_streams"] >= 2 * number, 20, "no media stream appeared")  # noqa: B023
+    for _ in range(3):
+        lab.wait_back("imsagw-a", lab.kill("imsagw-a"))
+    for call in calls:
+        result = call.join()
+        assert (result["result"], result["reason"]) == ("established", "talk time over"), result
+        assert all(audio["heard"] and audio["loss"] < 0.02 for audio in result["audio"].values()), result["audio"]
+    lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "streams of an ended call remain")
+
+
 def kill_packet_loop(lab: Lab, gateway: str) -> int:
     """``kill -9`` of a gateway's packet loop; returns how often that gateway had replaced one before."""
     events = _events(lab, gateway)
@@ -135,10 +150,36 @@ def test_media_is_back_soon_after_the_death_of_the_packet_loop(
         assert restarts[-1]["to_be_keyed"] == protected
         assert f"{times + 1} in all" in lab.json("status")["packet_loops"][gateway]
         pcscf = gateway.replace("imsagw", "pcscf")
-        keyed = [one["call_id"] for one in _events(lab, pcscf) if one["event"] == "media.rekeyed"]
-        assert (result["call_id"] in keyed) is protected
+        assert (result["call_id"] in _keyed_at(lab, pcscf)) is protected
     lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "streams of an ended call remain")
     assert_calls_work(lab)
+
+
+@pytest.mark.clause("RFC 3261", "12.2.1.1")
+def test_both_ends_change_a_call_that_was_keyed_again(lab: Lab) -> None:
+    """Two streams; the far end numbers its requests as before, and its phone sees them rise."""
+    with LiveCall(lab, "alice", "bob", "--security", "e2ae-sdes") as call:
+        assert call.modify("alice", "add-stream") == 200
+        for gateway in ("imsagw-a", "imsagw-b"):
+            kill_packet_loop(lab, gateway)
+            pcscf = gateway.replace("imsagw", "pcscf")
+            lab.wait(lambda: call.call_id in _keyed_at(lab, pcscf), 10, f"{pcscf} made no new keys")  # noqa: B023
+        for action in ("hold", "resume", "rekey", "move-port"):
+            for user in ("alice", "bob"):
+                assert call.modify(user, action) == 200, (action, user)
+        call.talk(0.5)
+        assert call.hang_up("bob") == 200
+        result = call.result()
+    assert result["result"] == "established", result
+    assert all(audio["heard"] for audio in result["audio"].values()), result["audio"]
+    ends = [leg for leg in result["legs"] if leg["side"] == "end"]
+    assert {leg["protection"] for leg in ends} == {"SRTP"}
+    assert {leg["stream"] for leg in ends} == {"1", "2"}
+    lab.wait(lambda: lab.json("status")["media_streams"] == 0, 30, "streams of an ended call remain")
+
+
+def _keyed_at(lab: Lab, pcscf: str) -> list[str]:
+    return [one["call_id"] for one in _events(lab, pcscf) if one["event"] == "media.rekeyed"]
 
 
 def test_phone_that_vanishes_leaves_no_media_behind(lab: Lab) -> None:

@@ -160,6 +160,27 @@ async def test_keys_of_a_stream_whose_gate_was_never_open_are_as_good_as_new(tmp
 
 
 @async_test
+async def test_a_line_that_waits_for_its_answer_still_does(tmp_path: Path) -> None:
+    """A re-key was under way: the new key was shown and never sent with."""
+    async with calling(tmp_path) as (node, _, call):
+        await call.reserve()
+        await call.talk(1, 1, context_of(call.phone_key))
+        offer = iq_pb2.StreamSpec(stream_id=1)
+        offer.sdes_local_request.CopyFrom(iq_pb2.SdesLocalRequest(tag=7, suites=[SUITE], rekey=True))
+        (line,) = (await call.configure(ACCESS, offer)).terminations[0].streams[0].sdes_local
+        dead = kill(node)
+        await back(node, dead)
+        fresh = generate(SUITE, 7)
+        answer = iq_pb2.StreamSpec(stream_id=1, sdes_local_selected=7)
+        answer.sdes_remote.append(write_crypto(fresh))
+        await call.configure(ACCESS, answer)
+        await call.talk(2, 1, context_of(fresh))
+        call.far.sendto(rtp(2, 0xFA5), call.port(CORE))
+        assert context_of(line).unprotect_rtp(await read(call.phone)) == rtp(2, 0xFA5)
+        assert not node.gateway.contexts[call.context_id].keyless
+
+
+@async_test
 async def test_a_request_that_meets_the_restart_waits_for_its_end(tmp_path: Path) -> None:
     async with calling(tmp_path) as (node, pcscf, call):
         await call.reserve(*plain(call))
