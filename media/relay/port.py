@@ -1,5 +1,6 @@
 """One local UDP port of a side: whom it listens to, where it sends, and how it learns that (H.248.37, IQ-14)."""
 
+import ipaddress
 import socket
 from enum import Enum, auto
 
@@ -7,11 +8,18 @@ from media.relay.interface import Address, DropCause, Latching, Protection, Side
 from media.relay.sockets import Overflow, open_flow, set_dscp
 
 _NO_HOST = ("0.0.0.0", "::")  # noqa: S104 - the address of a stream on hold (RFC 3264 8.4), never bound
+_LAST_PORT = 65535
 
 
 def usable(address: Address | None) -> Address | None:
-    """Return the address unless it says "nowhere": port 0 or the unspecified host."""
-    return None if address is None or not address[1] or address[0] in _NO_HOST else address
+    """Return the address as the kernel writes it (RFC 5952), unless it says "nowhere": port 0 or the unspecified host.
+
+    Raises ValueError for a host that is no IP address.
+    """
+    if address is None or not address[1]:
+        return None
+    host = str(ipaddress.ip_address(address[0]))
+    return None if host in _NO_HOST else (host, address[1])
 
 
 class Verdict(Enum):
@@ -82,7 +90,7 @@ class Port:
             return remote
         if config.remote_rtcp is not None:
             return usable(config.remote_rtcp)
-        return None if remote is None else (remote[0], remote[1] + 1)
+        return None if remote is None or remote[1] == _LAST_PORT else (remote[0], remote[1] + 1)
 
     @property
     def settled(self) -> bool:

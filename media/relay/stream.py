@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from ipaddress import ip_address
 
 from media.relay.contexts import Receiver, Sender, Source, UsedKeys
 from media.relay.interface import (
@@ -269,5 +270,11 @@ def _check_address(address: Address | None, local_ip: str) -> None:
         return
     if not 0 <= address[1] <= 65535:
         raise BadStreamConfigError("a UDP port lies between 0 and 65535")
+    try:
+        parsed = ip_address(address[0])
+    except ValueError:
+        raise BadStreamConfigError("a peer is named by its IP address") from None  # a name would be looked up
+    if "%" in str(parsed):
+        raise BadStreamConfigError("the zone of an IPv6 address means nothing elsewhere")
     if (":" in address[0]) != (":" in local_ip):
         raise BadStreamConfigError("local and remote address are of different IP versions")

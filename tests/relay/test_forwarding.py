@@ -10,6 +10,7 @@ from media.relay import (
     BadStreamConfigError,
     DropCause,
     DuplicateStreamError,
+    Latching,
     Mode,
     Protection,
     RelayUnavailableError,
@@ -305,6 +306,34 @@ def test_ipv6_side_joins_an_ipv4_side(ends: Ends):
 def test_address_of_another_ip_version_is_refused(ends: Ends):
     with pytest.raises(BadStreamConfigError):
         ends.open(core=replace(ends.plain(ends.far), remote=("::1", 4000)))
+
+
+def test_peer_at_the_last_port_has_no_rtcp_port_above_it(ends: Ends):
+    """Whoever signals port 65535 must not end the packet loop with the first RTCP that goes there."""
+    ends.open(core=ends.plain(ends.far, remote=(HOST, 65535)))
+    ends.throw(ends.sender.protect_rtp(rtp(0)))
+    ends.phone.sendto(ends.sender.protect_rtcp(receiver_report()), ends.rtcp_port(Side.ACCESS))
+    ends.step()
+    assert ends.drops()[DropCause.NOT_LATCHED] == 1
+    ends.assert_balance()
+
+
+def test_ipv6_peer_is_known_however_its_address_was_written(loop: str):
+    ends = Ends("::1", loop=loop)
+    signalled = "0:0:0:0:0:0:0:1", ends.phone.getsockname()[1]
+    ends.open(access=ends.plain(ends.phone, remote=signalled, latching=Latching.LATCH, await_media=True))
+    ends.throw(rtp(0))
+    assert received(ends.far) == [rtp(0)]
+    assert ends.statistics().latched == ends.phone.getsockname()[:2]
+    ends.close()
+
+
+@pytest.mark.parametrize("host", ["", "phone.example", "localhost", "127.0.0.1.", "fe80::1%lo", "x" * 300, "\0"])
+def test_peer_is_an_ip_address_and_never_a_name_to_be_looked_up(ends: Ends, host: str):
+    with pytest.raises(BadStreamConfigError):
+        ends.open(core=ends.plain(ends.far, remote=(host, 4000)))
+    with pytest.raises(BadStreamConfigError):
+        ends.open(core=ends.plain(ends.far, remote_rtcp=(host, 4000)))
 
 
 def test_tap_mirrors_both_sides_as_on_the_wire(ends: Ends):
