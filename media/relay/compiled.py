@@ -47,7 +47,7 @@ CAUSES = (
 """Causes by their numbers in `packet_loop.h`."""
 _NOTED_AT_ONCE = 256
 _FLOW, _STRANGERS = 0, 1
-_ADDRESS_OCTETS = 18
+_ADDRESS_OCTETS, _KNOWN = 18, 2
 
 
 class _Fields(Protocol):
@@ -73,7 +73,7 @@ class _Fields(Protocol):
     rtcp_refused: int
     drops: list[int]
     known: object
-    has_known: int
+    known_count: int
     source_count: int
     source_limit: int
     sources: object
@@ -120,8 +120,9 @@ class _Lib(Protocol):
     def loop_waiting(self, loop: object) -> int: ...
     def loop_noted(self, loop: object, into: object, room: int) -> int: ...
     def loop_handed_back(self, loop: object) -> int: ...
-    def loop_packet(self, loop: object, number: int, octets: object, size: object) -> int: ...
+    def loop_packet(self, loop: object, number: int, octets: object, size: object, source: object) -> int: ...
     def loop_taken(self, loop: object) -> None: ...
+    def loop_disown(self, loop: object, descriptor: int, flow: object) -> None: ...
 
 
 class _Extension(Protocol):
@@ -141,6 +142,7 @@ def _extension() -> tuple[_Extension | None, str]:
         "TRAILER_LIMIT": libsrtp.TRAILER_LIMIT,
         "RELAY_CAUSES": len(CAUSES),
         "ADDRESS_OCTETS": _ADDRESS_OCTETS,
+        "RELAY_KNOWN": _KNOWN,
         **{f"DROP_{cause.name}": number for number, cause in enumerate(CAUSES)},
     }
     if any(cast("int | None", getattr(found.lib, name, None)) != value for name, value in wanted.items()):
@@ -167,6 +169,12 @@ def _known_address(address: Address) -> bytes | None:
     return None
 
 
+def _address_of(octets: bytes, family: int) -> Address:
+    """Read an address as relay_flow.known has it."""
+    host = octets[: 16 if family == socket.AF_INET6 else 4]
+    return socket.inet_ntop(family, host), int.from_bytes(octets[16:], "big")
+
+
 class CompiledLoop:
     """The loop over some of the streams of an engine; entered as a context it is held, as often as one likes.
 
@@ -186,6 +194,7 @@ class CompiledLoop:
         self._loop = self.ffi.gc(made, self._lib.loop_free)
         self._numbers = self.ffi.new(f"int[{_NOTED_AT_ONCE}]")
         self._octets = self.ffi.new("unsigned char **")
+        self._source = self.ffi.new("unsigned char **")
         self._size = self.ffi.new("int *")
         self._depth = 0
         self.threaded = False
@@ -265,18 +274,27 @@ class CompiledLoop:
         """Whether packets wait to be carried or to be taken. The loop is held."""
         return bool(self._lib.loop_waiting(self._loop))
 
+    def _copy(self, pointer: object, size: int) -> bytes:
+        return bytes(self.ffi.buffer(cast("list[object]", pointer)[0], size))
+
+    def disown(self, descriptor: int, flow: _Fields) -> None:
+        """Refuse what a flow handed back and nobody took, before its descriptor is another's. The loop is held."""
+        self._lib.loop_disown(self._loop, descriptor, flow)
+
     def noted(self) -> list[int]:
         """Return descriptors where packets were dropped since the last call, up to 256 of them. The loop is held."""
         count = self._lib.loop_noted(self._loop, self._numbers, _NOTED_AT_ONCE)
         return [cast("list[int]", self._numbers)[number] for number in range(count)]
 
-    def take_handed_back(self) -> list[tuple[int, bytes]]:
-        """Return descriptor and octets of each packet that needs a closer look. The loop is held."""
+    def take_handed_back(self) -> list[tuple[int, bytes, bytes]]:
+        """Return descriptor, octets and source (as relay_flow.known has it; of what the peer's own socket heard: zeros)
+        of each packet that needs a closer look. The loop is held.
+        """
         taken = []
         for number in range(self._lib.loop_handed_back(self._loop)):
-            descriptor = self._lib.loop_packet(self._loop, number, self._octets, self._size)
-            size = cast("list[int]", self._size)[0]
-            taken.append((descriptor, bytes(self.ffi.buffer(cast("list[object]", self._octets)[0], size))))
+            descriptor = self._lib.loop_packet(self._loop, number, self._octets, self._size, self._source)
+            packet = self._copy(self._octets, cast("list[int]", self._size)[0])
+            taken.append((descriptor, packet, self._copy(self._source, _ADDRESS_OCTETS)))
         self._lib.loop_taken(self._loop)
         return taken
 
@@ -343,8 +361,7 @@ class CompiledFlow(Flow):
         self._order: list[Source] = []
         self._sessions: tuple[object, ...] = ()
         """Kept for as long as the loop may use them."""
-        self._carried = self._refusing = False
-        self._reclaimer: Address | None = None
+        self._carried = self._refusing = self._resting = False
         self._catch = port.catch.fileno()
         poll.register(self.descriptor, select.EPOLLIN)
 
@@ -355,8 +372,13 @@ class CompiledFlow(Flow):
 
     def retire(self) -> None:
         """See :class:`Flow`."""
+        self._loop.disown(self.descriptor, self._fields)
+        self._loop.disown(self._catch, self._strangers)
         super().retire()
         self._watch(carried=False, refusing=False)
+        self._resting = False
+        self._side.packets_in += self._take_drops(self._counted)
+        self._side.octets_in += self._counted.take()[1]
         self._take_refused()
         self._compiled, self._sessions = None, ()
 
@@ -366,11 +388,12 @@ class CompiledFlow(Flow):
         self._watch(carried=carried, refusing=carried and self._refuses_strangers())
 
     def _watch(self, *, carried: bool, refusing: bool) -> None:
-        self._fields.open, self._strangers.open = int(carried), int(refusing)
+        self._note_rest()
+        self._fields.open, self._strangers.open = int(carried and not self._resting), int(refusing)
         if carried is not self._carried:
             self._carried = carried
             self._move(self.descriptor, self._fields if carried else None)
-        elif carried:
+        elif carried and not self._resting:
             self._loop.reopen(self.descriptor)
         if refusing is not self._refusing:
             self._refusing = refusing
@@ -378,30 +401,39 @@ class CompiledFlow(Flow):
 
     def _move(self, descriptor: int, fields: _Fields | None) -> None:
         """Let the loop watch a socket, or the engine; one that is closed is watched by nobody."""
+        resting = self._resting and descriptor == self.descriptor
         if fields is not None:
-            self._poll.unregister(descriptor)
+            if not resting:
+                self._poll.unregister(descriptor)
             self._loop.watch(descriptor, fields)
             return
         self._loop.watch(descriptor, None)
-        if self._is_open(descriptor):
+        if self._is_open(descriptor) and not resting:
             self._poll.register(descriptor, select.EPOLLIN)
+
+    def _note_rest(self) -> None:
+        """Note whether the loop has put the flow to rest: then nobody reads on until it is told to go on."""
+        self._resting = self._resting or (self._carried and not self._fields.open)
 
     def _is_open(self, descriptor: int) -> bool:
         """Whether a socket of this flow has that descriptor: one that is closed may have left it to another."""
         return any(sock is not None and sock.fileno() == descriptor for sock in (self.sock, self._port.catch))
 
     def _refuses_strangers(self) -> bool:
-        """Tell the loop whom to refuse; False where strangers may become the peer."""
+        """Tell the loop whom to refuse; False where strangers may become the peer.
+
+        Packets of the peer itself may wait among those of strangers: they came before there was a socket for it alone.
+        """
         side, port, strangers = self._side, self._port, self._strangers
         if not port.hears_peer_alone:
             return False
-        self._reclaimer = port.reclaimer
-        known = b"" if self._reclaimer is None else _known_address(self._reclaimer)
-        if known is None:
+        known = [_known_address(address) for address in (port.destination, port.reclaimer) if address is not None]
+        octets = [address for address in known if address is not None]
+        if len(octets) < len(known):
             return False
-        strangers.has_known = int(bool(known))
-        self._loop.ffi.buffer(strangers.known)[:] = known.ljust(_ADDRESS_OCTETS, b"\0")
-        strangers.opaque, strangers.muxed = int(side.config.protection is Protection.OPAQUE), int(side.config.rtcp_mux)
+        strangers.known_count = len(known)
+        self._loop.ffi.buffer(strangers.known)[:] = b"".join(octets).ljust(_ADDRESS_OCTETS * _KNOWN, b"\0")
+        self._say_what(strangers)
         strangers.trailer, strangers.rtcp_trailer = trailer_of(side.receiver), rtcp_trailer_of(side.receiver)
         return True
 
@@ -416,7 +448,7 @@ class CompiledFlow(Flow):
             return super()._quick_way()
         fields = self._fields
         fields.out = far.rtp.flow.fileno()
-        fields.opaque, fields.muxed = int(side.config.protection is Protection.OPAQUE), int(side.config.rtcp_mux)
+        self._say_what(fields)
         fields.receiving, fields.sending = self._loop.session(receiving), self._loop.session(sending)
         fields.receiving_mki = int(receiving is not None and receiving.mki_length > 0)
         fields.sending_mki = int(sending is not None and sending.mki_length > 0)
@@ -431,12 +463,14 @@ class CompiledFlow(Flow):
     def _takes_opaque(self) -> bool:
         return True
 
-    def closer_look(self, descriptor: int, packet: bytes, now: float) -> None:
-        """Take a packet that the loop handed back the careful way; the quick way stands again after it."""
+    def closer_look(self, descriptor: int, packet: bytes, source: bytes, now: float) -> None:
+        """Take a packet that the loop handed back the careful way; the quick way stands again after it.
+
+        `source` is where a packet came from that was not heard on the peer's own socket.
+        """
         if descriptor != self.descriptor:
-            if self._reclaimer is not None:
-                self._buffer.load(packet)
-                self._slow.receive(self._side, self._port, self._reclaimer, now)
+            self._buffer.load(packet)
+            self._slow.receive(self._side, self._port, _address_of(source, self._port.catch.family), now)
             return
         path = self._path
         self.settle()
@@ -446,9 +480,21 @@ class CompiledFlow(Flow):
 
     def go_on(self) -> None:
         """Every packet handed back was looked at: let the loop carry the next ones."""
-        if self._carried and not self._fields.open:
+        self._note_rest()
+        if not self._resting:
+            return
+        self._resting = False
+        if self._carried:
             self._fields.open = 1
             self._loop.reopen(self.descriptor)
+        elif self._is_open(self.descriptor):
+            self._poll.register(self.descriptor, select.EPOLLIN)
+
+    def _say_what(self, fields: _Fields) -> None:
+        """Tell the loop what is expected; in what is opaque there is no RTCP to be seen."""
+        config = self._side.config
+        fields.opaque = int(config.protection is Protection.OPAQUE)
+        fields.muxed = int(config.rtcp_mux and not fields.opaque)
 
     def _load(self) -> None:
         """Tell the loop the sources as they stand."""

@@ -175,13 +175,16 @@ class RelayEngine:
                     loop.set_time(now)
                 found = loop.run()
                 self._count_dropped(loop)
-            taken = [(flows[descriptor], descriptor, packet) for descriptor, packet in loop.take_handed_back()
-                     if descriptor in flows]  # fmt: skip
-        for flow, descriptor, packet in taken:
+            taken = [
+                (flows[descriptor], descriptor, packet, source)
+                for descriptor, packet, source in loop.take_handed_back()
+                if descriptor in flows
+            ]
+        for flow, descriptor, packet, source in taken:
             with loop:
-                flow.closer_look(descriptor, packet, now)
+                flow.closer_look(descriptor, packet, source, now)
         with loop:
-            for flow in dict.fromkeys(flow for flow, _, _ in taken):
+            for flow in dict.fromkeys(flow for flow, *_ in taken):
                 flow.go_on()
         return found + len(taken)
 

@@ -2,8 +2,8 @@
  *
  * A flow is a pair of connected sockets whose standing checks have passed (media/relay/fast_path.py says which). What is
  * not plain good RTP of a bound SSRC is handed back with everything behind it in the same batch, in order, and the flow
- * rests until whoever took it has looked. How often that may happen in a second is limited: beyond it such packets are
- * dropped and counted here. What strangers send to the port of a settled peer is only counted.
+ * rests until whoever took it has looked. How often that may happen in a second, and how much may wait for it, is limited:
+ * beyond it such packets are dropped and counted here. What strangers send to the port of a settled peer is only counted.
  *
  * Nothing here allocates per packet, and no key is ever seen: sessions are libsrtp's, reached by the functions given to
  * loop_new(). Packets are carried by a thread of the loop's own after loop_start(), else by who calls loop_run(). Who
@@ -42,6 +42,7 @@
 #define EVENTS 256
 #define ROOM (MAX_DATAGRAM + 1 + TRAILER_LIMIT)
 #define MOST_HANDED_BACK (1 << 22)
+#define MOST_PACKETS_BACK (1 << 16)
 #define BUSY 32
 #define MANY 8
 #define LOOKS_A_SECOND 500.0
@@ -227,9 +228,12 @@ int loop_watch(relay_loop *loop, int descriptor, relay_flow *flow)
     return loop_reopen(loop, descriptor);
 }
 
+/* Watch a socket and hear of what waits there already, whether it was watched before or not. */
 int loop_reopen(relay_loop *loop, int descriptor)
 {
-    return watched(loop, descriptor, EPOLL_CTL_ADD) < 0 && errno != EEXIST ? -1 : 0;
+    if (watched(loop, descriptor, EPOLL_CTL_ADD) == 0)
+        return 0;
+    return errno == EEXIST && watched(loop, descriptor, EPOLL_CTL_MOD) == 0 ? 0 : -1;
 }
 
 static double seconds_now(const relay_loop *loop)
@@ -381,9 +385,12 @@ static void depart(relay_flow *flow, struct iovec *packets, const int *came, int
         send_one(flow, &packets[i], came[i]);
 }
 
-/* Whether one more packet of this flow may be looked at closely now. */
-static int may_look(relay_flow *flow, double now)
+/* Whether one more packet of this flow may be looked at closely now. When too much waits for a look already, none may:
+ * better than to let every other flow wait, too. */
+static int may_look(const relay_loop *loop, relay_flow *flow, double now)
 {
+    if (loop->arena_used > MOST_HANDED_BACK || loop->back_count > MOST_PACKETS_BACK)
+        return 0;
     if (now > flow->looks_at) {
         flow->looks += (now - flow->looks_at) * LOOKS_A_SECOND;
         if (flow->looks > LOOKS_AT_ONCE || flow->looks_at == 0)
@@ -396,8 +403,9 @@ static int may_look(relay_flow *flow, double now)
     return 1;
 }
 
-/* Keep a copy of a packet for the careful way. Without memory it is lost, and counted. */
-static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const unsigned char *octets, int size)
+/* Keep a copy of a packet for the careful way, and where it is from if it may not be from the peer. Without memory it is
+ * lost, and counted. */
+static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const unsigned char *octets, int size, const unsigned char *from)
 {
     if (loop->back_count == loop->back_room) {
         int room = loop->back_room ? 2 * loop->back_room : 64;
@@ -416,12 +424,15 @@ static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const 
         loop->arena_room = room;
     }
     memcpy(loop->arena + loop->arena_used, octets, (size_t)size);
-    loop->back[loop->back_count++] = (relay_packet){descriptor, size, loop->arena_used};
+    relay_packet *packet = &loop->back[loop->back_count++];
+    *packet = (relay_packet){descriptor, size, loop->arena_used, {0}};
+    if (from != NULL)
+        memcpy(packet->from, from, ADDRESS_OCTETS);
     loop->arena_used += (size_t)size;
     flow->handed_back++;
     return;
 lost:
-    drop(flow, DROP_RATE_LIMITED, size, 0);
+    drop(flow, DROP_RATE_LIMITED, size, flow->muxed && is_rtcp(octets, size));
 }
 
 static int transformed(const relay_loop *loop, relay_flow *flow, int status, int came)
@@ -450,7 +461,7 @@ static int carry_one(relay_loop *loop, relay_flow *flow, unsigned char *packet, 
             drop(flow, DROP_SSRC_LIMIT, came, 0);
             return 0;
         }
-        if (may_look(flow, now))
+        if (may_look(loop, flow, now))
             return -1;
         int fault = fault_of(flow, packet, came);
         drop(flow, fault < 0 ? DROP_RATE_LIMITED : fault, came, flow->muxed && is_rtcp(packet, came));
@@ -500,10 +511,13 @@ static int carry(relay_loop *loop, relay_flow *flow, int descriptor, double now,
         came[ready] = sizes[i];
         int verdict = carry_one(loop, flow, loop->slots[i], &sizes[i], now, count == 1);
         if (verdict < 0) {
+            int waiting = loop->back_count;
             for (; i < count; i++)
-                hand_back(loop, flow, descriptor, loop->slots[i], sizes[i]);
-            flow->open = 0; /* until who takes them has looked */
-            watched(loop, descriptor, EPOLL_CTL_DEL);
+                hand_back(loop, flow, descriptor, loop->slots[i], sizes[i], NULL);
+            if (loop->back_count > waiting) {
+                flow->open = 0; /* until who takes them has looked */
+                watched(loop, descriptor, EPOLL_CTL_DEL);
+            }
         } else if (verdict > 0) {
             packets[ready].iov_base = loop->slots[i];
             packets[ready].iov_len = (size_t)sizes[i];
@@ -531,20 +545,29 @@ static void address_of(const struct sockaddr_storage *name, unsigned char *into)
     }
 }
 
-/* What others than the peer send: refused, unless it is from the one address that may take the port back. */
+static int is_known(const relay_flow *flow, const unsigned char *from)
+{
+    for (int i = 0; i < flow->known_count; i++)
+        if (memcmp(from, flow->known[i], ADDRESS_OCTETS) == 0)
+            return 1;
+    return 0;
+}
+
+/* What others than the peer send: refused, unless it is from an address that may take the port back, or of the peer and
+ * came before it was known. */
 static int refuse(relay_loop *loop, relay_flow *flow, int descriptor, double now)
 {
-    int sizes[RELAY_SLOTS], count = receive(loop, descriptor, sizes, flow->has_known);
+    int sizes[RELAY_SLOTS], count = receive(loop, descriptor, sizes, flow->known_count > 0);
     for (int i = 0; i < count; i++) {
         const unsigned char *packet = loop->slots[i];
         int rtcp = flow->muxed && is_rtcp(packet, sizes[i]);
         int fault = fault_of(flow, packet, sizes[i]);
         unsigned char from[ADDRESS_OCTETS];
-        if (fault < 0 && flow->has_known) {
+        if (fault < 0 && flow->known_count > 0) {
             address_of(&loop->names[i], from);
-            if (memcmp(from, flow->known, sizeof from) == 0) {
-                if (may_look(flow, now)) {
-                    hand_back(loop, flow, descriptor, packet, sizes[i]);
+            if (is_known(flow, from)) {
+                if (may_look(loop, flow, now)) {
+                    hand_back(loop, flow, descriptor, packet, sizes[i], from);
                     continue;
                 }
                 fault = DROP_RATE_LIMITED;
@@ -593,13 +616,8 @@ static void go_round(relay_loop *loop, int keep)
 {
     int count = loop->ready_count;
     for (int i = 0; i < count && !atomic_load(&loop->stopping); i++) {
-        if (keep) {
+        if (keep)
             give_way(loop);
-            while (loop->arena_used > MOST_HANDED_BACK && !atomic_load(&loop->stopping)) {
-                tell(loop);
-                pthread_cond_wait(&loop->served, &loop->lock);
-            }
-        }
         int descriptor = loop->ready[i];
         relay_flow *flow = flow_of(loop, descriptor);
         if (flow == NULL)
@@ -727,11 +745,12 @@ int loop_handed_back(const relay_loop *loop)
     return loop->back_count;
 }
 
-int loop_packet(const relay_loop *loop, int number, unsigned char **octets, int *size)
+int loop_packet(const relay_loop *loop, int number, unsigned char **octets, int *size, unsigned char **from)
 {
-    const relay_packet *packet = &loop->back[number];
+    relay_packet *packet = &loop->back[number];
     *octets = loop->arena + packet->at;
     *size = packet->size;
+    *from = packet->from;
     return packet->descriptor;
 }
 
@@ -744,4 +763,17 @@ void loop_taken(relay_loop *loop)
     loop->told = 0;
     if (read(loop->notice, &count, sizeof count) < 0)
         return; /* nobody had told */
+}
+
+/* What a flow handed back and nobody took yet is refused: its socket is about to be another's. The loop is held. */
+void loop_disown(relay_loop *loop, int descriptor, relay_flow *flow)
+{
+    for (int i = 0; i < loop->back_count; i++) {
+        relay_packet *packet = &loop->back[i];
+        if (packet->descriptor != descriptor)
+            continue;
+        const unsigned char *octets = loop->arena + packet->at;
+        packet->descriptor = -1;
+        drop(flow, DROP_WRONG_SOURCE, packet->size, flow->muxed && is_rtcp(octets, packet->size));
+    }
 }

@@ -11,6 +11,7 @@
 #define MAX_DATAGRAM 9216
 #define TRAILER_LIMIT 148
 #define ADDRESS_OCTETS 18
+#define RELAY_KNOWN 2
 
 #define FLOW 0
 #define STRANGERS 1
@@ -43,7 +44,7 @@ typedef struct {
 /* One socket of a stream: of kind FLOW what a side's peer sends, of kind STRANGERS what anybody else sends to its port.
  *
  * Counters only grow and are read at any time; everything else changes only while the loop is held. rtcp_refused is of
- * those in drops[] what is RTCP. `sources` belongs to who made the flow.
+ * those in drops[] what is RTCP. `sources` belongs to who made the flow. Packets of `known` senders are no strangers'.
  */
 typedef struct {
     int kind;
@@ -61,8 +62,8 @@ typedef struct {
     uint64_t packets, octets_in, octets_out;
     uint64_t dropped, rtcp_refused, handed_back;
     uint64_t drops[RELAY_CAUSES];
-    unsigned char known[ADDRESS_OCTETS];
-    int has_known;
+    unsigned char known[RELAY_KNOWN][ADDRESS_OCTETS];
+    int known_count;
     int source_count, source_limit;
     relay_source *sources;
 } relay_flow;
@@ -84,13 +85,15 @@ int loop_run(relay_loop *loop);
 int loop_waiting(relay_loop *loop);
 int loop_noted(relay_loop *loop, int *into, int room);
 int loop_handed_back(const relay_loop *loop);
-int loop_packet(const relay_loop *loop, int number, unsigned char **octets, int *size);
+int loop_packet(const relay_loop *loop, int number, unsigned char **octets, int *size, unsigned char **from);
 void loop_taken(relay_loop *loop);
+void loop_disown(relay_loop *loop, int descriptor, relay_flow *flow);
 /* cffi ends */
 
 typedef struct {
     int descriptor, size;
     size_t at;
+    unsigned char from[ADDRESS_OCTETS];
 } relay_packet;
 
 #endif

@@ -107,8 +107,8 @@ int main(int count, char **words)
         loop_hold(loop);
         int back = loop_handed_back(loop);
         for (int number = 0; number < back; number++) {
-            unsigned char *octets;
-            int size, descriptor = loop_packet(loop, number, &octets, &size);
+            unsigned char *octets, *from;
+            int size, descriptor = loop_packet(loop, number, &octets, &size, &from);
             looked += (uint64_t)(size > 0 && descriptor >= 0);
         }
         loop_taken(loop);

@@ -242,6 +242,26 @@ def test_phone_behind_nat_latches_where_it_really_is(ends: Ends):
     assert ends.events == [Latched("s", Side.ACCESS, ends.phone.getsockname())]
 
 
+@pytest.mark.parametrize("muxed", [False, True])
+def test_what_a_peer_sent_before_it_was_known_is_heard(ends: Ends, muxed: bool):
+    """Its packets wait among those of strangers when the first of them tells who it is; the strangers are refused."""
+    nowhere = ("127.0.0.77", 4000)
+    ends.open(
+        access=ends.secured(ends.phone, remote=nowhere, rtcp_mux=muxed), core=ends.plain(ends.far, rtcp_mux=muxed)
+    )
+    stranger = ends.other()
+    for sequence in range(20):
+        ends.phone.sendto(ends.sender.protect_rtp(rtp(sequence)), ends.port(Side.ACCESS))
+        stranger.sendto(rtp(sequence, payload=bytes(60)), ends.port(Side.ACCESS))
+    if muxed:
+        ends.phone.sendto(ends.sender.protect_rtcp(receiver_report()), ends.port(Side.ACCESS))
+    ends.step()
+    assert received(ends.far) == [rtp(sequence) for sequence in range(20)] + [receiver_report()] * muxed
+    assert sum(ends.drops().values()) == 20
+    assert set(ends.drops()) <= {DropCause.WRONG_SOURCE, DropCause.AUTH_FAILED}
+    ends.assert_balance()
+
+
 def test_plain_side_takes_nothing_from_another_host(ends: Ends):
     ends.open(access=ends.plain(ends.phone))
     thief = ends.other("127.0.0.99")

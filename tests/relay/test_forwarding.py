@@ -90,6 +90,15 @@ def test_opaque_stream_passes_any_octets_untouched_both_ways(ends: Ends):
     ends.assert_balance()
 
 
+def test_nothing_of_an_opaque_stream_is_taken_for_rtcp(ends: Ends):
+    opaque = {"protection": Protection.OPAQUE, "rtcp_mux": True}
+    ends.open(access=ends.plain(ends.phone, **opaque), core=ends.plain(ends.far, **opaque))
+    ends.throw(receiver_report() + bytes(9300))
+    ends.throw(receiver_report(), by=ends.other())
+    assert ends.drops() == {DropCause.OVERSIZE: 1, DropCause.WRONG_SOURCE: 1}
+    assert (ends.statistics().packets_in, ends.statistics().rtcp_in) == (2, 0)
+
+
 def test_opaque_side_cannot_meet_a_side_that_is_read(ends: Ends):
     with pytest.raises(BadStreamConfigError):
         ends.open(access=ends.plain(ends.phone, protection=Protection.OPAQUE))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import shutil
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from media.relay import (
     DropCause,
     Latching,
+    LocalAddress,
     Mode,
     Protection,
     RelayProcess,
@@ -284,6 +287,124 @@ def test_packets_queued_at_a_socket_before_it_was_watched_are_carried(engine: Re
     stepping(engine, [talk], 5)
     assert talk.heard == [rtp(number) for number in range(51)]
     talk.close()
+
+
+def handed_back(engine: RelayEngine) -> None:
+    """Wait until a thread has handed packets back, and take none of them."""
+    ready, _, _ = select.select([engine.fileno()], [], [], 5)
+    assert ready, "nothing was handed back"
+
+
+@pytest.mark.attack("T3")
+def test_packet_of_a_call_that_ended_is_none_of_the_next(engine: RelayEngine) -> None:
+    """A packet waits for its closer look while its call ends, and the next call has the same descriptors."""
+    phone, far, next_phone, next_far = (udp() for _ in range(4))
+    mode = Mode.SENDRECV
+
+    def add(name: str, one: socket.socket, other: socket.socket) -> Mapping[Side, LocalAddress]:
+        sides = {
+            side: SideConfig(HOST, Protection.RTP, remote=sock.getsockname(), mode=mode)
+            for side, sock in ((Side.ACCESS, one), (Side.CORE, other))
+        }
+        return engine.add(StreamConfig(name, sides))
+
+    local = add("ended", phone, far)[Side.ACCESS]
+    phone.sendto(rtp(0), (local.ip, local.port))  # its SSRC is new
+    handed_back(engine)
+    before = sorted(engine._by_descriptor)
+    engine.remove("ended")
+    add("next", next_phone, next_far)
+    assert sorted(engine._by_descriptor) == before
+    for _ in range(5):
+        engine.step(0.01)
+    assert [received(sock) for sock in (far, next_phone, next_far)] == [[], [], []]
+    (statistics,) = engine.statistics()
+    assert statistics.sides[Side.ACCESS].packets_in == 0
+    for sock in (phone, far, next_phone, next_far):
+        sock.close()
+
+
+@pytest.mark.parametrize("change", ["dscp", "tap", "tap and back", "peer"])
+def test_packets_that_wait_for_a_look_are_first_when_their_stream_changes(engine: RelayEngine, change: str) -> None:
+    phone, far, elsewhere = udp(), udp(), udp()
+    access = SideConfig(HOST, Protection.RTP, remote=phone.getsockname(), mode=Mode.SENDRECV)
+    core = replace(access, remote=far.getsockname())
+    local = engine.add(StreamConfig("s", {Side.ACCESS: access, Side.CORE: core}))[Side.ACCESS]
+    port = local.ip, local.port
+    phone.sendto(rtp(0), port)
+    handed_back(engine)
+    heard: list[bytes] = []
+    while not heard or not engine.settled():
+        engine.step(0.01)
+        heard += received(far)
+    phone.sendto(rtp(0, 0x5EC0ED), port)
+    handed_back(engine)
+    match change:
+        case "dscp":
+            engine.modify("s", Side.CORE, replace(core, dscp=10))
+        case "peer":
+            engine.modify("s", Side.ACCESS, replace(access, remote=elsewhere.getsockname()))
+        case _:
+            engine.tap("s", enabled=True)
+            if change == "tap and back":
+                engine.tap("s", enabled=False)
+    sender = elsewhere if change == "peer" else phone
+    for number in range(1, 5):
+        sender.sendto(rtp(number), port)
+        time.sleep(0.01)
+    until = time.monotonic() + 5
+    second = [rtp(0, 0x5EC0ED)] if change != "peer" else []
+    expected = [rtp(0), *second, *(rtp(number) for number in range(1, 5))]
+    while len(heard) < len(expected) and time.monotonic() < until:
+        engine.step(0.01)
+        heard += received(far)
+    assert heard == expected
+    (statistics,) = engine.statistics()
+    assert statistics.sides[Side.ACCESS].packets_in == 6
+    assert statistics.sides[Side.ACCESS].drops == ({DropCause.WRONG_SOURCE: 1} if change == "peer" else {})
+    for sock in (phone, far, elsewhere):
+        sock.close()
+
+
+@pytest.mark.attack("T3")
+def test_calls_go_on_when_more_wants_a_closer_look_than_may_wait(compiled: None) -> None:
+    """Nobody takes what was handed back: then the rest of it is dropped and counted, and no good packet waits."""
+    engine = RelayEngine(compiled=True, workers=Workers(1))
+    good = Talk(engine, "good")
+    good.speak()
+    stepping(engine, [good], 5)
+    peer = udp()
+    plain = SideConfig(HOST, Protection.RTP, remote=peer.getsockname(), mode=Mode.SENDRECV, rtcp=False)
+    sent = 0
+    with next(iter(engine._loops.values())):
+        for number in range(150):
+            local = engine.add(StreamConfig(f"s{number}", {Side.ACCESS: plain, Side.CORE: plain}))
+            for side in Side:
+                for ssrc in range(10):
+                    peer.sendto(rtp(0, ssrc, payload=bytes(9000)), (local[side].ip, local[side].port))
+                    sent += 1
+    for _ in range(500):
+        good.speak()
+        time.sleep(0.002)
+        good.listen()
+        if len(good.heard) > 10:
+            break
+    assert len(good.heard) > 10
+    stepping(engine, [good], 5)
+    while not engine.settled():
+        engine.step(0.01)
+    assert good.heard == [rtp(number) for number in range(good.sent)]
+    statistics = engine.statistics()[1:]
+    assert sum(side.packets_in for each in statistics for side in each.sides.values()) == sent
+    causes = {cause for each in statistics for side in each.sides.values() for cause in side.drops}
+    assert DropCause.RATE_LIMITED in causes
+    for each in statistics:
+        access, core = each.sides[Side.ACCESS], each.sides[Side.CORE]
+        assert access.packets_in == core.packets_out + access.dropped
+        assert core.packets_in == access.packets_out + core.dropped
+    engine.close()
+    good.close()
+    peer.close()
 
 
 RACES = Path(__file__).with_name("races.c")
