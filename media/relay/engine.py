@@ -145,12 +145,15 @@ class RelayEngine:
             except KeyError:  # closed by an earlier packet of this round
                 continue
             receiver(now, busy)
-        while self._later:
-            side, port, address, packet = self._later.pop()
-            if len(packet) <= MAX_DATAGRAM:
-                self._buffer.load(packet)
-                self._slow.receive(side, port, address, now)
+        self._take_early(now)
         return found
+
+    def _take_early(self, now: float) -> None:
+        """Look at what came to new sockets before they were connected, in its order."""
+        while self._later:
+            side, port, address, packet = self._later.pop(0)
+            self._buffer.load(packet[: MAX_DATAGRAM + 1])
+            self._slow.receive(side, port, address, now)
 
     def settled(self) -> bool:
         """Whether nothing waits to be carried; all that was dropped is then counted. With threads :meth:`step` may
@@ -201,6 +204,7 @@ class RelayEngine:
         `share` of the streams is looked at, the next ones each time, so that thousands do not hold up their packets.
         """
         now = self._clock()
+        self._take_early(now)
         for loop in self._loops.values():
             if loop.threaded:
                 with loop:

@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from media.relay.interface import Address, PortsExhaustedError
@@ -20,6 +20,8 @@ PORT_REST_S = 10.0
 """Seconds a released port is not given out again (IQ-12, assumed)."""
 RECEIVE_BUFFER = 40 * 1024
 """Octets asked of SO_RCVBUF, which the kernel doubles: about 64 packets of speech."""
+MOST_EARLY = 256
+"""Packets read at a socket that is new: more than its queue can have taken before it was connected."""
 _ATTEMPTS = 400
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("9I")
@@ -113,13 +115,14 @@ def open_flow(
         try:
             flow.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
             flow.connect(peer)
-            while True:
-                data, address = flow.recvfrom(65535)
-                early.append((data, address[:2]))
-        except BlockingIOError:
-            return flow, early
+            with suppress(BlockingIOError):
+                while len(early) < MOST_EARLY:  # the peer may send faster than this reads
+                    data, address = flow.recvfrom(65535)
+                    early.append((data, address[:2]))
         except OSError:
             flow.close()
+        else:
+            return flow, early
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRINUSE):
             raise

@@ -1,13 +1,15 @@
 """Hostile media (T3): each attempt is dropped under its cause, and the good stream does not notice."""
 
+import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keying.suites import SUITES
-from media.relay import DropCause, KeySet, Latched, Latching, Protection, Side, SrtpFailures
+from media.relay import DropCause, KeySet, Latched, Latching, Protection, Side, SrtpFailures, sockets
 from media.relay.compiled import why_not_compiled
 from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS
 from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp
@@ -259,6 +261,56 @@ def test_what_a_peer_sent_before_it_was_known_is_heard(ends: Ends, muxed: bool):
     assert received(ends.far) == [rtp(sequence) for sequence in range(20)] + [receiver_report()] * muxed
     assert sum(ends.drops().values()) == 20
     assert set(ends.drops()) <= {DropCause.WRONG_SOURCE, DropCause.AUTH_FAILED}
+    ends.assert_balance()
+
+
+class _Hasty(socket.socket):
+    """A socket to which packets came before it was connected."""
+
+    waiting: list[tuple[bytes, tuple[str, int]]]
+
+    def recvfrom(self, *_: object) -> tuple[bytes, tuple[str, int]]:
+        if not self.waiting:
+            raise BlockingIOError
+        return self.waiting.pop(0)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> type[_Hasty]:
+    """The sockets of peers that are made from now on; `waiting` is what waits at them."""
+    usual = sockets._open
+
+    def opened(*args: Any, shared: bool = False, **named: Any) -> socket.socket:
+        sock = usual(*args, shared=shared, **named)
+        return _Hasty(fileno=sock.detach()) if shared else sock
+
+    monkeypatch.setattr(sockets, "_open", opened)
+    monkeypatch.setattr(_Hasty, "waiting", [], raising=False)
+    return _Hasty
+
+
+def test_packets_that_came_to_a_socket_before_it_was_connected_keep_their_order(ends: Ends, hasty: type[_Hasty]):
+    phone, stranger = ends.phone.getsockname(), ("127.0.0.1", 9)
+    ends.open(access=ends.plain(ends.phone, latching=Latching.LATCH))
+    hasty.waiting += [(rtp(1), phone), (rtp(9), stranger), (rtp(2), phone), (bytes(40000), phone), (rtp(3), phone)]
+    ends.modify(Side.ACCESS, replace(ends.access, remote=("127.0.0.9", 4000)))
+    ends.modify(Side.ACCESS, replace(ends.access, remote=phone))
+    ends.engine.tick()
+    assert received(ends.far) == [rtp(1), rtp(2), rtp(3)]
+    assert ends.drops() == {DropCause.WRONG_SOURCE: 1, DropCause.OVERSIZE: 1}
+    ends.assert_balance()
+
+
+def test_peer_that_sends_faster_than_its_socket_is_made_ready_is_not_waited_for(ends: Ends, hasty: type[_Hasty]):
+    class Endless(list[tuple[bytes, tuple[str, int]]]):
+        def pop(self, _: Any = 0) -> tuple[bytes, tuple[str, int]]:
+            return rtp(0), ends.phone.getsockname()
+
+    hasty.waiting = Endless([(b"", ("", 0))])
+    ends.open(access=ends.plain(ends.phone))
+    hasty.waiting = []
+    ends.step()
+    assert ends.statistics().packets_in <= sockets.MOST_EARLY
     ends.assert_balance()
 
 
