@@ -7,7 +7,7 @@
  *
  * Nothing here allocates per packet, and no key is ever seen: sessions are libsrtp's, reached by the functions given to
  * loop_new(). Packets are carried by a thread of the loop's own after loop_start(), else by who calls loop_run(). Who
- * holds the loop has everything to himself; between two flows the thread gives way to who waits. The thread hears of a
+ * holds the loop has everything to himself; between flows the thread gives way to who waits. The thread hears of a
  * socket once (EPOLLET) and keeps it in a list of its own until it has read everything: asking again costs as much as
  * reading a packet.
  */
@@ -45,6 +45,7 @@
 #define MOST_PACKETS_BACK (1 << 16)
 #define BUSY 32
 #define MANY 8
+#define FLOWS_A_TURN 16
 #define LOOKS_A_SECOND 500.0
 #define LOOKS_AT_ONCE 256.0
 #define STACK (256 * 1024)
@@ -62,6 +63,7 @@ struct relay_loop {
     pthread_cond_t served;
     atomic_int waiting, stopping;
     unsigned turns;
+    int served_since;
     int started;
     pthread_t thread;
     int epoll, wake, notice;
@@ -163,10 +165,14 @@ void loop_release(relay_loop *loop)
     pthread_mutex_unlock(&loop->lock);
 }
 
-/* Called by the thread, which has the lock, between two flows: one turn for somebody else, if anybody wants it. */
+/* Called by the thread, which has the lock, between two flows: one turn for somebody else, if anybody wants it and some
+ * flows were served since the last. Who has to look at what a flood sends wants one all the time. */
 static void give_way(relay_loop *loop)
 {
     unsigned turn = loop->turns;
+    if (++loop->served_since < FLOWS_A_TURN || atomic_load(&loop->waiting) == 0)
+        return;
+    loop->served_since = 0;
     while (atomic_load(&loop->waiting) > 0 && loop->turns == turn && !atomic_load(&loop->stopping))
         pthread_cond_wait(&loop->served, &loop->lock);
 }

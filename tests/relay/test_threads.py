@@ -407,6 +407,40 @@ def test_calls_go_on_when_more_wants_a_closer_look_than_may_wait(compiled: None)
     peer.close()
 
 
+@pytest.mark.attack("T3")
+def test_who_always_wants_the_loop_does_not_get_it_between_any_two_flows(compiled: None) -> None:
+    """As a flood does that is looked at by the interpreter, at an RTCP port or before latching."""
+    engine = RelayEngine(compiled=True, workers=Workers(1))
+    peer = udp()
+    plain = SideConfig(HOST, Protection.RTP, remote=peer.getsockname(), mode=Mode.SENDRECV, rtcp=False)
+    ports = []
+    for number in range(200):
+        local = engine.add(StreamConfig(f"s{number}", {Side.ACCESS: plain, Side.CORE: plain}))
+        ports += [(local[side].ip, local[side].port) for side in Side]
+    for port in ports:
+        peer.sendto(rtp(0), port)
+    while not engine.settled():
+        engine.step(0.01)
+    received(peer)
+    (loop,) = engine._loops.values()
+    fields = [flow._fields for flow in set(engine._by_descriptor.values())]
+
+    def carried() -> int:
+        return sum(each.packets for each in fields)
+
+    with loop:
+        before = carried()
+        for port in ports:
+            peer.sendto(rtp(1), port)
+    seen = {0}
+    while len(ports) not in seen:
+        with loop:
+            seen.add(carried() - before)
+    assert len(seen) <= len(ports) // 16 + 8, "how often the thread stopped on its way"
+    engine.close()
+    peer.close()
+
+
 RACES = Path(__file__).with_name("races.c")
 LOOP = Path(__file__).parents[2] / "media" / "relay"
 
