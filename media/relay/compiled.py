@@ -472,10 +472,13 @@ class CompiledFlow(Flow):
             self._buffer.load(packet)
             self._slow.receive(self._side, self._port, _address_of(source, self._port.catch.family), now)
             return
-        path = self._path
         self.settle()
         self._careful_slot(packet, len(packet), now)
-        if self._path is path and path is not None and path is self._compiled:
+        self.resume()
+
+    def resume(self) -> None:
+        """See :class:`Flow`."""
+        if self._path is not None and self._path is self._compiled:
             self._load()
 
     def go_on(self) -> None:

@@ -92,7 +92,14 @@ class RelayEngine:
         """Streams the present round of ticks has yet to look at."""
         self._draining = False
         self._notify = notify
-        self._slow = SlowPath(self._buffer, notify=notify, mirror=mirror, latched=self._sockets_changed)
+        self._slow = SlowPath(
+            self._buffer,
+            notify=notify,
+            mirror=mirror,
+            latched=self._sockets_changed,
+            settle=self._settle_flow,
+            resume=self._resume_flow,
+        )
         self._later: list[tuple[StreamSide, Port, Address, bytes]] = []
 
     def fileno(self) -> int:
@@ -458,11 +465,19 @@ class RelayEngine:
 
     def _settle(self, stream: Stream) -> None:
         for side in stream.sides.values():
-            flow = self._flows.get(side.rtp)
-            if flow is not None:
-                flow.settle()
+            self._settle_flow(side)
             for port in side.ports:
                 self._count_overflow(side, port)
+
+    def _settle_flow(self, side: StreamSide) -> None:
+        flow = self._flows.get(side.rtp)
+        if flow is not None:
+            flow.settle()
+
+    def _resume_flow(self, side: StreamSide) -> None:
+        flow = self._flows.get(side.rtp)
+        if flow is not None:
+            flow.resume()
 
     def _count_overflow(self, side: StreamSide, port: Port) -> None:
         lost = port.take_overflow()

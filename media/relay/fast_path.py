@@ -130,6 +130,9 @@ class Flow:
         if self._path is not None:
             self._path.receive, self._path.settle = _let_lie, _nothing
 
+    def resume(self) -> None:
+        """Go on from the sources as they stand now. Call after they changed; :meth:`settle` comes before it."""
+
     def retire(self) -> None:
         """Count the last packets and leave the loop's table."""
         self._leave()
@@ -231,7 +234,7 @@ class Flow:
         def catch_up() -> None:
             """Bring the source's own state up to date, and look the source up again with the next packet."""
             nonlocal in_order, bound
-            if source is not None:
+            if source is not None and bound >= 0:
                 source.received += in_order
                 source.highest = expected - 1
             in_order, bound = 0, -1

@@ -32,7 +32,8 @@ class SlowPath:
     """Judges and forwards the packet in the loop's buffer.
 
     `notify` takes events, `mirror` takes tapped packets, `latched` is told (side, packets that came meanwhile) after
-    the sockets of a port changed.
+    the sockets of a port changed. `settle` and `resume` are called around a change of a side's sources, of which the
+    quick way keeps a state of its own.
     """
 
     def __init__(
@@ -42,11 +43,15 @@ class SlowPath:
         notify: Callable[[RelayEvent], None],
         mirror: Callable[[TappedPacket], None],
         latched: Callable[[StreamSide, Port, list[tuple[bytes, Address]]], None],
+        settle: Callable[[StreamSide], None],
+        resume: Callable[[StreamSide], None],
     ) -> None:
         self._buffer = buffer
         self._notify = notify
         self._mirror = mirror
         self._latched = latched
+        self._settle = settle
+        self._resume = resume
         self._left: TappedPacket | None = None
         """The packet just sent, when the stream is tapped: it is told after the one that came."""
 
@@ -159,7 +164,9 @@ class SlowPath:
                 return cause
         source = side.source(ssrc)
         if not rtcp:
+            self._settle(side)
             self._note(side, source, now)
+            self._resume(side)
         return None
 
     def _note(self, side: StreamSide, source: Source, now: float) -> None:

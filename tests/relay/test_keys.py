@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from keying.suites import SUITES
-from media.relay import BadStreamConfigError, DropCause, KeyExpired, KeyReusedError, KeySet, MasterKey, Side
+from media.relay import BadStreamConfigError, DropCause, KeyExpired, KeyReusedError, KeySet, Latching, MasterKey, Side
 from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp
 
 
@@ -47,6 +47,40 @@ def test_rekey_right_at_the_wrap_of_the_sequence_number_loses_nothing(ends: Ends
     ends.sender.rekey_to(_set(receive))
     ends.talk([65536, 65537])
     assert ends.engine.roc("s", Side.ACCESS, SSRC, received=True) == 1
+
+
+def test_roc_goes_on_over_a_rekey_when_the_phone_has_come_from_elsewhere(ends: Ends):
+    """SRTP may come from anywhere where nothing latches; what came so counts like what came from the signalled address."""
+    ends.open(access=ends.secured(ends.phone, latching=Latching.OFF))
+    ends.talk([65000, 65001, 65400])
+    elsewhere = ends.other()
+    for sequence in (65530, 65531, 65540, 66000, 66001):
+        ends.throw(ends.sender.protect_rtp(rtp(sequence)), by=elsewhere)
+    assert received(ends.far) == [rtp(sequence) for sequence in (65530, 65531, 65540, 66000, 66001)]
+    statistics = ends.statistics()
+    assert statistics.lost == 66001 - 65000 + 1 - 8
+    ends.talk([66002])
+    assert ends.statistics().lost == 66002 - 65000 + 1 - 9
+    ends.throw(ends.sender.protect_rtp(rtp(66003)), by=elsewhere)
+    assert received(ends.far) == [rtp(66003)]
+    receive = keys()
+    ends.engine.rekey("s", Side.ACCESS, receive=receive)
+    ends.sender.rekey_to(_set(receive))
+    ends.talk(range(66004, 66010))
+    ends.assert_balance()
+
+
+def test_rekey_places_the_roc_at_what_came_from_elsewhere(ends: Ends):
+    ends.open(access=ends.secured(ends.phone, latching=Latching.OFF))
+    ends.talk([64000, 64001])
+    elsewhere = ends.other()
+    for sequence in (65530, 65540, 65541):
+        ends.throw(ends.sender.protect_rtp(rtp(sequence)), by=elsewhere)
+    assert len(received(ends.far)) == 3
+    receive = keys()
+    ends.engine.rekey("s", Side.ACCESS, receive=receive)
+    ends.sender.rekey_to(_set(receive))
+    ends.talk(range(65542, 65550))
 
 
 @pytest.mark.clause("RFC 4568", "7.1.4")
