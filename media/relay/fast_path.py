@@ -28,6 +28,8 @@ QUICK_OCTETS = 1600
 """Octets of the longest packet on the quick way: more than an Ethernet frame carries."""
 VIEWS = QUICK_OCTETS + TRAILER_LIMIT + 1
 """Lengths up to which the slots of a batch keep prepared views."""
+_NONE = 1 << 16
+"""No sequence number of a packet."""
 _CLOSE_S = 0.002
 """Seconds between two packets of a flow below which several may wait, so that they are read in one call."""
 _MANY = 8
@@ -279,7 +281,7 @@ class Flow:
                     catch_up()
                     source = sources.get(ssrc)
                     if source is not None:
-                        bound, expected = ssrc, source.highest + 1
+                        bound, expected = ssrc, source.highest + 1 if source.received else _NONE
                 if (
                     source is None
                     or not shortest <= size <= longest

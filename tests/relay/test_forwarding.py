@@ -361,6 +361,15 @@ def test_tap_mirrors_both_sides_as_on_the_wire(ends: Ends):
     assert len(ends.mirrored) == 3
 
 
+def test_first_packet_of_a_source_that_sent_rtcp_before_is_its_first(ends: Ends):
+    ends.open(access=ends.plain(ends.phone, rtcp_mux=True), core=ends.plain(ends.far, rtcp_mux=True))
+    ends.throw(receiver_report())
+    for sequence in (1, 2):
+        ends.throw(rtp(sequence))
+    assert received(ends.far) == [receiver_report(), rtp(1), rtp(2)]
+    assert ends.statistics().lost == 0
+
+
 def test_loss_is_counted_from_sequence_numbers(ends: Ends):
     ends.open()
     ends.talk([65530, 65531, 65534, 65535, 65536, 65540])
