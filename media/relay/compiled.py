@@ -48,6 +48,7 @@ CAUSES = (
 _NOTED_AT_ONCE = 256
 _FLOW, _STRANGERS = 0, 1
 _ADDRESS_OCTETS, _KNOWN = 18, 2
+_UNLIMITED = (1 << 64) - 1
 
 
 class _Fields(Protocol):
@@ -66,6 +67,7 @@ class _Fields(Protocol):
     rtcp_trailer: int
     rate: float
     active: float
+    left: int
     packets: int
     octets_in: int
     octets_out: int
@@ -338,6 +340,8 @@ class CompiledFlow(Flow):
     times `poll` does.
     """
 
+    margin = 1 << 10  # the loop counts every packet itself
+
     def __init__(
         self,
         side: StreamSide,
@@ -475,6 +479,8 @@ class CompiledFlow(Flow):
         self.settle()
         self._careful_slot(packet, len(packet), now)
         self.resume()
+        if not self._fields.left:
+            self.refresh(now)
 
     def resume(self) -> None:
         """See :class:`Flow`."""
@@ -511,6 +517,10 @@ class CompiledFlow(Flow):
             entry.received, entry.cycles, entry.jitter = source.received, source.cycles, source.jitter
             entry.has_transit, entry.transit = int(source.transit is not None), source.transit or 0.0
         fields.sources, fields.source_count = self._rows, len(self._order)
+        far = self._side.far
+        keys = self._side.receiver, far.sender if far is not None else None
+        left = [each.lifetime.srtp - each.lifetime.srtp_used - self.margin for each in keys if each is not None]
+        fields.left = max(0, min(left, default=_UNLIMITED))
 
     def _take(self) -> None:
         """Take over what the loop counted, and the sources as it left them."""

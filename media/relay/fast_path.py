@@ -23,7 +23,7 @@ from media.relay.sockets import segments_of
 from media.relay.stream import StreamSide
 
 LIFETIME_MARGIN = 1 << 22
-"""Packets a key must still be good for on the quick way; counts are brought up to date with every tick."""
+"""Packets a key must still be good for on the interpreted quick way; counts are brought up to date with every tick."""
 QUICK_OCTETS = 1600
 """Octets of the longest packet on the quick way: more than an Ethernet frame carries."""
 VIEWS = QUICK_OCTETS + TRAILER_LIMIT + 1
@@ -52,10 +52,6 @@ def _nothing() -> None:
     """Settle what is settled."""
 
 
-def _lasting(lifetime: Lifetime) -> bool:
-    return lifetime.srtp - lifetime.srtp_used >= LIFETIME_MARGIN
-
-
 def trailer_of(context: Receiver | Sender | None) -> int:
     """Octets that tag and MKI add to an RTP packet; 0 without protection."""
     return 0 if context is None else context.keys.suite.srtp_tag_length + context.session.mki_length
@@ -79,6 +75,9 @@ class Flow:
 
     `receivers` is the loop's table from descriptor to handler; the flow keeps its own entry right.
     """
+
+    margin = LIFETIME_MARGIN
+    """Packets a key must still be good for."""
 
     def __init__(
         self,
@@ -151,10 +150,13 @@ class Flow:
             return False
         receiver, sender = side.receiver, far.sender
         if side.config.protection is Protection.SRTP and (
-            receiver is None or receiver.in_grace(now) or not _lasting(receiver.lifetime)
+            receiver is None or receiver.in_grace(now) or not self._lasting(receiver.lifetime)
         ):
             return False
-        return far.config.protection is not Protection.SRTP or (sender is not None and _lasting(sender.lifetime))
+        return far.config.protection is not Protection.SRTP or (sender is not None and self._lasting(sender.lifetime))
+
+    def _lasting(self, lifetime: Lifetime) -> bool:
+        return lifetime.srtp - lifetime.srtp_used >= self.margin
 
     def _takes_opaque(self) -> bool:
         """Whether the quick way carries opaque packets, too."""

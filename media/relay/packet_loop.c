@@ -467,6 +467,8 @@ static int carry_one(relay_loop *loop, relay_flow *flow, unsigned char *packet, 
             drop(flow, DROP_SSRC_LIMIT, came, 0);
             return 0;
         }
+    }
+    if (source == NULL || flow->left == 0) {
         if (may_look(loop, flow, now))
             return -1;
         int fault = fault_of(flow, packet, came);
@@ -479,6 +481,7 @@ static int carry_one(relay_loop *loop, relay_flow *flow, unsigned char *packet, 
         if (!transformed(loop, flow, status, came))
             return 0;
     }
+    flow->left--;
     note(source, (uint16_t)(packet[2] << 8 | packet[3]));
     if (alone)
         measure(source, now * flow->rate - (double)word_at(packet + 4));

@@ -45,6 +45,7 @@ typedef struct {
  *
  * Counters only grow and are read at any time; everything else changes only while the loop is held. rtcp_refused is of
  * those in drops[] what is RTCP. `sources` belongs to who made the flow. Packets of `known` senders are no strangers'.
+ * `left` is how many packets its keys may still carry here.
  */
 typedef struct {
     int kind;
@@ -59,6 +60,7 @@ typedef struct {
     double rate;
     double active;
     double looks, looks_at;
+    uint64_t left;
     uint64_t packets, octets_in, octets_out;
     uint64_t dropped, rtcp_refused, handed_back;
     uint64_t drops[RELAY_CAUSES];

@@ -211,6 +211,29 @@ def test_no_packet_passes_beyond_the_lifetime_of_a_key(ends: Ends):
     ends.assert_balance()
 
 
+@pytest.mark.clause("RFC 4568", "6.1")
+def test_lifetime_that_begins_on_the_quick_way_ends_in_time(ends: Ends):
+    ends.open(access=ends.secured(ends.phone, receive=keys(lifetime=3000)))
+    ends.talk(range(1))
+    for first in range(1, 3200, 40):
+        for sequence in range(first, first + 40):
+            ends.phone.sendto(ends.sender.protect_rtp(rtp(sequence)), ends.port(Side.ACCESS))
+        ends.step()
+        ends.clock.advance(0.8)
+        received(ends.far)
+    assert ends.statistics(Side.CORE).packets_out == 3000
+    assert ends.drops() == {DropCause.KEY_EXPIRED: 201}
+    ends.assert_balance()
+
+
+@pytest.mark.parametrize("loop", ["compiled", "threads"], indirect=True)
+def test_key_with_the_usual_lifetime_goes_the_quick_way(ends: Ends):
+    """2^20 packets, as in the examples of RFC 4568."""
+    ends.open(access=ends.secured(ends.phone, receive=keys(lifetime=1 << 20), send=keys(lifetime=1 << 20)))
+    ends.talk(range(1))
+    assert all(flow._carried for flow in ends.engine._by_descriptor.values())
+
+
 @pytest.mark.clause("TS 33.328", "7.4-4")
 def test_rekey_before_the_end_of_a_lifetime_keeps_the_call_alive(ends: Ends):
     ends.open(access=ends.secured(ends.phone, receive=keys(lifetime=10)))
