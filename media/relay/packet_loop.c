@@ -429,7 +429,8 @@ static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const 
         loop->arena = arena;
         loop->arena_room = room;
     }
-    memcpy(loop->arena + loop->arena_used, octets, (size_t)size);
+    if (size > 0)
+        memcpy(loop->arena + loop->arena_used, octets, (size_t)size);
     relay_packet *packet = &loop->back[loop->back_count++];
     *packet = (relay_packet){descriptor, size, loop->arena_used, {0}};
     if (from != NULL)
@@ -636,6 +637,8 @@ static void go_round(relay_loop *loop, int keep)
         if (flow->open && serve(loop, flow, descriptor, count > BUSY) && keep)
             enqueue(loop, flow, descriptor);
     }
+    if (count == 0)
+        return;
     memmove(loop->ready, loop->ready + count, (size_t)(loop->ready_count - count) * sizeof *loop->ready);
     loop->ready_count -= count;
 }
