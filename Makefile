@@ -5,17 +5,20 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 TESTS  ?= tests
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 3600
 # what the relay's extension is built of, where there is a C compiler
 LOOP   := media/relay/compiled_build.py $(wildcard media/relay/*.c media/relay/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz protos api conformance clean screenshots
+.PHONY: help demo test lint bench soak sanitize fuzz protos api conformance clean screenshots
 
 help:
 	@echo "make demo         start the IMS, place secured calls, print the verdicts"
 	@echo "make test         run every test"
 	@echo "make lint         ruff, mypy --strict, import contracts"
 	@echo "make bench        relay, SBA, calls and tickets per second, start-up (ratios)"
+	@echo "make soak         the relay at half of its capacity, calls coming and going, SOAK_SECONDS=$(SOAK_SECONDS)"
+	@echo "make sanitize     the tests of the relay with its packet loop under ASan and UBSan"
 	@echo "make fuzz         coverage-guided fuzzing, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target"
 	@echo "make protos       generate the gRPC message code"
 	@echo "make api          rewrite docs/api.md from the docstrings of what is stable"
@@ -61,6 +64,12 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/run.py
+
+soak: $(VENV)/.bench
+	$(BIN)/python bench/soak.py --seconds $(SOAK_SECONDS)
+
+sanitize: $(VENV)/.test
+	$(BIN)/python -m tests.sanitize
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS)

@@ -21,8 +21,8 @@ WITHOUT_COMPILER = {"CC": "false"}
 """The environment of a machine on which nothing compiles."""
 
 
-def source(folder: Path) -> Path:
-    """Copy what a checkout has, without what was built there; returns the copy."""
+def source(folder: Path, leave_out: tuple[str, ...] = ("tests/", "build/")) -> Path:
+    """Copy what a checkout has, without what was built there and what is left out; returns the copy."""
     listing = ["git", "ls-files", "-co", "--exclude-standard"]
     files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     names = files.stdout.splitlines() if files.returncode == 0 else []
@@ -30,7 +30,7 @@ def source(folder: Path) -> Path:
         found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
         names = [str(path) for path in found if ".venv" not in path.parts and path.suffix != ".so"]
     for name in names:
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "build/")):
+        if (ROOT / name).is_file() and not name.startswith(leave_out):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
     return folder

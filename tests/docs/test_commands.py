@@ -20,7 +20,17 @@ from lab.cli import imslab
 from tests.docs.pages import ROOT, Fence, fences, has_placeholder, inline, is_command, pages
 
 PAGES = pages()
-LONG = ("make bench", "make fuzz", "make conformance", "make screenshots", "make demo", "make test", "make lint")
+LONG = (
+    "make bench",
+    "make soak",
+    "make sanitize",
+    "make fuzz",
+    "make conformance",
+    "make screenshots",
+    "make demo",
+    "make test",
+    "make lint",
+)
 """Commands named in the text of pages that take minutes: `make -n` says here that they exist, .ci/run and `make` play them."""
 NO_LAB_NEEDED = ("imslab mikey", "imslab new-nf", "python ", "make ")
 
