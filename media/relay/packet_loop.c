@@ -421,7 +421,7 @@ static void hand_back(relay_loop *loop, relay_flow *flow, int descriptor, const 
         loop->back = back;
         loop->back_room = room;
     }
-    if (loop->arena_used + (size_t)size > loop->arena_room) {
+    if (loop->arena == NULL || loop->arena_used + (size_t)size > loop->arena_room) { /* also for an empty datagram */
         size_t room = 2 * (loop->arena_used + (size_t)size) + 4096;
         unsigned char *arena = realloc(loop->arena, room);
         if (arena == NULL)
