@@ -95,7 +95,7 @@ async def measure(case: Case, running: list[Engine], generator: Generator, secon
     peers = generator.source.getsockname(), generator.target.getsockname()
     wanted = Wanted(case.direction, case.suite, keys, peers)
     tag = SUITES[case.suite].srtp_tag_length
-    for number in range(rounds):
+    for number in range(-1, rounds):  # the first one is for memory that nobody has touched yet, and not counted
         turn = number % len(running)
         for engine in running[turn:] + running[:turn]:
             packets = plain if engine.name == BARE else protected
@@ -108,7 +108,8 @@ async def measure(case: Case, running: list[Engine], generator: Generator, secon
             expected = HEADER + PAYLOAD + (tag if case.direction == TO_SRTP and engine.name != BARE else 0)
             if generator.sink.size() != expected:
                 raise RuntimeError(f"{engine.name} sent {generator.sink.size()} octets, {expected} were expected")
-            case.note(engine.name, rate, loss, used * 1e6 / max(1, end - start), used / elapsed)
+            if number >= 0:
+                case.note(engine.name, rate, loss, used * 1e6 / max(1, end - start), used / elapsed)
             await engine.close()
 
 

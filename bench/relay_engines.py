@@ -209,14 +209,19 @@ def bdecode(octets: bytes, at: int = 0) -> tuple[object, int]:
     return octets[colon + 1 : end].decode(), end
 
 
+def _free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
 class _Ng:
     """An rtpengine process and its control protocol, NG: bencoded dictionaries over UDP."""
 
     def __init__(self, cores: set[int] | None) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((HOST, 0))
-            port = probe.getsockname()[1]
-        command = ["rtpengine", "--foreground", "--table=-1", f"--listen-ng={HOST}:{port}", "--num-threads=1"]
+        port, other = _free_port(socket.SOCK_DGRAM), _free_port(socket.SOCK_STREAM)
+        command = ["rtpengine", "--config-file=none", "--foreground", "--table=-1", "--num-threads=1"]
+        command += [f"--listen-ng={HOST}:{port}", f"--listen-cli={HOST}:{other}"]
         command += [f"--interface=at{place}/{place}" for place in PLACES]
         command += ["--log-level=2", "--log-stderr", "--port-min=10000", "--port-max=60000", "--timeout=3600"]
         with started_on(cores):
