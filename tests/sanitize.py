@@ -28,6 +28,8 @@ OPTIONS = {
 REPORTED = (": runtime error: ", "ERROR: AddressSanitizer", "AddressSanitizer:DEADLYSIGNAL")
 TESTS = (
     "tests/relay",
+    "-n",
+    "2",
     "-m",
     "not load",  # they measure what a slower loop cannot give
     "-k",

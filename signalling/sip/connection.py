@@ -225,6 +225,7 @@ class StreamConnection(Protocol):
     def ping(self, lost: Callable[[], None]) -> None:
         """Send a double CRLF; ``lost`` is called, and the connection cut, when no pong comes in 10 s."""
         self._pong_lost = lost
+        self._parser.awaits_pong = True
         self.write(b"\r\n\r\n")
         if "pong" not in self._deadlines:
             self._deadlines["pong"] = self._owner.clock.callLater(PONG_DEADLINE, self._no_pong)

@@ -49,6 +49,8 @@ class StreamParser:
         self._head_length = 0
         self._needed = 0
         self._crlfs = 0
+        self.awaits_pong = False
+        """A ping is out: the next CRLF is its answer, and no half of a ping of the peer's."""
         self.failed = False
 
     @property
@@ -79,6 +81,10 @@ class StreamParser:
         if not self._buffer.startswith(b"\r\n"):
             return False
         del self._buffer[:2]
+        if self.awaits_pong:
+            self.awaits_pong, self._crlfs = False, 0
+            events.append(StreamPong())
+            return True
         self._crlfs += 1
         if self._crlfs == 2:
             self._crlfs = 0

@@ -282,3 +282,21 @@ def test_all_state_is_gone_when_the_timers_have_run():
     assert stack._answered == {}
     assert clock.getDelayedCalls() == []
     assert stack._admission._sources == {}
+
+
+@pytest.mark.clause("RFC 5626", "4.4.1")
+def test_answers_to_keep_alives_alone_are_no_ping_of_the_peer():
+    """A phone that only registered hears nothing but one CRLF every two minutes."""
+    owner = Owner()
+    lost = []
+    connection, wire = owner.connect(accepted=False)
+    connection.dataReceived(b"\r\n")  # belongs to nothing
+    for number in range(1, 6):
+        connection.ping(lambda: lost.append(1))
+        connection.dataReceived(b"\r\n")
+        owner.clock.advance(100)
+        assert not lost
+        assert wire.value() == number * b"\r\n\r\n", "a pong is not answered"
+    connection.dataReceived(b"\r\n")
+    connection.dataReceived(b"\r\n")
+    assert wire.value().endswith(b"\r\n\r\n\r\n"), "a ping of the peer is"
