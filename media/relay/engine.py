@@ -45,6 +45,8 @@ TICK_S = 0.02
 """Seconds between two ticks."""
 TICK_SHARE = 0.04
 """Share of the streams a tick looks at, so that each comes round twice a second."""
+TICK_MOST = 20
+"""Streams a tick looks at: of more than 500 each comes round more rarely, 1000 in a second, for the sake of packets."""
 
 
 def _ignore(_: object) -> None:
@@ -205,10 +207,11 @@ class RelayEngine:
                 if descriptor in flows:
                     flows[descriptor].settle()
 
-    def tick(self, share: float = 1.0) -> None:
+    def tick(self, share: float = 1.0, most: int | None = None) -> None:
         """Report silence and keys near their end, end grace times.
 
-        `share` of the streams is looked at, the next ones each time, so that thousands do not hold up their packets.
+        `share` of the streams is looked at, `most` of them, the next ones each time, so that thousands do not hold up
+        their packets.
         """
         now = self._clock()
         self._take_early(now)
@@ -218,7 +221,8 @@ class RelayEngine:
                     self._count_dropped(loop)
         if not self._unseen:
             self._unseen = list(self._streams)
-        for _ in range(math.ceil(len(self._streams) * share)):
+        count = math.ceil(len(self._streams) * share)
+        for _ in range(count if most is None else min(count, most)):
             stream = self._streams.get(self._unseen.pop()) if self._unseen else None
             if stream is None:
                 continue

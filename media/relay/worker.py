@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from keying.suites import SuiteError
 from media.relay import wire
-from media.relay.engine import TICK_S, TICK_SHARE, RelayEngine
+from media.relay.engine import TICK_MOST, TICK_S, TICK_SHARE, RelayEngine
 from media.relay.interface import RelayError, RelayEvent, Side, TappedPacket, Workers
 from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
@@ -96,7 +96,7 @@ class Worker:
                         self._abandoned()
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
-                self._engine.tick(TICK_SHARE)
+                self._engine.tick(TICK_SHARE, TICK_MOST)
         self._engine.close()
         if self._refuge is not None:
             self._refuge.remove()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from media.relay import InactivityDirection, MediaInactive, Mode, Side
+from media.relay import InactivityDirection, MediaInactive, Mode, Side, StreamConfig
 from tests.relay.ends import Ends, received, rtp
 
 IN, OUT, BOTH = InactivityDirection.IN, InactivityDirection.OUT, InactivityDirection.BOTH
@@ -76,3 +76,16 @@ def test_stream_on_hold_is_not_called_silent(ends: Ends):
     ends.clock.advance(2)
     assert len(told(ends)) == 1
     assert received(ends.far) == []
+
+
+def test_a_tick_that_looks_at_a_few_streams_takes_the_next_ones_each_time(ends: Ends):
+    ends.open(access=ends.secured(ends.phone, inactivity_s=5.0))
+    for number in range(4):
+        config = ends.plain(ends.far, inactivity_s=5.0)
+        ends.engine.add(StreamConfig(f"more{number}", {Side.ACCESS: config, Side.CORE: ends.plain(ends.far)}))
+    ends.clock.advance(6)
+    counts = []
+    for _ in range(3):
+        ends.engine.tick(1.0, 2)
+        counts.append(len(told(ends)))
+    assert counts == [2, 4, 5]
