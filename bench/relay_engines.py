@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import inspect
 import os
 import re
 import secrets
@@ -18,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bench.relay_traffic import HOST, Address, key_set, new_key
-from media.relay import Mode, Protection, RelayProcess, Side, SideConfig, StreamConfig
+from media.relay import Mode, Protection, RelayProcess, Side, SideConfig, StreamConfig, Workers
 from media.relay.compiled import CHOICE
 
 TO_SRTP, FROM_SRTP = "RTP->SRTP", "SRTP->RTP"
@@ -92,19 +91,12 @@ def processes_for(streams: int, descriptors: int) -> int:
     return -(-streams // room)
 
 
-def knows_workers() -> bool:
-    """Whether the relay can be told how many worker threads to run."""
-    return "workers" in inspect.signature(RelayProcess.start).parameters
-
-
 async def _start_relay(*, interpreted: bool, workers: int | None) -> RelayProcess:
     before = os.environ.get(CHOICE)
     if interpreted:
         os.environ[CHOICE] = "python"
     try:
-        if workers is not None and knows_workers():
-            return await RelayProcess.start(workers=workers)  # type: ignore[call-arg]
-        return await RelayProcess.start()
+        return await RelayProcess.start(workers=None if workers is None else Workers(workers))
     finally:
         os.environ.pop(CHOICE, None)
         if before is not None:

@@ -29,7 +29,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import relay_engines as engines
 from bench.relay_engines import BARE, COMPILED, PLACES, TO_SRTP, OwnRelay, Wanted
 from bench.relay_results import Row, common_options, keep, ratios, show, spread
 from bench.relay_traffic import (
@@ -151,10 +150,6 @@ async def bench(options: argparse.Namespace) -> None:
     separate = not options.shared_network and own_network()
     raise_descriptors()
     allowed = sorted(os.sched_getaffinity(0))
-    threads = engines.knows_workers()
-    print(
-        "workers are " + ("threads of one process" if threads else "processes: this relay has no threads for packets")
-    )
     generator, keys = Generator(), [new_key(SUITE) for _ in range(options.streams)]
     packets = Packets(options.streams, WARM * options.streams + int(FASTEST * options.seconds), None)
     found: dict[tuple[int, str], list[Measured]] = {}
@@ -162,19 +157,18 @@ async def bench(options: argparse.Namespace) -> None:
         turn = number % len(options.workers)
         for workers in options.workers[turn:] + options.workers[:turn]:
             place = set(allowed[-workers:])
-            many = {"workers": workers} if threads else {"processes": workers}
             if os.geteuid() == 0:
-                relay = await OwnRelay.start(BARE, place, **many)
+                relay = await OwnRelay.start(BARE, place, workers=workers)
                 found.setdefault((workers, "rings"), []).append(await around(relay, workers, options))
                 await relay.stop()
-            relay = await OwnRelay.start(COMPILED, place, **many)
+            relay = await OwnRelay.start(COMPILED, place, workers=workers)
             measured = await driven(relay, packets, keys, generator, options.seconds)
             found.setdefault((workers, "driven"), []).append(measured)
             await relay.stop()
     rows = [row_of(workers, what, each, found.get((1, what), [])) for (workers, what), each in found.items()]
     rows.sort(key=lambda row: (row["what"], row["workers"]))
     print("\n".join(map(line, rows)))
-    keep(options.json, rows, IDENTITY, own_network=separate, threads=threads)
+    keep(options.json, rows, IDENTITY, own_network=separate)
 
 
 def row_of(workers: int, what: str, measured: list[Measured], alone: list[Measured]) -> Row:

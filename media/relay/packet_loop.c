@@ -44,6 +44,7 @@
 #define MOST_HANDED_BACK (1 << 22)
 #define MOST_PACKETS_BACK (1 << 16)
 #define BUSY 32
+#define FLOWS_A_LOOK_AT_THE_CLOCK 8
 #define MANY 8
 #define FLOWS_A_TURN 16
 #define LOOKS_A_SECOND 500.0
@@ -67,7 +68,8 @@ struct relay_loop {
     int started;
     pthread_t thread;
     int epoll, wake, notice;
-    double now;
+    double now, round;
+    int named;
     relay_flow **flows;
     int *noted, *ready;
     int most, noted_count, ready_count;
@@ -497,10 +499,11 @@ static int carry_one(relay_loop *loop, relay_flow *flow, unsigned char *packet, 
 
 static int receive(relay_loop *loop, int descriptor, int *sizes, int with_names)
 {
-    for (int i = 0; i < RELAY_SLOTS; i++) {
+    for (int i = 0; i < RELAY_SLOTS && (with_names || loop->named); i++) {
         loop->messages[i].msg_hdr.msg_name = with_names ? &loop->names[i] : NULL;
         loop->messages[i].msg_hdr.msg_namelen = with_names ? sizeof loop->names[i] : 0;
     }
+    loop->named = with_names;
     int count = recvmmsg(descriptor, loop->messages, RELAY_SLOTS, MSG_DONTWAIT, NULL);
     for (int i = 0; i < count; i++)
         sizes[i] = (int)loop->messages[i].msg_len;
@@ -599,7 +602,7 @@ static void tell(relay_loop *loop)
 static int serve(relay_loop *loop, relay_flow *flow, int descriptor, int busy)
 {
     uint64_t dropped = flow->dropped;
-    double now = seconds_now(loop);
+    double now = loop->round;
     int more = flow->kind == STRANGERS ? refuse(loop, flow, descriptor, now) : carry(loop, flow, descriptor, now, busy);
     if (flow->dropped != dropped && !flow->noted) {
         flow->noted = 1;
@@ -628,6 +631,8 @@ static void go_round(relay_loop *loop, int keep)
     for (int i = 0; i < count && !atomic_load(&loop->stopping); i++) {
         if (keep)
             give_way(loop);
+        if (i % FLOWS_A_LOOK_AT_THE_CLOCK == 0)
+            loop->round = seconds_now(loop);
         int descriptor = loop->ready[i];
         relay_flow *flow = flow_of(loop, descriptor);
         if (flow == NULL)
