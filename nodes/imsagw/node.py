@@ -230,6 +230,8 @@ class ImsAgw(NetworkFunction):
     def _changed(self, context: Context) -> None:
         self._capture.changed(context)
         kept = self.gateway.contexts.get(context.context_id) is context
+        if not kept or not context.keyless:
+            self._notifications.settle(context.owner, context.context_id)
         self._remember(context.context_id, write_context(context) if kept else None)
 
     def _relay_died(self) -> None:
@@ -303,6 +305,7 @@ class ImsAgw(NetworkFunction):
         lost = self.gateway.lost()
         self.telemetry.log("contexts-lost", level="error", contexts=len(lost))
         for context in lost:
+            self._notifications.settle(context.owner, context.context_id)
             self._notifications.add(
                 context.owner, Notification(context_id=context.context_id, bearer_released="failure")
             )

@@ -8,9 +8,9 @@ from google.protobuf.empty_pb2 import Empty
 from media.relay import Protection, RelayStatistics, Side, SideStatistics
 from nodes.imsagw.context import Context
 from nodes.imsagw.hanging import hanging_contexts
-from nodes.imsagw.notifications import NotificationLog
+from nodes.imsagw.notifications import KEPT, NotificationLog
 from nodes.imsagw.replay import TransactionCache
-from protos.iq_pb2 import HeartbeatRequest, Notification
+from protos.iq_pb2 import HeartbeatRequest, Notification, RekeyNeeded
 from sba.errors import ProblemError
 from sba.testing import async_test
 from tests.relay.ends import Clock
@@ -105,3 +105,31 @@ async def test_notifications_are_numbered_kept_and_private_to_their_owner():
     await asyncio.sleep(0)
     log.add_for_all(Notification(going_down="4"))
     assert await waiting == ["4"]
+
+
+@pytest.mark.attack("T9")
+@async_test
+async def test_what_a_context_waits_for_is_told_until_it_has_it_however_many_wait():
+    log, count = NotificationLog(), 3 * KEPT
+
+    def needed(number: int) -> Notification:
+        return Notification(context_id=str(number), termination_id="t", rekey_needed=RekeyNeeded(stream_ids=[1]))
+
+    for number in range(count):
+        log.add("a", needed(number))
+    log.add("a", needed(0))  # asked again: told once, at its new place
+    heard = []
+    async with asyncio.timeout(5):
+        async for notification in log.follow("a", 0):
+            heard.append(notification.context_id)
+            if len(heard) == count:
+                break
+    assert heard == [*map(str, range(1, count)), "0"]
+    for number in range(count):
+        log.settle("a", str(number))
+    again = log.follow("a", 0)
+    waiting = asyncio.ensure_future(anext(again))
+    await asyncio.sleep(0)
+    assert not waiting.done(), "a call that has its keys is not disturbed when its IMS-ALG comes back"
+    log.add("a", Notification(going_down="1"))
+    assert (await waiting).going_down == "1"
