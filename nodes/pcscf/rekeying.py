@@ -35,6 +35,8 @@ ANSWER_S: Final = 8.0
 """Longest wait for the UE's answer: nobody is asked there, a phone answers by itself (testbed choice), s."""
 AT_ONCE: Final = 32
 """Calls for which a gateway is asked for keys at the same moment: it may want them for all that it has."""
+REST_S: Final = 1.0
+"""Least time between two rounds for one call, however often a gateway asks (testbed choice), s."""
 _GONE: Final = frozenset({408, 430, 481})
 
 Log = Callable[..., None]
@@ -80,11 +82,16 @@ class Rekeying:
                 while session.id in self._wanted:
                     self._wanted.discard(session.id)
                     await self._rekey(session)
+                    if not session.ended:
+                        await asyncio.sleep(REST_S)
         except Exception as fault:
             self._log("media.rekey-fault", level="error", call_id=session.call_id, fault=type(fault).__name__)
+            async with session.lock:
+                await self._fail(session, KEYS_LOST, "a fault")
             raise
         finally:
             self._running.pop(session.id, None)
+            self._wanted.discard(session.id)
 
     async def _rekey(self, session: Session) -> None:
         began = time.monotonic()
@@ -114,10 +121,13 @@ class Rekeying:
     async def _offer(self, session: Session) -> tuple[EdgeDialog, SipRequest] | Outcome:
         for _ in range(BUSY_TRIES):
             async with session.lock:
-                dialog = session.confirmed
+                confirmed = [one for one in session.dialogs.values() if one.confirmed]
+                dialog = next((one for one in confirmed if not one.ended), None)
+                if session.ended or (confirmed and dialog is None):
+                    return Outcome.OVER
                 if dialog is None:  # a new call is sooner made than this one is mended
                     return await self._fail(session, KEYS_LOST, "the call was not answered yet")
-                if session.ended or dialog.ended or not session.media.protected:
+                if not session.media.protected:
                     return Outcome.OVER
                 if not session.offering and not session.media.offer_open:
                     return await self._make(session, dialog)

@@ -270,6 +270,7 @@ class SessionMedia:
         if fault is not None:
             self._recorder.refused(self._call_id, fault, "answer from access")
             raise AnswerFaultError(fault)
+        decision = _confined(decision, parse_sdp(exchange.body))
         await self._apply(exchange, decision, tag, gate_open=True)
         exchange.answers[tag] = Answered(hashlib.sha256(body).hexdigest(), b"", decision)
         self.forget_keys()
@@ -412,6 +413,25 @@ def _unfit(decision: AnswerDecision) -> Refusal | None:
         if stream.crypto is not None and before is not None and key_digest(stream.crypto) == before.ue_key:
             return Refusal(488, ims_alg.BAD_KEY, "the UE kept its key")
     return None
+
+
+def _confined(decision: AnswerDecision, offer: SessionDescription) -> AnswerDecision:
+    """The answer with no direction that was not offered (RFC 3264 6.1): what the far end holds, it goes on to hold."""
+    return replace(
+        decision,
+        streams=tuple(
+            replace(stream, ue_direction=_met(offer.direction_of(media), stream.ue_direction))
+            for stream, media in zip(decision.streams, offer.media, strict=True)
+        ),
+    )
+
+
+def _met(offered: str, answered: str) -> str:
+    sends = offered in ("sendrecv", "recvonly") and answered in ("sendrecv", "sendonly")
+    receives = offered in ("sendrecv", "sendonly") and answered in ("sendrecv", "recvonly")
+    return {(True, True): "sendrecv", (True, False): "sendonly", (False, True): "recvonly"}.get(
+        (sends, receives), "inactive"
+    )
 
 
 def _protects(decision: AlgDecision) -> bool:

@@ -264,6 +264,74 @@ async def test_after_a_restart_the_ue_is_offered_what_it_was_told_before(tmp_pat
         assert (await bye.final()).status == 200
 
 
+@pytest.mark.clause("RFC 3264", "6.1")
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_ue_that_is_on_hold_does_not_open_the_gate_with_its_answer(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        hold = call.from_core("INVITE", audio(50000, "RTP/AVP", "inactive", version=2))
+        invite = await alice.next("INVITE")
+        own = f"crypto:{parse_sdp(invite.request.body).media[0].crypto[0].split()[0]} {CRYPTO_1.split(' ', 1)[1]}"
+        invite.respond(ok(invite, audio(40000, "RTP/SAVP", own, "inactive"), tag="", contact=alice.contact))
+        it.core.stack.send_ack(call.far.ack_for(await hold.final()), it.mw_hop(), "mw")
+        await alice.next_ack()
+        lose_keys(it)
+        again = await alice.next("INVITE")
+        media = parse_sdp(again.request.body).media[0]
+        assert media.direction == "inactive"
+        fresh = f"crypto:{media.crypto[0].split()[0]} {CRYPTO_2.split(' ', 1)[1]}"
+        again.respond(ok(again, audio(40000, "RTP/SAVP", fresh, "sendrecv"), tag="", contact=alice.contact))
+        await alice.next_ack()
+        given = it.iq.requests("Configure")[-1]
+        assert [one.streams[0].mode for one in given.terminations] == [iq_pb2.INACTIVE] * 2
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_gateway_that_asks_without_end_does_not_flood_the_ue(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        await rekeyed(it, alice)
+        for _ in range(50):
+            lose_keys(it)
+        with pytest.raises(TimeoutError):
+            await alice.next("INVITE", wait_s=0.5)
+        invite = await alice.next("INVITE")
+        key = f"crypto:3 {CRYPTO_1.split(' ', 1)[1]}"
+        invite.respond(ok(invite, audio(40000, "RTP/SAVP", key, version=3), tag="", contact=alice.contact))
+        await alice.next_ack()
+        with pytest.raises(TimeoutError):
+            await alice.next("INVITE", wait_s=1.5)
+
+
+@async_test
+async def test_a_fault_ends_the_call_instead_of_leaving_it_dark(tmp_path, monkeypatch):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+
+        def broken(*_: object) -> SipRequest:
+            raise ValueError("a fault")
+
+        monkeypatch.setattr(EdgeDialog, "reinvite", broken)
+        lose_keys(it)
+        await _released(it, alice)
+        assert not it.node._link._rekeying._running
+
+
+@pytest.mark.clause("RFC 3261", "13.2.2.4")
+@async_test
+async def test_of_two_answers_the_one_that_was_not_hung_up_gets_the_keys(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        (session,) = it.node.edge.sessions
+        gone = EdgeDialog.from_dict(next(iter(session.dialogs.values())).to_dict())
+        gone.tags[Side.CORE], gone.ended = "other", True
+        session.dialogs = {"other": gone, **session.dialogs}
+        invite = await rekeyed(it, alice)
+        assert invite.request.from_tag == call.near.remote_tag
+
+
 def dialog(seen: int) -> EdgeDialog:
     both = {Side.ACCESS: "x", Side.CORE: "y"}
     return EdgeDialog(
