@@ -31,6 +31,8 @@ class StreamRecord:
     """Its gate has been open: something may have been sent under its key, and taken under the peer's."""
     keyless: bool = False
     """Its keys went with a packet loop that died, and no others have come yet."""
+    unsure: bool = False
+    """A command to send with one of `offered` went out, and whether it was carried out is not known."""
     latched: Address | None = None
     received: dict[int, SrtpIndex] = field(default_factory=dict)
     sent: dict[int, SrtpIndex] = field(default_factory=dict)
@@ -43,13 +45,15 @@ class StreamRecord:
         """Give up keys that may have been used: ROC, SRTCP index and replay window went with the packet loop.
 
         Sending under the same key from index 0 would be a two-time pad; receiving would take replays (RFC 3711 3.3.2,
-        9.1). Keys of a stream whose gate was closed all the time stay, and lines that were not answered yet.
+        9.1). Keys of a stream whose gate was closed all the time stay, and lines that were not answered yet; not those
+        that the packet loop was told to send with when it died.
         """
         if self.config.protection is not Protection.SRTP or not self.opened:
             return
-        if self.sending is not None or self.receiving is not None:
+        unsure, self.unsure = self.unsure, False
+        if unsure or self.sending is not None or self.receiving is not None:
             self.keyless = True
-            if self.sending in self.offered:
+            if unsure or self.sending in self.offered:
                 self.offered = ()
             self.sending = self.receiving = None
             self.config = replace(self.config, send=None, receive=None)

@@ -13,6 +13,7 @@ from media.relay import (
     Relay,
     RelayError,
     RelayStatistics,
+    RelayUnavailableError,
     Side,
     SideConfig,
     StreamConfig,
@@ -357,7 +358,15 @@ class MediaGateway:
             raise iq_error("449", "a stream does not become opaque", stream=record.stream_id)
         rekeyed = request.sending != record.sending or request.receiving != record.receiving
         record.opens(request.config)
-        record.local = await self.relay.modify(context.relay_id(record.stream_id), termination.side, request.config)
+        record.unsure = record.unsure or (rekeyed and request.sending is not None)
+        try:
+            record.local = await self.relay.modify(context.relay_id(record.stream_id), termination.side, request.config)
+        except RelayUnavailableError:
+            raise  # it may have sent under the key before it died
+        except RelayError:
+            record.unsure = False
+            raise
+        record.unsure = False
         if request.config.remote != record.config.remote or request.config.latching is Latching.OFF:
             record.latched, record.received = None, {}  # until the packet loop tells of them anew
         request.apply(record)

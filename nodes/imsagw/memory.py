@@ -106,6 +106,7 @@ def _read_stream(stored: dict[str, Any]) -> StreamRecord:
         local=None if local is None else LocalAddress(str(local[0]), int(local[1]), int(local[2])),
         opened=bool(stored.get("opened", True)),
         keyless=bool(stored.get("keyless", False)),
+        unsure=stored["sending"] not in stored["offered"] and bool(offered),  # a change may have been under way
     )
 
 

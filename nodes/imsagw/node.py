@@ -124,6 +124,8 @@ class ImsAgw(NetworkFunction):
         for task in (self._watching, self._restarting):
             if task is not None:
                 task.cancel()
+        if self._restarting is not None:
+            await asyncio.wait([self._restarting])  # it ends the packet loop that it was starting
         self.gateway.usable.set()
         for context in list(self.gateway.contexts.values()):
             await self._end(context, "going down")
@@ -244,11 +246,19 @@ class ImsAgw(NetworkFunction):
 
     async def _restart_relay(self, died: float) -> None:
         while True:
+            relay: Relay | None = None
             try:
                 relay = await self._start_relay()
                 revival = await revive(relay, self.gateway.contexts.values())
-            except RelayError as error:
-                self.telemetry.log("packet-loop-refused", level="error", error=str(error))
+            except asyncio.CancelledError:
+                if relay is not None:
+                    await relay.close()
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is: without a packet loop no request is answered
+                told = str(error) if isinstance(error, RelayError) else type(error).__name__
+                self.telemetry.log("packet-loop-refused", level="error", error=told)
+                if relay is not None:
+                    await relay.close()  # it would keep the ports
                 if self.gateway.contexts and time.monotonic() - died > _GIVE_UP_S:
                     self._give_up()
                 await asyncio.sleep(_AGAIN_S)

@@ -49,7 +49,8 @@ class StreamRequest:
         """Write it into the record, once the relay has taken it."""
         record.config, record.transport, record.offered = self.config, self.transport, self.offered
         record.sending, record.receiving = self.sending, self.receiving
-        record.keyless = record.keyless and (self.sending is None or self.receiving is None)
+        protected = self.config.protection is Protection.SRTP
+        record.keyless = record.keyless and protected and (self.sending is None or self.receiving is None)
 
 
 def read_stream(

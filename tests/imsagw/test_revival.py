@@ -17,6 +17,7 @@ from keying.sdes import generate
 from media.relay import RelayUnavailableError
 from nodes.imsagw.crypto import write_crypto
 from nodes.imsagw.node import ImsAgw
+from nodes.imsagw.revival import revive
 from protos import iq_pb2
 from sba.client import SbiClient
 from sba.errors import RemoteProblem
@@ -178,6 +179,64 @@ async def test_a_line_that_waits_for_its_answer_still_does(tmp_path: Path) -> No
         call.far.sendto(rtp(2, 0xFA5), call.port(CORE))
         assert context_of(line).unprotect_rtp(await read(call.phone)) == rtp(2, 0xFA5)
         assert not node.gateway.contexts[call.context_id].keyless
+
+
+@pytest.mark.attack("T3")
+@pytest.mark.clause("RFC 3711", "9.1")
+@async_test
+async def test_a_key_the_packet_loop_was_told_to_send_with_when_it_died_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with calling(tmp_path) as (node, _, call):
+        await call.reserve()
+        await call.talk(1, 1, context_of(call.phone_key))
+        offer = iq_pb2.StreamSpec(stream_id=1)
+        offer.sdes_local_request.CopyFrom(iq_pb2.SdesLocalRequest(tag=7, suites=[SUITE], rekey=True))
+        await call.configure(ACCESS, offer)
+        relay = node.gateway.relay
+        modify, dead = relay.modify, relay.pid  # type: ignore[attr-defined]
+
+        async def last(*args: Any) -> Any:
+            await modify(*args)
+            kill(node)
+            raise RelayUnavailableError("it did, and died before it said so")
+
+        monkeypatch.setattr(relay, "modify", last)
+        answer = iq_pb2.StreamSpec(stream_id=1, sdes_local_selected=7)
+        answer.sdes_remote.append(write_crypto(generate(SUITE, 7)))
+        with pytest.raises(RemoteProblem):
+            await call.configure(ACCESS, answer)
+        await back(node, dead)
+        del answer.sdes_remote[:]
+        answer.sdes_remote.append(write_crypto(generate(SUITE, 7)))
+        with pytest.raises(RemoteProblem) as refused:
+            await call.configure(ACCESS, answer)
+        assert refused.value.cause == "IQ_449"
+        fresh = generate(SUITE, 2)
+        await rekey(call, fresh)
+        await call.talk(2, 1, context_of(fresh))
+
+
+@async_test
+async def test_a_fault_while_streams_are_revived_is_no_end_of_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with calling(tmp_path) as (node, _, call):
+        await call.reserve(*plain(call))
+        tries = []
+
+        async def faulty(relay: Any, contexts: Any) -> Any:
+            tries.append(relay)
+            if len(tries) > 1:
+                return await revive(relay, contexts)
+            raise ValueError("a fault")
+
+        monkeypatch.setattr("nodes.imsagw.node.revive", faulty)
+        dead = kill(node)
+        await back(node, dead)
+        assert not tries[0].alive
+        call.phone.sendto(rtp(1), call.port(ACCESS))
+        assert await read(call.far) == rtp(1)
 
 
 @async_test
