@@ -46,7 +46,7 @@ CAUSES = (
 )
 """Causes by their numbers in `packet_loop.h`."""
 _NOTED_AT_ONCE = 256
-_FLOW, _STRANGERS = 0, 1
+_STRANGERS = 1
 _ADDRESS_OCTETS, _KNOWN = 18, 2
 _UNLIMITED = (1 << 64) - 1
 
@@ -145,6 +145,7 @@ def _extension() -> tuple[_Extension | None, str]:
         "RELAY_CAUSES": len(CAUSES),
         "ADDRESS_OCTETS": _ADDRESS_OCTETS,
         "RELAY_KNOWN": _KNOWN,
+        "STRANGERS": _STRANGERS,
         **{f"DROP_{cause.name}": number for number, cause in enumerate(CAUSES)},
     }
     if any(cast("int | None", getattr(found.lib, name, None)) != value for name, value in wanted.items()):

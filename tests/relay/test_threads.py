@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import select
-import shutil
 import socket
 import subprocess
 import threading
@@ -29,22 +28,11 @@ from media.relay import (
     StreamConfig,
     Workers,
 )
-from media.relay.compiled import why_not_compiled
 from media.relay.engine import RelayEngine
 from sba.testing import async_test
 from tests.relay.ends import HOST, Ends, context, keys, received, rtp, udp
 
 STREAMS = 12
-
-
-@pytest.fixture
-def compiled() -> None:
-    """The tests of this file are of the compiled loop."""
-    if why_not_compiled():
-        reason = f"no compiled packet loop: {why_not_compiled()}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 class Talk:
@@ -446,18 +434,13 @@ LOOP = Path(__file__).parents[2] / "media" / "relay"
 
 
 @pytest.mark.attack("T3")
+@pytest.mark.peer("gcc")
 def test_threads_race_for_nothing(tmp_path: Path) -> None:
     """`packet_loop.c` under the compiler's race detector, with sockets that come and go while packets are carried."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        reason = "no gcc: races are not looked for"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
     program = tmp_path / "races"
     sources = [str(RACES), str(LOOP / "packet_loop.c"), f"-I{LOOP}"]
     flags = ["-std=c11", "-g", "-O1", "-fsanitize=thread", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *flags, *sources, "-o", str(program), "-lm", "-lpthread"], check=True)
+    subprocess.run(["gcc", *flags, *sources, "-o", str(program), "-lm", "-lpthread"], check=True)
     # The detector wants its memory where it is: without randomisation it always is.
     command = ["setarch", "--addr-no-randomize", str(program), "3"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
