@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from lab.spawner import NodeOrder, Spawner, SpawnerLostError
-from lab.telling import fault_line, fault_text, size
+from lab.telling import fault_words, size
 
 BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Wait before the n-th restart in a row, seconds; the last value repeats."""
@@ -210,7 +210,7 @@ class Fleet:
             await node.ended.wait()
         finally:
             ended.cancel()
-        why = fault_text(fault_line(Path(node.order.log), node.log_start)) if node.exit_code else ""
+        why = fault_words(Path(node.order.log), node.log_start) if node.exit_code else ""
         return f"{_how(node.exit_code)}: {why}" if why else _how(node.exit_code)
 
     def _give_up(self, node: NodeProcess) -> str:

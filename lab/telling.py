@@ -51,10 +51,19 @@ def lines(log: Path, since: int = 0) -> list[str]:
 
 
 def fault_line(log: Path, since: int = 0) -> str:
-    """Return the last line that says something about a fault, else the last line; empty without any."""
+    """Return the last line that says something about a fault, else the last line, cut; empty without any."""
+    return _last_fault(log, since)[:LINE_MOST]
+
+
+def fault_words(log: Path, since: int = 0) -> str:
+    """Say in words what the last line about a fault tells, however long it is; empty where there is none."""
+    return fault_text(_last_fault(log, since))
+
+
+def _last_fault(log: Path, since: int) -> str:
     found = lines(log, since)
     telling = [line for line in found if _tells(line)]
-    return (telling or found or [""])[-1][:LINE_MOST]
+    return (telling or found or [""])[-1]
 
 
 def _tells(line: str) -> bool:
@@ -65,13 +74,13 @@ def _tells(line: str) -> bool:
 
 
 def fault_text(line: str) -> str:
-    """Say in words what a line of :func:`fault_line` tells; empty where it is an event of no fault."""
+    """Say in words what a line of a log tells; empty where it is an event of no fault."""
     event = _event(line)
     if event is None:
-        return line  # whoever writes no events wrote its last words
+        return line[:LINE_MOST]  # whoever writes no events wrote its last words
     if event.get("level") not in ("error", "warning"):
         return ""
-    said = next((str(event[name]) for name in _FAULTS if event.get(name)), str(event.get("event", "")))
+    said = next((str(event[name]) for name in _FAULTS if event.get(name)), str(event.get("event", "")))[:LINE_MOST]
     at = event.get("at")  # a fault in the code: its kind says as much as its text
     return f"{event.get('kind', 'fault')}: {said} ({at})" if at and event.get("event") == "start-failed" else said
 

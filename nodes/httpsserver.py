@@ -29,6 +29,7 @@ from nodes.httpmessage import Fields, HttpLimits, HttpRequest, HttpResponse
 from nodes.httptap import HttpTap
 from sba import runtime
 from sba.errors import ProblemError, StoreUnavailableError
+from sba.faults import raised_at
 from sba.identity import NodeIdentity
 from sba.tap import Tap
 from sba.telemetry import Telemetry, activate, deactivate, parse_traceparent
@@ -166,11 +167,7 @@ class HttpsServer(HttpServer):
             self.telemetry.log("http-handler-slow", level="warning", method=request.method, path=request.path[:64])
             return HttpResponse(503, (("Retry-After", "1"),))
         except Exception as fault:  # noqa: BLE001 - a fault of ours is no news for the client, and no text may leak
-            frame = fault.__traceback__
-            while frame is not None and frame.tb_next is not None:
-                frame = frame.tb_next
-            where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else ""
-            self.telemetry.log("http-handler-failed", level="error", error=type(fault).__name__, at=where)
+            self.telemetry.log("http-handler-failed", level="error", error=type(fault).__name__, at=raised_at(fault))
             _failed(request.span)
             return HttpResponse(500)
 

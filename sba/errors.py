@@ -65,6 +65,10 @@ class ConfigurationError(SbaError):
     """The lab description or the files it names cannot be used."""
 
 
+class PortError(SbaError, OSError):
+    """A node cannot listen on the address that it is to be reached at."""
+
+
 class IdentityError(SbaError):
     """A certificate does not state an NF identity (TS 33.310 6.1.3c, assumed profile)."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ import grpc
 from pydantic import BaseModel, ConfigDict, Field
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 
 from protos import common_pb2, nrf_nfm_pb2, nrf_oauth2_pb2
 from sba import runtime
@@ -29,9 +30,11 @@ from sba.errors import (
     ContractError,
     IdentityError,
     MigrationError,
+    PortError,
     RemoteProblem,
     StoreUnavailableError,
 )
+from sba.faults import raised_at, stack_of
 from sba.health import Health
 from sba.identity import NodeIdentity
 from sba.lifecycle import NodeLifecycle
@@ -396,11 +399,10 @@ _EXPECTED = (
     IdentityError,
     StoreUnavailableError,
     RemoteProblem,
-    OSError,
+    PortError,
+    CannotListenError,
 )
 """What keeps a node from starting and is no fault of its code."""
-_FRAMES = 20
-"""Calls of a traceback that are told, from the innermost up."""
 
 
 def exit_status(fault: BaseException | None) -> int:
@@ -411,25 +413,16 @@ def exit_status(fault: BaseException | None) -> int:
     return 2 if isinstance(fault, wrong) else 1
 
 
-def _place(fault: BaseException | None, module: str) -> tuple[str, list[str]]:
-    """Return where a fault that no node expects was raised, and the calls that led there, the innermost first.
-
-    The place is the innermost line of the node's own package where there is one. Files, lines and functions are told,
-    no values: they may be secret (T8).
-    """
-    if fault is None or isinstance(fault, _EXPECTED):
-        return "", []
-    frames = traceback.extract_tb(fault.__traceback__)
-    home = getattr(sys.modules.get(module), "__file__", None)
-    own = [frame for frame in frames if home and Path(frame.filename).is_relative_to(Path(home).parent)]
-    told = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in reversed(frames[-_FRAMES:])]
-    innermost = next(iter((own or list(frames))[-1:]), None)
-    at = "" if innermost is None else f"{innermost.filename}:{innermost.lineno} in {innermost.name}"
-    return at, told
+def _told(fault: BaseException, own: Path) -> dict[str, str]:
+    """Return what is told of a fault; its place too, in the folder ``own`` if it can be, where no node expects it."""
+    told = {"error": str(fault), "kind": type(fault).__name__}
+    return told if isinstance(fault, _EXPECTED) else told | {"at": raised_at(fault, own)}
 
 
 def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> int:
     """Run one node in this process until SIGTERM or SIGINT; return the exit status."""
+
+    own = Path(inspect.getfile(factory)).parent
 
     async def main() -> int:
         stopping = asyncio.Event()
@@ -441,6 +434,10 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
         except (ConfigurationError, IdentityError) as error:
             sys.stderr.write(f"{error}\n")
             return 2
+        except Exception as error:  # noqa: BLE001 - there is no log yet, and whoever wrote the class looks for the line
+            last = f"{type(error).__name__}: {error} ({raised_at(error, own)})"
+            sys.stderr.write("\n".join([*stack_of(error), last]) + "\n")
+            return 1
         node.startService()
         ready = asyncio.ensure_future(node.ready())
         stop = asyncio.ensure_future(stopping.wait())
@@ -448,10 +445,10 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
         status = 0
         if ready.done() and ready.exception() is not None:
             fault = ready.exception()
-            at, frames = _place(fault, type(node).__module__)
-            if frames:
-                node.telemetry.log("start-traceback", level="warning", frames=frames)
-            told = {"error": str(fault), "kind": type(fault).__name__, **({"at": at} if at else {})}
+            assert fault is not None
+            told = _told(fault, own)
+            if "at" in told:
+                node.telemetry.log("start-traceback", level="warning", frames=stack_of(fault))
             node.telemetry.log("start-failed", level="error", **told)
             status = exit_status(fault)
         else:
@@ -462,7 +459,9 @@ def run_node(factory: type[NetworkFunction], environment: NodeEnvironment) -> in
             if not status:
                 raise
             # what was half open may not close; why the node could not start is what counts
-            node.telemetry.log("stop-failed", level="warning", fault=f"{type(fault).__name__}: {fault}")
+            node.telemetry.log(
+                "stop-failed", level="warning", fault=f"{type(fault).__name__}: {fault}", at=raised_at(fault)
+            )
         return status
 
     return runtime.run(main)

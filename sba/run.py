@@ -12,6 +12,7 @@ from pathlib import Path
 from sba import runtime
 from sba.config import NodeEnvironment
 from sba.errors import ConfigurationError
+from sba.faults import raised_at
 from sba.nf import NetworkFunction, run_node
 from sba.packages import extend_path
 
@@ -49,11 +50,8 @@ def _where(error: BaseException) -> str:
     """Return the file and line a fault was raised at."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    file = frame.tb_frame.f_code.co_filename if frame is not None else ""
-    return f" ({file}:{frame.tb_lineno})" if frame is not None and not file.startswith("<frozen") else ""
+    place = raised_at(error).rpartition(" in ")[0]
+    return f" ({place})" if place and not place.startswith("<frozen") else ""
 
 
 def run(kind: str, instance: str, config: str | Path) -> int:

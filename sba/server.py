@@ -17,7 +17,8 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 from sba.access import AccessControl, CallContext
 from sba.config import SbiPolicy
 from sba.contracts import MethodContract, service_contract
-from sba.errors import ContractError, ProblemError, RemoteProblem, StoreUnavailableError
+from sba.errors import ContractError, PortError, ProblemError, RemoteProblem, StoreUnavailableError
+from sba.faults import raised_at
 from sba.health import HEALTH_SERVICE, Health
 from sba.identity import NodeIdentity, PeerIdentity
 from sba.networks import is_ip_literal, local_host
@@ -105,7 +106,7 @@ class SbiServer:
             self.port = server.add_secure_port(address, self._identity.server_credentials())
             self._address = (host, self.port)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {_why_not(host, port)}") from error
+            raise PortError(f"cannot listen on {address}: {_why_not(host, port)}") from error
         await server.start()
         self._server = server
         return self.port
@@ -293,13 +294,8 @@ class SbiServer:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 return ProblemError(504, "TARGET_NF_NOT_REACHABLE", "a producer further on does not answer")
             return ProblemError(500, "INBOUND_SERVER_ERROR", "a producer further on refused")
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else ""
-        self._telemetry.log(
-            "handler-failed", level="error", method=method.path, error=type(error).__name__, text=str(error), at=where
-        )
+        kind, where = type(error).__name__, raised_at(error)
+        self._telemetry.log("handler-failed", level="error", method=method.path, error=kind, text=str(error), at=where)
         return ProblemError(500, "SYSTEM_FAILURE")
 
 

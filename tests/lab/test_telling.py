@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lab.telling import PROCESS, fault_line, fault_text, lines, several, size, waits_for
+from lab.telling import PROCESS, fault_line, fault_text, fault_words, lines, several, size, waits_for
 
 
 def event(name, level="info", **facts):
@@ -64,6 +64,13 @@ def test_the_last_fault_counts_and_the_last_line_without_one(tmp_path):
 )
 def test_a_fault_in_words(line, words):
     assert fault_text(line) == words
+
+
+def test_a_long_fault_still_says_where_it_was_raised(tmp_path):
+    log = write(tmp_path, event("start-failed", "error", error="no " * 400, kind="KeyError", at="n.py:4 in f"))
+    assert len(fault_line(log)) == 800
+    assert fault_words(log).startswith("KeyError: no no ")
+    assert fault_words(log).endswith("no (n.py:4 in f)")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,13 @@ class Careless(NetworkFunction):
 
     async def open_node(self):
         self.opened = True
-        raise LookupError("half open")
+        self.read("sealed-key-of-alice")
+
+    def read(self, key):
+        try:
+            json.loads(key)
+        except ValueError as error:
+            raise LookupError("half open") from error
 
     async def drain_node(self):
         raise AssertionError(self.opened)
@@ -51,6 +58,7 @@ def run(lab, instance, code):
     done = subprocess.run(
         [sys.executable, "-c", code, str(lab.path), instance], capture_output=True, text=True, check=False, timeout=100
     )
+    assert "sealed-key" not in done.stderr
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     return done.returncode, {event["event"]: event for event in events}
 
@@ -73,8 +81,11 @@ def test_a_node_that_falls_half_open_says_why_it_could_not_start(tmp_path):
     assert status == 1
     assert events["start-failed"]["error"] == "half open"
     assert events["start-failed"]["kind"] == "LookupError"
-    assert re.fullmatch(r".*/tests/store/test_start\.py:\d+ in \w+", events["start-failed"]["at"])
-    assert events["start-failed"]["at"] == events["start-traceback"]["frames"][0]
+    assert re.fullmatch(r".*/tests/store/test_start\.py:\d+ in read", events["start-failed"]["at"])
+    frames = events["start-traceback"]["frames"]
+    assert events["start-failed"]["at"] == frames[0]
+    assert frames[1].endswith(" in open_node")
+    assert frames[frames.index("from JSONDecodeError") + 1].endswith(" in raw_decode")
     assert events["stop-failed"]["level"] == "warning"
 
 
@@ -93,3 +104,38 @@ def test_a_node_without_its_database_ends_with_the_status_that_says_so(tmp_path)
         "start-failed",
     ]
     assert "Traceback" not in done.stderr
+
+
+class Unmade(Careless):
+    """Fails before it is a node."""
+
+    def __init__(self, settings, environment):
+        super().__init__(settings, environment)
+        self.nothing.here()
+
+
+class Fileless(Careless):
+    """Misses a file of its own."""
+
+    def read(self, key):
+        Path(key.replace("sealed-key", "no-file")).read_text()
+
+
+def test_a_node_that_cannot_be_made_says_where(tmp_path):
+    lab = LabFixture(tmp_path, nrf=False)
+    lab.add("watch", "watch-1", {}, nf_types=("AF",))
+    code = CARELESS.replace("Careless", "Unmade")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(lab.path), "watch-1"], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 1
+    said = r"AttributeError: 'Unmade' object has no attribute 'nothing' \(.*test_start\.py:\d+ in __init__\)"
+    assert re.fullmatch(said, done.stderr.splitlines()[-1])
+
+
+def test_a_file_that_a_node_misses_is_a_fault_of_its_code(tmp_path):
+    lab = LabFixture(tmp_path, nrf=False)
+    lab.add("watch", "watch-1", {}, nf_types=("AF",))
+    status, events = run(lab, "watch-1", CARELESS.replace("Careless", "Fileless"))
+    assert (status, events["start-failed"]["kind"]) == (1, "FileNotFoundError")
+    assert events["start-failed"]["at"].endswith(" in read")
