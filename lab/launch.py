@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lab.control import ControlError, Json, NotRunningError, Params, ask
 from lab.state import StateFolder
-from lab.telling import fault_line, several
+from lab.telling import fault_line, fault_text, several
 
 if TYPE_CHECKING:
     from lab.config import LabConfig
@@ -35,7 +35,8 @@ class LaunchError(Exception):
 
     def __init__(self, node: str, reason: str, log_line: str = "", log: str = "", others: Sequence[str] = ()) -> None:
         text = f"{node}: {reason}"
-        if log_line:
+        words = fault_text(log_line)
+        if log_line and not (words and words in reason):
             text += f"\n  {log_line}"
         if log:
             text += f"\n  log: {log}"

@@ -76,7 +76,8 @@ def test_a_port_that_is_taken(laid_out: Lab, node: str) -> None:
     host, port = address_of(laid_out, node)
     with socket.create_server((host, port)):
         said = failing(laid_out)
-    assert_told(said, node, "ended with exit code 1", f"cannot listen on {host}:{port}")
+    assert_told(said, node, "ended with exit code 1", f"cannot listen on {host}:{port}: another program listens there")
+    assert said[1].count("cannot listen on") == 1
 
 
 def test_a_sip_port_that_is_taken(laid_out: Lab) -> None:
