@@ -334,12 +334,6 @@ def parse(text: str, file: str = "lab.yaml", check: Check | None = None) -> LabC
     return config
 
 
-def located(path: Path, faults: Iterable[Fault]) -> list[ConfigProblem]:
-    """Return faults in the sound description at ``path`` with their lines."""
-    tree = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
-    return [ConfigProblem(str(path), line_of(tree, where), dotted(where), *said) for where, *said in faults]
-
-
 def _salvage(content: object) -> LabConfig:
     """Make what can be made of a faulty description, so that its other faults are found in the same run."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -17,25 +17,24 @@ _HOW = "one that is installed, or imslab up --with its folder"
 _ENABLE = "its name under extensions.crypto_suites as well"
 
 
-def installed_faults(config: LabConfig, unless: Collection[str] = ()) -> Iterator[Fault]:
+def installed_faults(config: LabConfig) -> Iterator[Fault]:
     """Yield what nothing installed fits: unknown suites, kinds nobody brings, settings their kind does not take.
 
-    Kinds and suites in ``unless`` are not looked at: packages bring them that are not on the path yet.
+    Packages that are used from their folders have to be on the path.
     """
-    yield from _suite_faults(config, unless)
-    yield from _mode_faults(config, unless)
+    yield from _suite_faults(config)
+    yield from _mode_faults(config)
     for index, node in enumerate(config.extra_nodes):
-        if node.kind not in unless:
-            yield from _node_faults(node, ("extra_nodes", index), unless)
+        yield from _node_faults(node, ("extra_nodes", index))
 
 
-def _suite_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]:
+def _suite_faults(config: LabConfig) -> Iterator[Fault]:
     from importlib.metadata import entry_points
 
     from keying.suites import RECOGNISED_SUITES, SUITES
     from sba.packages import CRYPTO_SUITES
 
-    brought = {*unless, *(entry.name for entry in entry_points(group=CRYPTO_SUITES))}
+    brought = {entry.name for entry in entry_points(group=CRYPTO_SUITES)}
     enabled = set(config.extensions.crypto_suites)
     for position, name in enumerate(config.extensions.crypto_suites):
         if name not in brought:
@@ -57,19 +56,19 @@ def _suite_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]
                 yield place, f"{name} is no suite", f"one of {', '.join(SUITES)}"
 
 
-def _mode_faults(config: LabConfig, unless: Collection[str]) -> Iterator[Fault]:
+def _mode_faults(config: LabConfig) -> Iterator[Fault]:
     from importlib.metadata import entry_points
 
     from sba.packages import SECURITY_MODES
 
-    brought = {*unless, *(entry.name for entry in entry_points(group=SECURITY_MODES))}
+    brought = {entry.name for entry in entry_points(group=SECURITY_MODES)}
     for position, mode in enumerate(config.extensions.security_modes):
         if mode.name not in brought:
             place: Location = ("extensions", "security_modes", position, "name")
             yield place, f"{mode.name} is no security mode that a package brings", _HOW
 
 
-def _node_faults(node: ExtraNode, where: Location, unless: Collection[str]) -> Iterator[Fault]:
+def _node_faults(node: ExtraNode, where: Location) -> Iterator[Fault]:
     from sba.errors import ConfigurationError
     from sba.run import kinds, node_class
 
@@ -79,7 +78,7 @@ def _node_faults(node: ExtraNode, where: Location, unless: Collection[str]) -> I
         offered = node_class(node.kind)
     except ConfigurationError as error:
         known = kinds()
-        brought = ", ".join(sorted({*known, *unless} - _own_kinds())) or "(none is installed)"
+        brought = ", ".join(sorted(set(known) - _own_kinds())) or "(none is installed)"
         right = "a module that can be imported" if node.kind in known else f"a kind that is installed: {brought}"
         yield (*where, "kind"), str(error), f"{right}, or imslab up --with its folder"
         return

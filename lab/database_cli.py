@@ -83,7 +83,7 @@ def _laid_out(config: Path | None, folder: StateFolder, packages: tuple[Path, ..
     from lab.layout import ResolveError
     from lab.resolve import resolve
     from lab.with_packages import prepare as prepare_packages
-    from lab.with_packages import with_nodes
+    from lab.with_packages import remember, with_nodes
     from sba.errors import ConfigurationError
     from sba.packages import PackageError
 
@@ -92,7 +92,9 @@ def _laid_out(config: Path | None, folder: StateFolder, packages: tuple[Path, ..
         if not description.database.url or is_running(folder):
             return _read(folder.lab_json) if folder.lab_json.exists() else {}
         folder.create()
-        return resolve(with_nodes(description, prepare_packages(folder, packages or None)), folder)
+        brought = prepare_packages(folder, packages or None)
+        remember(folder, brought)
+        return resolve(with_nodes(description, brought), folder)
     except ConfigError as error:
         fail(f"the lab description has faults\n{error}", 2)
     except (ResolveError, ConfigurationError, PackageError, OSError) as error:

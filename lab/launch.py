@@ -143,25 +143,35 @@ def _described(config: Path, folder: StateFolder, packages: Sequence[Path] | Non
 
     Makes the state folder. Raises ``ConfigError``, ``PackageError`` and ``StateFolderError``.
     """
-    from lab.config import load, located
+    from lab.config import load
     from lab.config_kinds import installed_faults
-    from lab.config_problems import ConfigError
-    from lab.with_packages import prepare, remembered, with_nodes
-    from sba.packages import read_package
+    from lab.config_problems import dotted
+    from lab.with_packages import prepare, remember, remembered, with_nodes
+    from sba.packages import PackageError
 
-    named = remembered(folder) if packages is None else packages
-    brought = [read_package(path).entry_points for path in named]
-    later = {name for groups in brought for entries in groups.values() for name in entries}
-    description = load(config, lambda read: installed_faults(read, unless=later))
+    if remembered(folder) if packages is None else packages:  # without any, a faulty description leaves nothing behind
+        _make(folder)
+    brought = prepare(folder, packages)
+    description = with_nodes(load(config, installed_faults), brought)
+    added = "; ".join(f"{dotted(where)}: {found}" for where, found, _ in installed_faults(description))
+    if added:
+        names = ", ".join(package.name for package in brought)
+        raise PackageError(f"no node can be added for {names} ({added}): describe it in extra_nodes")
+    _make(folder)
+    remember(folder, brought)
+    return description
+
+
+def _make(folder: StateFolder) -> None:
     try:
         folder.create()
     except OSError as error:
-        raise StateFolderError(f"the state folder {folder.root} cannot be written: {error.strerror}") from None
-    description = with_nodes(description, prepare(folder, packages))
-    problems = located(config, installed_faults(description)) if later else []
-    if problems:
-        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
-    return description
+        why = error.strerror
+        if isinstance(error, (NotADirectoryError, FileExistsError)):
+            wanted = Path(error.filename)
+            file = next(path for path in (wanted, *wanted.parents) if path.exists())
+            why = f"{file} is a file (Not a directory)"
+        raise StateFolderError(f"the state folder {folder.root} cannot be written: {why}") from None
 
 
 def runs_other_packages(packages: Sequence[Path], folder: StateFolder) -> bool:

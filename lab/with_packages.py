@@ -22,12 +22,8 @@ def _record(folder: StateFolder) -> dict[str, tuple[str, ...]]:
     try:
         content = json.loads(folder.packages.read_text("utf-8"))
         return {name: tuple(map(str, content[name])) for name in ("folders", "path")}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {"folders": (), "path": ()}
-    except NotADirectoryError:
-        file = next(parent for parent in folder.packages.parents if parent.exists())
-        why = f"{file} is a file (Not a directory)"
-        raise PackageError(f"the state folder {folder.root} cannot be written: {why}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PackageError(f"{folder.packages} cannot be read ({error}); remove it") from None
 
@@ -38,7 +34,7 @@ def remembered(folder: StateFolder) -> tuple[Path, ...]:
 
 
 def package_path(folder: StateFolder) -> tuple[str, ...]:
-    """Return what the nodes of a lab have at the end of their ``sys.path``, as :func:`prepare` left it.
+    """Return what the nodes of a lab have at the end of their ``sys.path``, as :func:`remember` left it.
 
     Raises :class:`PackageError` when the record is damaged.
     """
@@ -46,10 +42,10 @@ def package_path(folder: StateFolder) -> tuple[str, ...]:
 
 
 def prepare(folder: StateFolder, folders: Sequence[Path] | None) -> tuple[Package, ...]:
-    """Make packages ready: checked, contracts compiled, metadata written, on the path of this process, remembered.
+    """Make packages ready: checked, contracts compiled, metadata written, on the path of this process, and loaded.
 
-    ``folders`` None stands for those of the last time; what cannot be loaded is not remembered. Raises
-    :class:`PackageError`, and :class:`OSError` when the state folder cannot be written.
+    ``folders`` None stands for those of the last time. Raises :class:`PackageError`, and :class:`OSError` when the
+    state folder cannot be written.
     """
     wanted = remembered(folder) if folders is None else folders
     hint = "; an earlier up --with named it, up --without-packages leaves it out" if folders is None else ""
@@ -64,16 +60,20 @@ def prepare(folder: StateFolder, folders: Sequence[Path] | None) -> tuple[Packag
         try:
             compile_contracts(package.modules, package.top_modules)
         except ContractError as error:
-            raise PackageError(f"{package.name}: {error}") from None
-    path = module_path(packages, folder.metadata)
+            raise PackageError(f"{package.name}: {error}{hint}") from None
     if packages:
         write_metadata(packages, folder.metadata)
-    extend_path(path)
+    extend_path(module_path(packages, folder.metadata))
     for package in packages:
         _check_loadable(package, hint)
+    return tuple(packages)
+
+
+def remember(folder: StateFolder, packages: Sequence[Package]) -> None:
+    """Have the lab use packages from now on. Raises :class:`OSError` when the state folder cannot be written."""
+    path = module_path(packages, folder.metadata)
     record = {"folders": [str(package.root) for package in packages], "path": list(path)}
     write_private(folder.packages, json.dumps(record).encode())
-    return tuple(packages)
 
 
 def _check_loadable(package: Package, hint: str) -> None:

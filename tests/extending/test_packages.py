@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from lab.config import parse
 from lab.state import StateFolder
-from lab.with_packages import prepare, remembered, with_nodes
+from lab.with_packages import prepare, remember, remembered, with_nodes
 from sba.packages import PackageError, check_together, read_package
 from tests.extending.package import ENTRY, imslab, small_package
 
@@ -93,25 +91,20 @@ def test_a_package_that_cannot_be_loaded_is_told_as_such_and_not_remembered(
 ) -> None:
     folder = small_package(tmp_path / "odd", entry)
     (folder / "odd_nf" / "node.py").write_text(text)
-    state = StateFolder.at(tmp_path / "state")
-    state.create()
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom lab.state import StateFolder\n"
-        "from lab.with_packages import prepare, remembered\nfrom sba.packages import PackageError\n"
-        "state = StateFolder.at(Path(sys.argv[1]))\n"
-        "try:\n    prepare(state, [Path(sys.argv[2])])\n"
-        "except PackageError as error:\n    print(error, remembered(state))\n"
-    )  # in a process of its own: what was imported once stays
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(state.root), str(folder)], capture_output=True, text=True, check=True
-    )
-    assert re.fullmatch(rf"the package odd-nf cannot be loaded: .*{said}.* \(\)\n", done.stdout), done.stdout
+    state = tmp_path / "state"
+    up = imslab("up", "--with", str(folder), "--state", str(state))
+    assert up.returncode == 2
+    assert re.fullmatch(rf"imslab: the package odd-nf cannot be loaded: .*{said}.*\n", up.stderr), up.stderr
+    assert remembered(StateFolder.at(state)) == ()
 
 
 def test_a_state_folder_below_a_file_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "afile").touch()
-    with pytest.raises(PackageError, match=r"the state folder .*afile/x cannot be written: .*afile is a file"):
-        remembered(StateFolder.at(tmp_path / "afile" / "x"))
+    assert remembered(StateFolder.at(tmp_path / "afile" / "x")) == ()
+    up = imslab("up", "--state", str(tmp_path / "afile" / "x"))
+    assert up.returncode == 2
+    said = f"the state folder {tmp_path}/afile/x cannot be written: {tmp_path}/afile is a file (Not a directory)"
+    assert up.stderr == f"imslab: {said}\n"
 
 
 @pytest.mark.parametrize("module", ["sba", "json"])
@@ -211,14 +204,14 @@ def test_the_state_folder_remembers_and_forgets(tmp_path: Path) -> None:
     folder = StateFolder.at(tmp_path / "state")
     folder.create()
     package = small_package(tmp_path / "odd", name="kept-nf", module="kept_nf", entries=ENTRY.replace("odd", "kept"))
-    prepare(folder, [package])
+    remember(folder, prepare(folder, [package]))
     assert remembered(folder) == (package,)
     assert folder.packages.stat().st_mode & 0o077 == 0
     assert [found.name for found in prepare(folder, None)] == ["kept-nf"]
     package.chmod(0o777)
     with pytest.raises(PackageError, match="--without-packages leaves it out"):
         prepare(folder, None)
-    prepare(folder, ())
+    remember(folder, prepare(folder, ()))
     assert remembered(folder) == ()
 
 
@@ -240,3 +233,33 @@ def test_up_says_what_is_wrong_and_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "supervisor.pid").exists()
     both = imslab("up", "--with", str(folder), "--without-packages", "--state", str(tmp_path / "state"))
     assert both.returncode == 2
+
+
+def test_every_fault_of_extra_nodes_comes_at_once(tmp_path: Path) -> None:
+    config = tmp_path / "lab.yaml"
+    config.write_text(
+        DESCRIPTION + "extra_nodes:\n"
+        "  - {name: w, kind: odd, settings: {heartbeat_s: soon, domains: 5}}\n"
+        "  - {name: v, kind: ood}\n"
+    )
+    folder = small_package(tmp_path / "odd")
+    up = imslab("up", "--with", str(folder), "--config", str(config), "--state", str(tmp_path / "state"))
+    assert up.returncode == 2
+    first, *faults = up.stderr.splitlines()
+    assert first == "imslab: the lab description has 3 faults"
+    for where in ("extra_nodes[0].settings.heartbeat_s", "extra_nodes[0].settings.domains", "extra_nodes[1].kind"):
+        assert any(where in fault for fault in faults), faults
+    assert "no network function of kind 'ood' is installed; right would be: a kind that is installed: odd" in faults[-1]
+
+
+def test_a_node_that_cannot_be_added_as_it_is_wants_to_be_described(tmp_path: Path) -> None:
+    folder = small_package(tmp_path / "odd")
+    (folder / "odd_nf" / "node.py").write_text(
+        "from sba.nf import NetworkFunction, NodeSettings\n"
+        "class Settings(NodeSettings):\n    most: int\n"
+        "class Odd(NetworkFunction):\n    settings_class = Settings\n    nf_types = ('AF',)\n"
+    )
+    up = imslab("up", "--with", str(folder), "--state", str(tmp_path / "state"))
+    assert up.returncode == 2
+    assert "lab.yaml" not in up.stderr
+    assert "no node can be added for odd-nf (extra_nodes[0].settings.most: is missing): describe it in" in up.stderr
