@@ -319,7 +319,7 @@ def parse(text: str, file: str = "lab.yaml", check: Check | None = None) -> LabC
     try:
         config = LabConfig.model_validate(content)
     except ValidationError as error:
-        problems += problems_of(error, tree, file)
+        problems += problems_of(error, tree, file, LabConfig)
         salvage = _salvage(content)
         faults += _inconsistencies(salvage)
     if check is not None:

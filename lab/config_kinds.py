@@ -87,7 +87,7 @@ def _node_faults(node: ExtraNode, where: Location) -> Iterator[Fault]:
     try:
         offered.settings_class.model_validate(node.settings)
     except ValidationError as error:
-        yield from faults_of(error, (*where, "settings"))
+        yield from faults_of(error, (*where, "settings"), offered.settings_class)
 
 
 def _own_kinds() -> frozenset[str]:

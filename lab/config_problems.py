@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 _RIGHT = {
     "literal_error": "one of the listed words",
@@ -35,6 +37,8 @@ _LIMITS = {
     "too_long": "at most {max_length} of them",
 }
 """What is right where a value is out of its range, by the model's word for it."""
+_ALIKE = 0.7
+"""How alike two names are, from 0 to 1, for one to be taken for the other misspelt."""
 _PATTERNS = {
     "Name": "a lower-case name such as pcscf-a",
     "Domain": "a domain such as ims.test",
@@ -117,16 +121,18 @@ def duplicate_keys(node: yaml.Node | None, file: str) -> Iterator[ConfigProblem]
             yield from duplicate_keys(item, file)
 
 
-def faults_of(error: ValidationError, where: Location) -> Iterator[Fault]:
-    """Yield what another model found wrong in the entry at ``where``: the settings of a node of some kind."""
+def faults_of(error: ValidationError, where: Location, model: type[BaseModel]) -> Iterator[Fault]:
+    """Yield what another ``model`` found wrong in the entry at ``where``: the settings of a node of some kind."""
     for item in error.errors():
         location = (*where, *item["loc"])
-        right = _right({**item, "loc": ()}) if item["type"] == "string_pattern_mismatch" else _right(item)
+        right = _right({**item, "loc": ()} if item["type"] == "string_pattern_mismatch" else item, model)
         yield location, _found(item["type"], item["msg"], item["input"]), right
 
 
-def problems_of(error: ValidationError, tree: yaml.Node | None, file: str) -> Iterator[ConfigProblem]:
-    """Yield what the model found wrong."""
+def problems_of(
+    error: ValidationError, tree: yaml.Node | None, file: str, model: type[BaseModel]
+) -> Iterator[ConfigProblem]:
+    """Yield what the ``model`` found wrong."""
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, InconsistentError):
@@ -136,7 +142,7 @@ def problems_of(error: ValidationError, tree: yaml.Node | None, file: str) -> It
         internal = ("function-", "constrained-", "[key]")
         location = tuple(part for part in item["loc"] if not str(part).startswith(internal))
         found = _found(item["type"], item["msg"], item["input"])
-        yield ConfigProblem(file, line_of(tree, location), dotted(location), found, _right(item))
+        yield ConfigProblem(file, line_of(tree, location), dotted(location), found, _right(item, model))
 
 
 def _found(kind: str, message: str, value: object) -> str:
@@ -146,12 +152,32 @@ def _found(kind: str, message: str, value: object) -> str:
         return "is unknown"
     if isinstance(value, (str, int, float, bool)):
         return f"{value!r} does not fit"
-    return message
+    return "is no table of entries" if kind in ("model_type", "dict_type") else message
 
 
-def _right(item: object) -> str:
+def _meant(model: type[BaseModel], location: Location) -> str:
+    """Return the entry that is spelled almost like the last part of ``location``; empty without one."""
+    models = [model]
+    for part in location[:-1]:
+        fields = [entry.model_fields[str(part)] for entry in models if str(part) in entry.model_fields]
+        models = [found for field in fields for found in _models(field.annotation)] or models
+    known = [name for entry in models for name in entry.model_fields]
+    return next(iter(get_close_matches(str(location[-1]), known, 1, _ALIKE)), "")
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the models in an annotation: of the entries of a list, of a table, of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _right(item: object, model: type[BaseModel]) -> str:
     assert isinstance(item, dict)
     kind, location = item["type"], item["loc"]
+    if kind == "extra_forbidden" and (meant := _meant(model, location)):
+        return f"{meant}, or no such entry"
     if kind == "literal_error":
         return "one of " + str(item["ctx"]["expected"])
     if kind == "string_pattern_mismatch" and location:

@@ -99,7 +99,7 @@ def with_nodes(config: LabConfig, packages: Sequence[Package]) -> LabConfig:
     try:
         return LabConfig.model_validate({**config.model_dump(), "extra_nodes": [node.model_dump() for node in nodes]})
     except ValidationError as error:
-        faults = "; ".join(f"{problem.where}: {problem.found}" for problem in problems_of(error, None, ""))
+        faults = "; ".join(f"{problem.where}: {problem.found}" for problem in problems_of(error, None, "", LabConfig))
         raise PackageError(
             f"no node can be added for {', '.join(kinds)} ({faults}): describe it in extra_nodes"
         ) from None

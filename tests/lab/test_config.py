@@ -83,6 +83,22 @@ def test_an_entry_written_twice_is_refused() -> None:
     assert (line, where, right) == (line_of(text, "nrf: other"), "nrf", "each entry once")
 
 
+@pytest.mark.parametrize(
+    ("text", "found", "right"),
+    [
+        ("[]", "is no table of entries", "a table of entries"),
+        ("nmae: x\n", "is unknown", "name, or no such entry"),
+        ("users: [{naem: x}]", "is unknown", "name, or no such entry"),
+        ("kms: {statik_psk: true}", "is unknown", "static_psk, or no such entry"),
+        ("zzz: x\n", "is unknown", "no such entry here; remove it or correct its spelling"),
+    ],
+)
+def test_an_entry_spelled_almost_right_is_told_what_it_was_meant_to_be(text: str, found: str, right: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert any(found in problem.found and right in problem.right for problem in caught.value.problems), caught.value
+
+
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "- x", "users: 3", "? [a]: b", "home_domains: [1]"])
 def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):

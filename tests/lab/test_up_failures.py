@@ -236,7 +236,7 @@ def test_wrong_settings_of_a_node_are_found_before_anything_starts(tmp_path: Pat
     assert found[1:] == [
         f"{place(lab, 'most:')}: extra_nodes[0].settings.most: 0 does not fit; right would be: at least 1",
         f"{place(lab, 'mode:')}: extra_nodes[0].settings.mode: 7 does not fit; right would be: text; write numbers in quotes",
-        f"{place(lab, 'moode:')}: extra_nodes[0].settings.moode: is unknown; right would be: no such entry here; remove it or correct its spelling",
+        f"{place(lab, 'moode:')}: extra_nodes[0].settings.moode: is unknown; right would be: mode, or no such entry",
         f"{place(lab, 'heartbeat_s:')}: extra_nodes[0].settings.heartbeat_s: 'soon' does not fit; right would be: a whole number",
     ]
     missing = lines_of(with_node(tmp_path, "picky", {}), "--with", str(home))
