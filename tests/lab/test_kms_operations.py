@@ -60,14 +60,11 @@ class Nodes:
 
 
 @pytest.mark.parametrize(("limit", "moments"), [(10, [5, 4, 3, 2, 1]), (2, [5, 4])])
-def test_the_audit_is_newest_first_over_all_kmss(limit: int, moments: list[float]) -> None:
-    @async_test
-    async def run() -> None:
-        answer = await Nodes().ask("kms-audit", limit=limit)
-        assert [entry["at"] for entry in answer["entries"]] == moments
-        assert answer["failed"] == {}
-
-    run()
+@async_test
+async def test_the_audit_is_newest_first_over_all_kmss(limit: int, moments: list[float]) -> None:
+    answer = await Nodes().ask("kms-audit", limit=limit)
+    assert [entry["at"] for entry in answer["entries"]] == moments
+    assert answer["failed"] == {}
 
 
 @async_test
@@ -101,12 +98,9 @@ async def test_of_several_instances_one_is_asked_and_the_next_where_it_is_silent
 
 
 @pytest.mark.parametrize("name", ["kms-p", "kms.partner.test"])
-def test_one_kms_is_chosen_by_instance_or_identity(name: str) -> None:
-    @async_test
-    async def run() -> None:
-        assert (await Nodes().ask("kms-rotate", kms=name))["tpk_id"] == {"kms-p": "key of kms-p"}
-
-    run()
+@async_test
+async def test_one_kms_is_chosen_by_instance_or_identity(name: str) -> None:
+    assert (await Nodes().ask("kms-rotate", kms=name))["tpk_id"] == {"kms-p": "key of kms-p"}
 
 
 @async_test

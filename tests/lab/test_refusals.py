@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.trace import NoOpTracer
+from twisted.internet.defer import Deferred
 
 from lab.calls import CallDesk, CallOrder
 from lab.control import ControlError, Params
@@ -71,7 +72,7 @@ def test_a_refusal_keeps_its_reason_and_only_silence_is_called_silence(
     ("param", "reason", "said"),
     [("target", "no host", "sip:: no host"), ("suites", "FOO: there are A, B", "suite: FOO: there are A, B")],
 )
-def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: str, said: str) -> None:
+def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: str, said: str) -> Deferred[None]:
     class Refusing:
         telemetry = SimpleNamespace(tracer=NoOpTracer())
 
@@ -82,7 +83,9 @@ def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: s
             raise remote(ProblemError(400, "INVALID_PARAM", invalid_params=[(param, reason)]))
             yield ue_control_pb2.CallEvent()
 
-    alice = SimpleNamespace(name="alice", impu="sip:alice@x", tel="", software_ue=True, announces=(), gateway="g")
+    alice = SimpleNamespace(
+        name="alice", impu="sip:alice@x", tel="", software_ue=True, announces=(), gateway="g", kms_level="off"
+    )
     lab: Any = SimpleNamespace(users={"alice": alice}, gateways=())
     desk = CallDesk(Refusing(), SimpleNamespace(), lab)  # type: ignore[arg-type]
 
@@ -95,7 +98,7 @@ def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: s
             await desk.place(CallOrder("alice", "sip:"), progress)
         assert (str(caught.value), caught.value.kind) == (said, "usage")
 
-    run()
+    return run()
 
 
 @pytest.mark.parametrize(
