@@ -36,6 +36,8 @@ AUDIT_EVERY_S = 0.5
 SPANS_WAIT_S = 2.0
 """How long the spans of the media legs are waited for after a call, seconds."""
 _SIDES = {iq_pb2.ACCESS: "access", iq_pb2.CORE: "core"}
+_NOT_REGISTERED = "Not Registered"
+"""Reason phrase of a CSCF for a user of whom it has no contact."""
 _AUDIO = "audio"
 _TALKING = ("established", "media")
 
@@ -248,11 +250,18 @@ class _CallInProgress:
             setup_ms=last.setup_ms,
             security=last.security,
             reason=reason,
-            meaning=meaning(reason, self._words()) if result != "established" else "",
+            meaning=(meaning(reason, self._words()) or self._absent(last)) if result != "established" else "",
             legs=join_legs(*reports, order=self._path()),
             audio=audio,
             recordings=tuple(recordings),
         )
+
+    def _absent(self, last: ue_control_pb2.CallEvent) -> str:
+        """Say how a user is reached whom no UE of the lab plays; empty where that is not why nobody answered."""
+        if self._callee is None or self._callee.software_ue or last.reason != _NOT_REGISTERED:
+            return ""
+        name = self._callee.name
+        return f"{name} has no software UE: a client of its own has to register (imslab client-config CLIENT {name})"
 
     def _words(self) -> dict[str, str]:
         return {word: meaning for mode in self._lab.modes.values() for word, meaning in mode.words.items()}

@@ -16,6 +16,7 @@ from keying.modes import BUILT_IN
 from lab.capture_cli import capture
 from lab.cli_base import (
     ask_supervisor,
+    config_option,
     echo_json,
     fail,
     json_option,
@@ -41,6 +42,7 @@ from lab.ticket_cli import kms, ticket
 FLOW_FORMATS = ("text", "json", "mermaid", "html")
 """Values of ``flow --format``."""
 _LOG_POLL_S = 0.2
+_OK = 200
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -50,7 +52,7 @@ def imslab() -> None:
 
 
 @imslab.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@config_option
 @click.option(
     "--with",
     "packages",
@@ -247,7 +249,9 @@ def _show_registration(answer: Json, as_json: bool, *, wanted: bool) -> None:
         said = f"{answer['user']} is registered for {answer.get('expires', '?')} s; media security agreed: {agreed}"
         click.echo(one_line(said))
     elif not wanted:
-        click.echo(one_line(f"{answer['user']} is no longer registered"))
+        refused = answer["sip_status"] not in (0, _OK)
+        why = f": SIP {answer['sip_status']} {answer['reason']}" if refused else ""
+        click.echo(one_line(f"{answer['user']} is no longer registered{why}"))
     else:
         said = f"{answer['user']} is not registered: SIP {answer['sip_status']} {answer['reason']}"
         click.echo(one_line(said.rstrip(": ")))
@@ -429,7 +433,7 @@ def _width(output: Path | None) -> int:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), help="Folder of the report."
 )
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@config_option
 @click.option("--keep", is_flag=True, help="Leave the lab up.")
 @state_option
 def demo(out: Path, config: Path | None, keep: bool, state: Path | None) -> None:

@@ -20,6 +20,11 @@ state_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the lab (default: $IMSLAB_STATE or a per-user folder).",
 )
+config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Lab description (default: config/lab.yaml here, else that of imslab).",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

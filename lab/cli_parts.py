@@ -85,7 +85,7 @@ def user(name: str, show_password: bool, state: Path | None, as_json: bool) -> N
     except LabFileError as error:
         fail(str(error))
     except KeyError:
-        fail(f"no user is called {name}", 2)
+        fail(f"no user is called {name}; there are {', '.join(lab.users) or 'none'}", 2)
     facts = user_facts(row, lab.nodes)
     if show_password:
         from lab.subscribers import load

@@ -82,6 +82,10 @@ def client_config(
     _tell(target, made)
 
 
+def _plays_tone(made: ClientFiles) -> bool:
+    return any(TONE_FILE in text for text in (*made.files.values(), *made.notes))
+
+
 def _callee(lab: LabFile, row: UserRow, wanted: str) -> str:
     if wanted:
         known = lab.users.get(wanted)
@@ -135,8 +139,7 @@ def _write(target: Path, made: ClientFiles, ca: Path) -> None:
         with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
     shutil.copyfile(ca, target / CA_FILE)
-    wanted = any(TONE_FILE in text for text in (*made.files.values(), *made.notes))
-    if wanted and not (target / TONE_FILE).exists():
+    if _plays_tone(made) and not (target / TONE_FILE).exists():
         from media.tone import tone
         from media.wav import write_wav
 
@@ -144,7 +147,7 @@ def _write(target: Path, made: ClientFiles, ca: Path) -> None:
 
 
 def _tell(target: Path, made: ClientFiles) -> None:
-    for name in (*made.files, CA_FILE):
+    for name in (*made.files, CA_FILE, *([TONE_FILE] if _plays_tone(made) else [])):
         click.echo(f"{target / name}{'  (secret, 0600)' if name in made.secret else ''}", err=True)
     for command in made.commands:
         click.echo(command)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from lab.cli_base import fail, writable_file
+from lab.cli_base import config_option, fail, writable_file
 
 
 @click.command("compose-file")
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@config_option
 @click.option(
     "--with",
     "packages",

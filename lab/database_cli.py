@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab.cli_base import echo_json, fail, json_option, no_lab, state_option
+from lab.cli_base import config_option, echo_json, fail, json_option, no_lab, state_option
 from lab.state import StateFolder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def database() -> None:
 
 
 @database.command()
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Lab description.")
+@config_option
 @click.option("--lab", "resolved", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="lab.json.")
 @click.option("--role", required=True, help="Administrator of the database server (a superuser).")
 @click.option("--password-file", type=click.Path(dir_okay=False, path_type=Path), help="File with its password.")

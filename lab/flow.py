@@ -12,6 +12,9 @@ from lab.printable import printable
 from lab.state import StateFolder
 from lab.tracestore import TraceStore
 
+LAST_CALLS = 5
+"""Calls named to whoever asks for one that there is not."""
+
 
 class FlowError(Exception):
     """The call cannot be drawn: unknown, ambiguous, or nothing was traced; ``no_lab``: no lab was started there."""
@@ -51,7 +54,9 @@ def _choose(store: TraceStore, call_id: str | None) -> str:
         return last.call_id
     found = store.find_call(call_id)
     if not found:
-        raise FlowError(f"no call has the Call-ID {call_id}")
+        known = ", ".join(call.call_id for call in store.calls(LAST_CALLS))
+        there = f"the last ones have {known}" if known else "no call has been traced yet"
+        raise FlowError(f"no call has the Call-ID {call_id}; {there}")
     if len(found) > 1:
         raise FlowError(f"several calls begin with {call_id}: {', '.join(found)}")
     return found[0]

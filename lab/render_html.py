@@ -181,10 +181,11 @@ def _end(end: MediaEnd) -> str:
 
 
 def render_call(call: Ladder, *, heading: str = "", text: str = "") -> str:
-    """Return the section of one call: heading, what happened, ladder."""
-    title = escape(heading or f"Call {call.call_id}")
+    """Return the section of one call: heading and what happened where they are given, ladder."""
+    title = f"<h2>{escape(heading)}</h2>" if heading else ""
+    said = f"<p>{escape(text)}</p>" if text else ""
     return (
-        f"<section><h2>{title}</h2><p>{escape(text)}</p>"
+        f"<section>{title}{said}"
         f'<p class="dim"><code>{escape(call.call_id)}</code> trace <code>{escape(call.trace_id)}</code></p>'
         f'<div class="ladder">{render_svg(call)}<pre class="detail"></pre></div></section>'
     )

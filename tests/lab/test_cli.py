@@ -188,6 +188,39 @@ def test_the_exit_status_of_a_call_is_its_verdict(
     assert result in done.output
 
 
+@pytest.mark.parametrize(
+    ("command", "there_are"),
+    [
+        (["user", "nobody"], "no user is called nobody; there are alice, bob, carol, dave, erin"),
+        (["pki", "show", "nope"], "nope has no certificate; there are those of alice, bob, bsf"),
+        (["pki", "revoke", "nope"], "nope has no certificate; there are those of alice, bob, bsf"),
+        (["pki", "reissue", "../x"], "../x has no certificate; there are those of alice, bob, bsf"),
+    ],
+)
+def test_who_is_not_there_is_answered_with_who_is(state: str, command: list[str], there_are: str) -> None:
+    resolve(load(ROOT / "config" / "lab.yaml"), StateFolder.at(state))
+    done = invoke(*command, "--state", state)
+    assert done.exit_code == 2
+    assert there_are in done.output
+
+
+@pytest.mark.parametrize("client", ["baresip", "linphone", "sipp"])
+def test_every_file_of_a_client_is_listed(state: str, tmp_path: Path, client: str) -> None:
+    resolve(load(ROOT / "config" / "lab.yaml"), StateFolder.at(state))
+    folder = tmp_path / client
+    done = CliRunner().invoke(cli.imslab, ["client-config", client, "dave", "-o", str(folder), "--state", state])
+    assert done.exit_code == 0
+    listed = {line.partition("  ")[0] for line in done.stderr.splitlines() if line.startswith(str(folder))}
+    assert listed == {str(path) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("status", "why"), [(200, ""), (0, ""), (403, ": SIP 403 Odd")])
+def test_a_de_registration_that_was_refused_is_told_so(monkeypatch: pytest.MonkeyPatch, status: int, why: str) -> None:
+    answer = {"user": "alice", "registered": False, "sip_status": status, "reason": "Odd", "trace_id": "t"}
+    monkeypatch.setattr(cli, "ask_supervisor", lambda *_: answer)
+    assert invoke("deregister", "alice").output.startswith(f"alice is no longer registered{why}\n")
+
+
 def test_a_refusal_of_kind_usage_ends_with_two(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     def ask(*_: object, **__: object) -> Any:
         raise ControlError("no user is called nobody", "usage")
@@ -214,7 +247,10 @@ def test_a_flow_is_drawn_from_the_store_of_a_lab_that_is_down(tmp_path: Path) ->
     page = tmp_path / "new" / "call.html"
     assert invoke("flow", CALL[:6], "--format", "html", "-o", str(page), "--state", str(folder.root)).exit_code == 0
     assert "<svg" in page.read_text()
-    assert invoke("flow", "unknown", "--state", str(folder.root)).exit_code == 2
+    assert page.read_text().count(f">Call {CALL}<") == 2, "the title of the page and its heading, and no other"
+    unknown = invoke("flow", "unknown", "--state", str(folder.root))
+    assert unknown.exit_code == 2
+    assert f"no call has the Call-ID unknown; the last ones have {CALL}" in unknown.output
     less = invoke("flow", "--without", "iq,imsagw-a", "--without", "hss", "--state", str(folder.root))
     assert (less.exit_code, "Iq" in less.output, "imsagw-a" in less.output) == (0, False, False)
     wrong = invoke("flow", "--without", "nobody", "--state", str(folder.root))

@@ -102,6 +102,49 @@ def test_a_call_the_ue_cannot_make_sense_of_is_wrong_usage(param: str, reason: s
 
 
 @pytest.mark.parametrize(
+    ("software_ue", "reason", "said"),
+    [
+        (
+            False,
+            "Not Registered",
+            "dave has no software UE: a client of its own has to register (imslab client-config CLIENT dave)",
+        ),
+        (False, "Temporarily Unavailable", ""),
+        (True, "Not Registered", ""),
+    ],
+)
+def test_a_user_without_a_ue_who_does_not_answer_is_told_apart(
+    software_ue: bool, reason: str, said: str
+) -> Deferred[None]:
+    class Calling:
+        telemetry = SimpleNamespace(tracer=NoOpTracer())
+
+        async def ue_status(self, user: str) -> ue_control_pb2.StatusResponse:
+            return ue_control_pb2.StatusResponse(registered=True)
+
+        async def call(self, user: str, request: object) -> AsyncIterator[ue_control_pb2.CallEvent]:
+            yield ue_control_pb2.CallEvent(state="ended", sip_status=480, reason=reason)
+
+    def user(name: str, *, software_ue: bool) -> SimpleNamespace:
+        more = {"software_ue": software_ue, "announces": (), "gateway": "g", "kms_level": "off"}
+        return SimpleNamespace(name=name, impu=f"sip:{name}@x", tel="", **more)
+
+    users = {"alice": user("alice", software_ue=True), "dave": user("dave", software_ue=software_ue)}
+    lab: Any = SimpleNamespace(users=users, gateways=(), modes={}, names={}, nodes={})
+    desk = CallDesk(Calling(), SimpleNamespace(), lab)  # type: ignore[arg-type]
+
+    async def progress(item: Params) -> None:
+        del item
+
+    @async_test
+    async def run() -> None:
+        verdict = await desk.place(CallOrder("alice", "dave"), progress)
+        assert (verdict.sip_status, verdict.meaning) == (480, said)
+
+    return run()
+
+
+@pytest.mark.parametrize(
     ("reason", "word"),
     [
         ('Not Acceptable Here (399 127.0.0.1 "media-sec:kms-refused", 306 127.0.0.1 "x")', "refused"),
