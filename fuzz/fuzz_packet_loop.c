@@ -88,6 +88,7 @@ static struct {
 } came_from[SOCKETS][LOG];
 static int log_place[SOCKETS];
 static relay_flow flows[SOCKETS];
+static relay_counts counts[SOCKETS];
 static relay_source sources[SOCKETS][4];
 static relay_loop *loop;
 static const uint8_t *script, *script_end;
@@ -332,6 +333,7 @@ static void configure(int place)
 {
     relay_flow *flow = &flows[place];
     unsigned choice = next();
+    flow->counts = &counts[place];
     flow->kind = place % 2 ? STRANGERS : FLOW;
     flow->out = FIRST + (place < 4 ? 4 + place / 2 : place - 4); /* sockets that nobody reads from send for 0 and 2 */
     flow->opaque = (choice & 1) && flow->kind == FLOW ? 1 : 0;
@@ -454,21 +456,22 @@ static void check(void)
     uint64_t packets = 0;
     for (int i = 0; i < SOCKETS; i++) {
         const relay_flow *flow = &flows[i];
+        const relay_counts *counted = &counts[i];
         uint64_t drops = 0;
         for (int cause = 0; cause < RELAY_CAUSES; cause++)
-            drops += flow->drops[cause];
-        MUST(drops == flow->dropped && flow->rtcp_refused <= flow->dropped);
-        MUST(flow->kind == FLOW || flow->packets == 0);
-        packets += flow->packets;
+            drops += counted->drops[cause];
+        MUST(drops == counted->refused + counted->rtcp_refused);
+        MUST(flow->kind == FLOW || counted->packets == 0);
+        packets += counted->packets;
         uint64_t back = 0, octets_back = 0;
         for (int j = 0; j < loop->back_count; j++)
             if (loop->back[j].descriptor == FIRST + i) {
                 back++;
                 octets_back += (uint64_t)loop->back[j].size;
             }
-        MUST(read_from[i] == flow->packets + flow->dropped + back + taken_from[i]);
-        if (flow->rtcp_refused == 0)
-            MUST(octets_from[i] == flow->octets_in + octets_back + octets_taken[i]);
+        MUST(read_from[i] == counted->packets + drops + back + taken_from[i]);
+        if (counted->rtcp_refused == 0)
+            MUST(octets_from[i] == counted->octets_in + octets_back + octets_taken[i]);
     }
     MUST(packets == sent_packets);
     MUST(loop->noted_count >= 0 && loop->noted_count <= loop->most && loop->ready_count >= 0);
@@ -558,6 +561,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *octets, size_t size)
     memset(watched_now, 0, sizeof watched_now);
     memset(read_from, 0, sizeof read_from);
     memset(flows, 0, sizeof flows);
+    memset(counts, 0, sizeof counts);
     memset(sources, 0, sizeof sources);
     memset(news, 0, sizeof news);
     memset(octets_from, 0, sizeof octets_from);

@@ -17,6 +17,7 @@ from typing import Protocol, Self, cast
 
 from media.relay import libsrtp
 from media.relay.batch import Batch
+from media.relay.board import CAUSES, COUNTS_OCTETS, Board, Tally
 from media.relay.contexts import CAUSE_OF, Source
 from media.relay.fast_path import Flow, Path, ReceivePackets, rtcp_trailer_of, trailer_of
 from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS, Address, DropCause, Protection, RelayUnavailableError
@@ -28,23 +29,6 @@ from media.relay.stream import StreamSide
 
 CHOICE = "IMSLAB_PACKET_LOOP"
 """Environment variable: ``python`` leaves a compiled loop unused, ``compiled`` refuses to run without it."""
-CAUSES = (
-    DropCause.AUTH_FAILED,
-    DropCause.REPLAYED,
-    DropCause.MKI,
-    DropCause.KEY_EXPIRED,
-    DropCause.TOO_SHORT,
-    DropCause.OVERSIZE,
-    DropCause.NOT_RTP,
-    DropCause.STUN,
-    DropCause.DTLS,
-    DropCause.WRONG_SOURCE,
-    DropCause.RATE_LIMITED,
-    DropCause.SEND_BLOCKED,
-    DropCause.UNREACHABLE,
-    DropCause.SSRC_LIMIT,
-)
-"""Causes by their numbers in `packet_loop.h`."""
 _NOTED_AT_ONCE = 256
 _STRANGERS = 1
 _ADDRESS_OCTETS, _KNOWN = 18, 2
@@ -66,14 +50,8 @@ class _Fields(Protocol):
     trailer: int
     rtcp_trailer: int
     rate: float
-    active: float
     left: int
-    packets: int
-    octets_in: int
-    octets_out: int
-    dropped: int
-    rtcp_refused: int
-    drops: list[int]
+    counts: object
     known: object
     known_count: int
     source_count: int
@@ -98,9 +76,11 @@ class _Ffi(Protocol):
     NULL: object
 
     def new(self, kind: str, value: object = None) -> object: ...
-    def cast(self, kind: str, value: int) -> object: ...
+    def cast(self, kind: str, value: object) -> object: ...
     def gc(self, value: object, destructor: object) -> object: ...
     def buffer(self, value: object, size: int = -1) -> memoryview: ...
+    def from_buffer(self, value: object) -> object: ...
+    def sizeof(self, kind: str) -> int: ...
 
 
 class _Lib(Protocol):
@@ -150,6 +130,8 @@ def _extension() -> tuple[_Extension | None, str]:
     }
     if any(cast("int | None", getattr(found.lib, name, None)) != value for name, value in wanted.items()):
         return None, "built from another version; install anew"
+    if found.ffi.sizeof("relay_counts") != COUNTS_OCTETS:
+        return None, "built with other counters; install anew"
     return found, ""
 
 
@@ -247,9 +229,16 @@ class CompiledLoop:
     def _pointer(self, address: int) -> object:
         return self.ffi.cast("void *", address)
 
-    def new_flow(self) -> _Fields:
-        """Return the memory of a flow; the loop keeps only a pointer to it."""
-        return cast("_Fields", self.ffi.new("relay_flow *"))
+    def new_flow(self, counts: object) -> _Fields:
+        """Return the memory of a flow that is counted at `counts`; the loop keeps only a pointer to it."""
+        fields = cast("_Fields", self.ffi.new("relay_flow *"))
+        fields.counts = counts
+        return fields
+
+    def counts(self, board: Board, tally: Tally) -> object:
+        """Return the pointer to where a side is counted; good for as long as the board's memory."""
+        start = int(cast("int", self.ffi.cast("uintptr_t", self.ffi.from_buffer(board.memory))))
+        return self.ffi.cast("relay_counts *", start + board.offset(tally))
 
     def new_sources(self, count: int) -> Sequence[_SourceFields]:
         """Return the memory of sources."""
@@ -302,38 +291,6 @@ class CompiledLoop:
         return taken
 
 
-class _Counted:
-    """What a relay_flow counted and nobody took over yet."""
-
-    def __init__(self, fields: _Fields) -> None:
-        self._fields = fields
-        self._packets = self._octets_in = self._octets_out = self._dropped = self._rtcp_refused = 0
-        self._drops = [0] * len(CAUSES)
-
-    def take(self) -> tuple[int, int, int]:
-        """Return packets carried and octets in and out since the last call."""
-        fields = self._fields
-        before = self._packets, self._octets_in, self._octets_out
-        self._packets, self._octets_in, self._octets_out = fields.packets, fields.octets_in, fields.octets_out
-        return self._packets - before[0], self._octets_in - before[1], self._octets_out - before[2]
-
-    def take_drops(self) -> tuple[int, int, list[tuple[DropCause, int]]]:
-        """Return packets and RTCP packets dropped since the last call, and by cause."""
-        if self._fields.dropped == self._dropped:
-            return 0, 0, []
-        rtcp, fields = self._fields.rtcp_refused, self._fields
-        causes, total = [], 0
-        for number, cause in enumerate(CAUSES):
-            count = fields.drops[number] - self._drops[number]
-            if count:
-                self._drops[number] += count
-                total += count
-                causes.append((cause, count))
-        self._dropped += total
-        refused, self._rtcp_refused = rtcp - self._rtcp_refused, rtcp
-        return total - refused, refused, causes
-
-
 class CompiledFlow(Flow):
     """A flow whose quick way is compiled where its sessions are libsrtp's own.
 
@@ -352,13 +309,15 @@ class CompiledFlow(Flow):
         slow: SlowPath,
         receivers: MutableMapping[int, ReceivePackets],
         loop: CompiledLoop,
+        board: Board,
         poll: select.epoll,
     ) -> None:
         super().__init__(side, port, buffer, batch, slow, receivers)
         self._loop = loop
         self._poll = poll
-        self._fields, self._strangers = loop.new_flow(), loop.new_flow()
-        self._counted, self._refused = _Counted(self._fields), _Counted(self._strangers)
+        self._board = board
+        counts = loop.counts(board, side.tally)
+        self._fields, self._strangers = loop.new_flow(counts), loop.new_flow(counts)
         self._strangers.kind = _STRANGERS
         self._rows = loop.new_sources(1)
         self._row_count = 1
@@ -382,9 +341,7 @@ class CompiledFlow(Flow):
         super().retire()
         self._watch(carried=False, refusing=False)
         self._resting = False
-        self._side.packets_in += self._take_drops(self._counted)
-        self._side.octets_in += self._counted.take()[1]
-        self._take_refused()
+        self._take_counts()
         self._compiled, self._sessions = None, ()
 
     def _enter(self) -> None:
@@ -525,33 +482,27 @@ class CompiledFlow(Flow):
 
     def _take(self) -> None:
         """Take over what the loop counted, and the sources as it left them."""
-        side, far = self._side, self._side.far
         for entry, source in zip(self._rows, self._order, strict=False):
             source.highest, source.first, source.received = entry.highest, entry.first, entry.received
             source.cycles, source.jitter = entry.cycles, entry.jitter
             source.transit = entry.transit if entry.has_transit else None
-        dropped = self._take_drops(self._counted)
-        moved, octets_in, octets_out = self._counted.take()
-        side.packets_in += moved + dropped
+        self._take_counts()
+
+    def _take_counts(self) -> None:
+        """Take over what the thread counted of this side, and of the far one what went there."""
+        side, far, tally = self._side, self._side.far, self._side.tally
+        refused, rtcp, causes = tally.take_drops()
+        moved, octets_in, octets_out = tally.take()
+        side.packets_in += moved + refused
         side.octets_in += octets_in
+        side.rtcp_in += rtcp
+        for cause, count in causes:
+            self._slow.drop(side, cause, count)
         if moved and far is not None:
             far.packets_out += moved
             far.octets_out += octets_out
-            side.last_in = far.last_out = self._fields.active
+            side.last_in = far.last_out = self._board.active(tally)
             side.silence_told = False
             for context in (side.receiver, far.sender):
                 if context is not None:
                     context.lifetime.srtp_used += moved
-        self._take_refused()
-
-    def _take_refused(self) -> None:
-        self._side.packets_in += self._take_drops(self._refused)
-        self._side.octets_in += self._refused.take()[1]
-
-    def _take_drops(self, counted: _Counted) -> int:
-        """Take over what was dropped; returns how many of them were packets of media."""
-        media, rtcp, causes = counted.take_drops()
-        self._side.rtcp_in += rtcp
-        for cause, count in causes:
-            self._slow.drop(self._side, cause, count)
-        return media

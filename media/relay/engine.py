@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from media.relay.batch import Batch
+from media.relay.board import Board
 from media.relay.compiled import CompiledFlow, CompiledLoop, why_not_compiled
 from media.relay.fast_path import VIEWS, Flow, ReceivePackets
 from media.relay.interface import (
@@ -27,6 +28,7 @@ from media.relay.interface import (
     Resume,
     Side,
     SideConfig,
+    SideCounts,
     StreamConfig,
     TappedPacket,
     UnknownStreamError,
@@ -80,6 +82,8 @@ class RelayEngine:
         self._threads = 0
         if not why_not_compiled() if compiled is None else compiled:
             self._start_loops(workers)
+        self.board = Board()
+        """Counters of the streams, to be shown to others."""
         self._pool = PortPool(clock, port_range)
         self._buffer = PacketBuffer(MAX_DATAGRAM + 1)
         self._batch = Batch(VIEWS)
@@ -101,6 +105,7 @@ class RelayEngine:
             latched=self._sockets_changed,
             settle=self._settle_flow,
             resume=self._resume_flow,
+            counted=self._publish,
         )
         self._later: list[tuple[StreamSide, Port, Address, bytes]] = []
 
@@ -233,6 +238,7 @@ class RelayEngine:
             for side in stream.sides.values():
                 self._check_silence(side, now)
                 self._check_lifetimes(side)
+            self._publish(stream)
 
     def add(self, config: StreamConfig) -> Mapping[Side, LocalAddress]:
         """See :meth:`media.relay.interface.Relay.add`."""
@@ -318,6 +324,7 @@ class RelayEngine:
             for each in names:
                 self._close_side(self._side(stream, each))
             self._refresh(stream, self._clock())
+        self._publish(stream)
         if not stream.sides:
             del self._streams[stream_id]
             if isinstance(stream.guard, CompiledLoop):
@@ -339,7 +346,22 @@ class RelayEngine:
         for name in names:
             self._settle(self._streams[name])
             result.append(self._streams[name].statistics(now))
+            self._publish(self._streams[name])
         return result
+
+    def rows(self, stream_ids: Sequence[str] | None = None) -> Mapping[str, Mapping[Side, int]]:
+        """Which rows of the board the named streams, or all of them, have."""
+        names = self._streams if stream_ids is None else [name for name in stream_ids if name in self._streams]
+        return {name: {each: side.tally.row for each, side in self._streams[name].sides.items()} for name in names}
+
+    def counts(self) -> Mapping[str, Mapping[Side, SideCounts]]:
+        """See :meth:`media.relay.interface.Relay.counts`."""
+        return self.board.read(self.rows())
+
+    def _publish(self, stream: Stream) -> None:
+        for side in stream.sides.values():
+            far = side.far
+            self.board.publish(side.tally, None if far is None else far.tally, side.counters, side.drops)
 
     def drain(self) -> int:
         """See :meth:`media.relay.interface.Relay.drain`."""
@@ -357,6 +379,7 @@ class RelayEngine:
         self._streams.clear()
         self._loops.clear()
         self._epoll.close()
+        self.board.release()
 
     def roc(self, stream_id: str, name: Side, ssrc: int, *, received: bool) -> int | None:
         """Return the rollover counter of an SSRC, of what is received or of what is sent; None when it is not bound."""
@@ -384,9 +407,16 @@ class RelayEngine:
             rtp, rtcp = self._pool.open(config.local_ip, pair=pair, dscp=config.dscp)
         else:
             rtp, rtcp = self._pool.open_again(config.local_ip, resume.port, pair=pair, dscp=config.dscp)
+        try:
+            tally = self.board.open()
+        except RelayUnavailableError:
+            for each in (rtp, rtcp):
+                if each is not None:
+                    each.close()
+            raise
         ports = Port(rtp, rtcp=False), None if rtcp is None else Port(rtcp, rtcp=True)
         now = self._clock()
-        side = StreamSide(stream, name, config, ports, now)
+        side = StreamSide(stream, name, config, ports, tally, now)
         if resume is not None:
             side.resume = resume
             side.rtp.resume(resume.latched)
@@ -395,6 +425,7 @@ class RelayEngine:
         except Exception:
             for port in side.ports:
                 port.close()
+            self.board.close(tally)
             raise
         stream.sides[name] = side
         for port in side.ports:
@@ -430,7 +461,7 @@ class RelayEngine:
         if not isinstance(loop, CompiledLoop):
             self._epoll.register(descriptor, select.EPOLLIN)
             return Flow(*parts)
-        flow = CompiledFlow(*parts, loop, self._epoll)
+        flow = CompiledFlow(*parts, loop, self.board, self._epoll)
         for each in flow.descriptors:
             self._by_descriptor[each] = flow
         return flow
@@ -451,6 +482,7 @@ class RelayEngine:
                 self._retire(flow)
             port.close()
         side.stream.sides.pop(side.name, None)
+        self.board.close(side.tally)
         self._later = [entry for entry in self._later if entry[0] is not side]
 
     def _catcher(self, side: StreamSide, port: Port) -> ReceivePackets:

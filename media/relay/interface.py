@@ -229,6 +229,19 @@ class LocalAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class SideCounts:
+    """What :class:`SideStatistics` counts, as it stands in memory: see :meth:`Relay.counts`."""
+
+    packets_in: int
+    packets_out: int
+    octets_in: int
+    octets_out: int
+    rtcp_in: int
+    rtcp_out: int
+    drops: Mapping[DropCause, int]
+
+
+@dataclass(frozen=True, slots=True)
 class SideStatistics:
     """Counters of one side. RTCP is counted apart from RTP; per direction, in = out of the other side + drops of this
     one."""
@@ -405,6 +418,14 @@ class Relay(ABC):
     @abstractmethod
     async def statistics(self, stream_ids: Sequence[str] | None = None) -> list[RelayStatistics]:
         """Counters of the named streams, or of all. Names that are unknown are left out."""
+
+    @abstractmethod
+    def counts(self) -> Mapping[str, Mapping[Side, SideCounts]]:
+        """Counters of every stream, read from memory: no command is given and nothing waits.
+
+        They are those of this very moment, but for what goes the quick way of an interpreted loop, which is counted in
+        at each tick (a second ago at most, with up to 1000 streams). When the loop died they are its last.
+        """
 
     async def remember(self, key: str, note: str | None) -> None:
         """Keep a text for who commands this loop when its present commander is gone; None: forget it.

@@ -336,19 +336,25 @@ static void measure(relay_source *source, double transit)
 /* Count a drop; what is RTCP is not counted among the packets and octets of media. */
 static void drop(relay_flow *flow, int cause, int size, int rtcp)
 {
-    flow->drops[cause]++;
-    if (rtcp)
-        flow->rtcp_refused++;
-    else
-        flow->octets_in += (uint64_t)size;
-    flow->dropped++;
+    flow->counts->drops[cause]++;
+    if (rtcp) {
+        flow->counts->rtcp_refused++;
+    } else {
+        flow->counts->refused++;
+        flow->counts->octets_in += (uint64_t)size;
+    }
+}
+
+static uint64_t dropped(const relay_flow *flow)
+{
+    return flow->counts->refused + flow->counts->rtcp_refused;
 }
 
 static void sent(relay_flow *flow, int in, int out)
 {
-    flow->packets++;
-    flow->octets_in += (uint64_t)in;
-    flow->octets_out += (uint64_t)out;
+    flow->counts->packets++;
+    flow->counts->octets_in += (uint64_t)in;
+    flow->counts->octets_out += (uint64_t)out;
 }
 
 /* An error may tell of an earlier packet: then this one is tried once more. */
@@ -518,7 +524,7 @@ static int carry(relay_loop *loop, relay_flow *flow, int descriptor, double now,
     int count = receive(loop, descriptor, sizes, 0);
     if (count < 1) /* nothing there, or an error about something sent earlier */
         return count < 0 && errno != EAGAIN && errno != EWOULDBLOCK;
-    uint64_t before = flow->packets;
+    uint64_t before = flow->counts->packets;
     int together = count >= MANY || (busy && count > 1);
     for (int i = 0; i < count; i++) {
         came[ready] = sizes[i];
@@ -538,8 +544,8 @@ static int carry(relay_loop *loop, relay_flow *flow, int descriptor, double now,
         }
     }
     depart(flow, packets, came, ready, together);
-    if (flow->packets != before)
-        flow->active = now;
+    if (flow->counts->packets != before)
+        flow->counts->active = now;
     return count == RELAY_SLOTS;
 }
 
@@ -601,10 +607,10 @@ static void tell(relay_loop *loop)
 
 static int serve(relay_loop *loop, relay_flow *flow, int descriptor, int busy)
 {
-    uint64_t dropped = flow->dropped;
+    uint64_t before = dropped(flow);
     double now = loop->round;
     int more = flow->kind == STRANGERS ? refuse(loop, flow, descriptor, now) : carry(loop, flow, descriptor, now, busy);
-    if (flow->dropped != dropped && !flow->noted) {
+    if (dropped(flow) != before && !flow->noted) {
         flow->noted = 1;
         loop->noted[loop->noted_count++] = descriptor;
     }

@@ -33,6 +33,18 @@
 #define DROP_SSRC_LIMIT 13
 #define RELAY_CAUSES 14
 
+/* What is counted of a side's packets, by one thread; it may lie in memory that other processes read at any time.
+ *
+ * Only grows, but for `active`, when a packet was last sent on. What is in drops[] is media, then it is among `refused`,
+ * or RTCP.
+ */
+typedef struct {
+    uint64_t packets, octets_in, octets_out;
+    uint64_t refused, rtcp_refused;
+    uint64_t drops[RELAY_CAUSES];
+    double active;
+} relay_counts;
+
 typedef struct {
     uint32_t ssrc;
     uint16_t highest, first;
@@ -43,9 +55,8 @@ typedef struct {
 
 /* One socket of a stream: of kind FLOW what a side's peer sends, of kind STRANGERS what anybody else sends to its port.
  *
- * Counters only grow and are read at any time; everything else changes only while the loop is held. rtcp_refused is of
- * those in drops[] what is RTCP. `sources` belongs to who made the flow. Packets of `known` senders are no strangers'.
- * `left` is how many packets its keys may still carry here.
+ * It changes only while the loop is held, but for what `counts` points to. That and `sources` belong to who made the
+ * flow. Packets of `known` senders are no strangers'. `left` is how many packets its keys may still carry here.
  */
 typedef struct {
     int kind;
@@ -58,12 +69,10 @@ typedef struct {
     int receiving_mki, sending_mki;
     int trailer, rtcp_trailer;
     double rate;
-    double active;
     double looks, looks_at;
     uint64_t left;
-    uint64_t packets, octets_in, octets_out;
-    uint64_t dropped, rtcp_refused, handed_back;
-    uint64_t drops[RELAY_CAUSES];
+    uint64_t handed_back;
+    relay_counts *counts;
     unsigned char known[RELAY_KNOWN][ADDRESS_OCTETS];
     int known_count;
     int source_count, source_limit;

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from media.relay import interface, wire
+from media.relay.board import SharedCounters
 from media.relay.interface import (
     EventListener,
     KeySet,
@@ -23,6 +24,7 @@ from media.relay.interface import (
     RelayUnavailableError,
     Side,
     SideConfig,
+    SideCounts,
     StreamConfig,
     TapListener,
     TappedPacket,
@@ -89,6 +91,8 @@ class RelayProcess(Relay):
         self._taps: TapListener | None = None
         self._closed = False
         self._kind = ""
+        self._counters: SharedCounters | None = None
+        self._rows: dict[str, dict[Side, int]] = {}
         self.on_death: Callable[[], None] | None = None
 
     @classmethod
@@ -165,16 +169,32 @@ class RelayProcess(Relay):
 
     def _readable(self) -> None:
         try:
-            octets = self._control.recv(1 << 20)
+            octets = self._control.recv(1 << 20) if self._counters is not None else self._receive_counters()
         except BlockingIOError:
             return
         except OSError:
             octets = b""
+        except RelayUnavailableError as error:
+            self._refuse(error)
+            return
         if not octets:
             self._died()
             return
         for frame in self._reader.feed(octets):
             self._take(frame)
+
+    def _receive_counters(self) -> bytes:
+        """Read the first words, with which the shared counters come. Raises RelayUnavailableError."""
+        octets, descriptors, _, _ = socket.recv_fds(self._control, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
+        for descriptor in descriptors:
+            self._counters = SharedCounters(descriptor)
+        return octets
+
+    def _refuse(self, error: RelayUnavailableError) -> None:
+        """Have nothing to do with a packet loop that is not as it should be."""
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        self._died()
 
     def _take(self, frame: Frame) -> None:
         if isinstance(frame, TappedPacket):
@@ -184,8 +204,11 @@ class RelayProcess(Relay):
             if self._events is not None:
                 self._events(wire.read_event(frame))
         elif "ready" in frame:
-            if frame["ready"]:
+            if frame["ready"] and self._counters is None:
+                self._ready.set_exception(RelayUnavailableError("the packet loop does not share its counters"))
+            elif frame["ready"]:
                 self._kind = wire.text(frame["loop"])
+                self._rows = wire.read_rows(frame["rows"])
                 self._ready.set_result(None)
             else:
                 self._ready.set_exception(RelayUnavailableError(wire.text(frame["message"])))
@@ -250,12 +273,17 @@ class RelayProcess(Relay):
 
     async def add(self, config: StreamConfig) -> Mapping[Side, LocalAddress]:
         """See :class:`Relay`."""
-        return wire.read_locals(await self._command("add", stream=wire.write_stream(config)))
+        return self._opened(await self._command("add", stream=wire.write_stream(config)))
 
     async def modify(self, stream_id: str, side: Side, config: SideConfig) -> LocalAddress:
         """See :class:`Relay`."""
         answer = await self._command("modify", stream=stream_id, side=side.value, config=wire.write_side(config))
-        return wire.read_locals(answer)[side]
+        return self._opened(answer)[side]
+
+    def _opened(self, answer: Json) -> dict[Side, LocalAddress]:
+        told = wire.members(answer)
+        self._rows |= wire.read_rows(told["rows"])
+        return wire.read_locals(told["locals"])
 
     async def rekey(
         self,
@@ -273,7 +301,13 @@ class RelayProcess(Relay):
     async def remove(self, stream_id: str, side: Side | None = None) -> RelayStatistics:
         """See :class:`Relay`."""
         name = None if side is None else side.value
-        return wire.read_statistics(await self._command("remove", stream=stream_id, side=name))
+        statistics = wire.read_statistics(await self._command("remove", stream=stream_id, side=name))
+        rows = self._rows.get(stream_id, {})
+        for each in statistics.sides:
+            rows.pop(each, None)
+        if not rows:
+            self._rows.pop(stream_id, None)
+        return statistics
 
     async def tap(self, stream_id: str, *, enabled: bool) -> None:
         """See :class:`Relay`."""
@@ -283,6 +317,10 @@ class RelayProcess(Relay):
         """See :class:`Relay`."""
         names: Json = None if stream_ids is None else list(stream_ids)
         return [wire.read_statistics(each) for each in wire.items(await self._command("statistics", streams=names))]
+
+    def counts(self) -> Mapping[str, Mapping[Side, SideCounts]]:
+        """See :class:`Relay`."""
+        return self._counters.read(self._rows) if self._counters is not None else {}
 
     async def remember(self, key: str, note: str | None) -> None:
         """See :class:`Relay`."""

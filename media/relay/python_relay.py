@@ -13,6 +13,7 @@ from media.relay.interface import (
     RelayStatistics,
     Side,
     SideConfig,
+    SideCounts,
     StreamConfig,
     TapListener,
     TappedPacket,
@@ -85,6 +86,10 @@ class PythonRelay(Relay):
     async def statistics(self, stream_ids: Sequence[str] | None = None) -> list[RelayStatistics]:
         """See :class:`Relay`."""
         return self.engine.statistics(stream_ids)
+
+    def counts(self) -> Mapping[str, Mapping[Side, SideCounts]]:
+        """See :class:`Relay`."""
+        return self.engine.counts()
 
     async def drain(self) -> int:
         """See :class:`Relay`."""

@@ -22,7 +22,7 @@ from media.relay.interface import (
 )
 from media.relay.libsrtp import PacketBuffer
 from media.relay.port import Port, Verdict
-from media.relay.stream import StreamSide
+from media.relay.stream import Stream, StreamSide
 
 _FAILURES = frozenset({DropCause.AUTH_FAILED, DropCause.REPLAYED, DropCause.MKI})
 _SSRC_OFFSET = {False: 8, True: 4}
@@ -33,7 +33,7 @@ class SlowPath:
 
     `notify` takes events, `mirror` takes tapped packets, `latched` is told (side, packets that came meanwhile) after
     the sockets of a port changed. `settle` and `resume` are called around a change of a side's sources, of which the
-    quick way keeps a state of its own.
+    quick way keeps a state of its own; `counted` is told the stream after a packet.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class SlowPath:
         latched: Callable[[StreamSide, Port, list[tuple[bytes, Address]]], None],
         settle: Callable[[StreamSide], None],
         resume: Callable[[StreamSide], None],
+        counted: Callable[[Stream], None],
     ) -> None:
         self._buffer = buffer
         self._notify = notify
@@ -52,6 +53,7 @@ class SlowPath:
         self._latched = latched
         self._settle = settle
         self._resume = resume
+        self._counted = counted
         self._left: TappedPacket | None = None
         """The packet just sent, when the stream is tapped: it is told after the one that came."""
 
@@ -59,6 +61,7 @@ class SlowPath:
         """Carry the packet in the buffer, which came to `port` from `address`, to the other side, or count why not."""
         with side.stream.guard:
             self._receive(side, port, address, now)
+        self._counted(side.stream)
 
     def _receive(self, side: StreamSide, port: Port, address: Address, now: float) -> None:
         length = self._buffer.length[0]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from ipaddress import ip_address
 
+from media.relay.board import Tally
 from media.relay.contexts import Receiver, Sender, Source, UsedKeys
 from media.relay.interface import (
     MAX_SSRCS,
@@ -53,12 +54,20 @@ class StreamSide:
         "sources",
         "started",
         "stream",
+        "tally",
     )
 
     def __init__(
-        self, stream: "Stream", name: Side, config: SideConfig, ports: tuple[Port, Port | None], now: float
+        self,
+        stream: "Stream",
+        name: Side,
+        config: SideConfig,
+        ports: tuple[Port, Port | None],
+        tally: Tally,
+        now: float,
     ) -> None:
         self.stream = stream
+        self.tally = tally
         self.name = name
         self.config = config
         self.rtp, self.rtcp = ports
@@ -180,6 +189,11 @@ class StreamSide:
         if source is None:
             source = self.sources[ssrc] = Source(ssrc, 0)
         return source
+
+    @property
+    def counters(self) -> tuple[int, int, int, int, int, int]:
+        """Counters in the order of :class:`SideCounts`."""
+        return self.packets_in, self.packets_out, self.octets_in, self.octets_out, self.rtcp_in, self.rtcp_out
 
     def statistics(self, now: float) -> SideStatistics:
         """Copy the counters."""

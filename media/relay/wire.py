@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from keying.secret import Secret
 from keying.suites import SUITES
+from media.relay.board import MOST_ROWS, Rows
 from media.relay.interface import (
     Address,
     BadStreamConfigError,
@@ -87,10 +88,11 @@ def _unpack(kind: int, body: bytes) -> Frame:
         return _read_tapped(json.loads(body[4 : 4 + split]), body[4 + split :])
     if kind != _COMMAND:
         raise FrameError("unknown kind of frame")
-    return _object(json.loads(body))
+    return members(json.loads(body))
 
 
-def _object(value: Json) -> dict[str, Json]:
+def members(value: Json) -> dict[str, Json]:
+    """Return a JSON object. Raises FrameError."""
     if not isinstance(value, dict):
         raise FrameError("an object was expected")
     return value
@@ -157,7 +159,7 @@ def read_keys(value: Json) -> KeySet | None:
     """Decode a key set. Raises FrameError, BadStreamConfigError."""
     if value is None:
         return None
-    fields = _object(value)
+    fields = members(value)
     suite = SUITES.get(text(fields["suite"]))
     if suite is None:
         raise BadStreamConfigError("unknown suite")
@@ -195,7 +197,7 @@ def write_side(config: SideConfig) -> Json:
 
 def read_side(value: Json) -> SideConfig:
     """Decode the configuration of a side. Raises FrameError."""
-    fields = _object(value)
+    fields = members(value)
     return SideConfig(
         local_ip=text(fields["local_ip"]),
         protection=Protection(text(fields["protection"])),
@@ -230,9 +232,9 @@ def write_stream(config: StreamConfig) -> Json:
 
 def read_stream(value: Json) -> StreamConfig:
     """Decode a stream. Raises FrameError."""
-    fields = _object(value)
-    sides = {Side(name): read_side(side) for name, side in _object(fields["sides"]).items()}
-    resume = {Side(name): _read_resume(side) for name, side in _object(fields.get("resume", {})).items()}
+    fields = members(value)
+    sides = {Side(name): read_side(side) for name, side in members(fields["sides"]).items()}
+    resume = {Side(name): _read_resume(side) for name, side in members(fields.get("resume", {})).items()}
     used = frozenset(bytes.fromhex(text(digest)) for digest in items(fields.get("used_keys", [])))
     return StreamConfig(text(fields["stream_id"]), sides, resume, used)
 
@@ -247,7 +249,7 @@ def _write_resume(resume: Resume) -> Json:
 
 
 def _read_resume(value: Json) -> Resume:
-    fields = _object(value)
+    fields = members(value)
     received, sent = read_positions(fields["received"]), read_positions(fields["sent"])
     return Resume(number(fields["port"]), _address(fields["latched"]), received, sent)
 
@@ -274,10 +276,30 @@ def write_locals(addresses: Mapping[Side, LocalAddress]) -> Json:
 def read_locals(value: Json) -> dict[Side, LocalAddress]:
     """Decode where the sides receive. Raises FrameError."""
     result = {}
-    for name, entry in _object(value).items():
+    for name, entry in members(value).items():
         ip, port, rtcp_port = items(entry)
         result[Side(name)] = LocalAddress(text(ip), number(port), number(rtcp_port))
     return result
+
+
+def write_rows(rows: Rows) -> Json:
+    """Encode which rows of the shared counters streams have."""
+    return {stream: {side.value: row for side, row in sides.items()} for stream, sides in rows.items()}
+
+
+def read_rows(value: Json) -> dict[str, dict[Side, int]]:
+    """Decode which rows of the shared counters streams have. Raises FrameError."""
+    return {
+        stream: {Side(side): _row(row) for side, row in members(sides).items()}
+        for stream, sides in members(value).items()
+    }
+
+
+def _row(value: Json) -> int:
+    row = number(value)
+    if not 0 <= row < MOST_ROWS:
+        raise FrameError("there is no such row of counters")
+    return row
 
 
 _COUNTERS = ("packets_in", "packets_out", "octets_in", "octets_out", "rtcp_in", "rtcp_out", "latch_changes", "lost")
@@ -304,14 +326,14 @@ def write_statistics(statistics: RelayStatistics) -> Json:
 
 def read_statistics(value: Json) -> RelayStatistics:
     """Decode the counters of a stream. Raises FrameError."""
-    fields = _object(value)
+    fields = members(value)
     sides = {}
-    for name, entry in _object(fields["sides"]).items():
-        side = _object(entry)
+    for name, entry in members(fields["sides"]).items():
+        side = members(entry)
         sides[Side(name)] = SideStatistics(
             protection=Protection(text(side["protection"])),
             suite=text(side["suite"]),
-            drops={DropCause(cause): number(count) for cause, count in _object(side["drops"]).items()},
+            drops={DropCause(cause): number(count) for cause, count in members(side["drops"]).items()},
             latched=_address(side["latched"]),
             jitter_ms=_real(side["jitter_ms"]),
             duration_s=_real(side["duration_s"]),

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +23,7 @@ from typing import NoReturn
 from keying.suites import SuiteError
 from media.relay import wire
 from media.relay.engine import TICK_MOST, TICK_S, TICK_SHARE, RelayEngine
-from media.relay.interface import RelayError, RelayEvent, Side, TappedPacket, Workers
+from media.relay.interface import LocalAddress, RelayError, RelayEvent, Side, TappedPacket, Workers
 from media.relay.refuge import Refuge, peer_of
 from media.relay.wire import Frame, Json
 from media.srtp_transform import enable_srtp_suite
@@ -102,7 +102,15 @@ class Worker:
             self._refuge.remove()
 
     def _tell_ready(self) -> None:
-        self._send({"ready": True, "loop": self._engine.loop})
+        """Say the first words to who commands from now on, and hand over the counters to read."""
+        assert self._control is not None
+        engine = self._engine
+        words = wire.pack({"ready": True, "loop": engine.loop, "rows": wire.write_rows(engine.rows())})
+        with contextlib.suppress(OSError):  # reading tells that the other end is gone
+            words = words[socket.send_fds(self._control, [words], [engine.board.descriptor]) :]
+            if words:
+                self._poll.modify(self._control.fileno(), select.EPOLLIN | select.EPOLLOUT)
+                self._outgoing += words
 
     def _heed(self) -> bool:
         """Read commands; False when the other end is gone or, with a refuge, is none that knows them."""
@@ -184,7 +192,8 @@ class Worker:
         engine = self._engine
         match name:
             case "add":
-                return wire.write_locals(engine.add(wire.read_stream(fields["stream"])))
+                config = wire.read_stream(fields["stream"])
+                return self._opened(config.stream_id, engine.add(config))
             case "statistics":
                 names = fields["streams"]
                 wanted = None if names is None else [wire.text(each) for each in wire.items(names)]
@@ -209,12 +218,15 @@ class Worker:
         if side is None:
             raise wire.FrameError("a side was expected")
         if name == "modify":
-            return wire.write_locals({side: engine.modify(stream_id, side, wire.read_side(fields["config"]))})
+            return self._opened(stream_id, {side: engine.modify(stream_id, side, wire.read_side(fields["config"]))})
         if name != "rekey":
             raise wire.FrameError("unknown command")
         send, receive = wire.read_keys(fields["send"]), wire.read_keys(fields["receive"])
         engine.rekey(stream_id, side, send=send, receive=receive, reset_roc=bool(fields["reset_roc"]))
         return None
+
+    def _opened(self, stream_id: str, locals_: Mapping[Side, LocalAddress]) -> Json:
+        return {"locals": wire.write_locals(locals_), "rows": wire.write_rows(self._engine.rows([stream_id]))}
 
     def _remember(self, key: str, note: Json) -> None:
         if note is None:

@@ -8,6 +8,8 @@ from nodes.imsagw.meter import MediaMeter
 from nodes.sipcontext import call_trace
 from sba.spans import SpanSource
 
+_COUNTERS = ("packets_in", "packets_out", "octets_in", "octets_out", "rtcp_in", "rtcp_out")
+
 
 class Associations:
     """Opens and closes the spans of a gateway. Nothing of a key is put on them."""
@@ -24,6 +26,8 @@ class Associations:
         That one has no request above it; it belongs to the trace of its call all the same.
         """
         self._open[id(record)] = context.relay_id(record.stream_id), termination.side
+        if self._meter is not None:
+            self._meter.began(*self._open[id(record)])
         if get_current_span().get_span_context().is_valid:
             record.span = self._tracer.start_span("media.association")
         else:
@@ -62,11 +66,13 @@ class Associations:
             record.span.add_event("rekeyed")
 
     def interrupted(self, record: StreamRecord) -> None:
-        """Note that the packet loop died with its counters: as last read they stay in the sums."""
-        if record.span is not None:
-            record.span.add_event("packet-loop-died")
+        """Note that the packet loop died, with the counters it had: the next one starts at nothing."""
+        found: dict[str, int] = {}
         if self._meter is not None and id(record) in self._open:
-            self._meter.ended(*self._open[id(record)], None)
+            last = self._meter.interrupted(*self._open[id(record)])
+            found = {f"media.{name}": getattr(last, name) for name in _COUNTERS}
+        if record.span is not None:
+            record.span.add_event("packet-loop-died", found)
 
     def close(self, record: StreamRecord, statistics: SideStatistics | None) -> None:
         """End the span with the final counters, as far as they are known."""
@@ -78,7 +84,7 @@ class Associations:
         if self._meter is not None:
             self._meter.ended(*ended, statistics)
         if statistics is not None:
-            for name in ("packets_in", "packets_out", "octets_in", "octets_out", "rtcp_in", "rtcp_out"):
+            for name in _COUNTERS:
                 span.set_attribute(f"media.{name}", getattr(statistics, name))
             for name in ("auth_failures", "replays", "latch_changes", "lost", "jitter_ms"):
                 span.set_attribute(f"media.{name}", getattr(statistics, name))

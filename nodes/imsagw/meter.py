@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from media.relay import RelayStatistics, Side, SideStatistics
+from media.relay import Side, SideCounts, SideStatistics
 from sba.metrics import observed
 from sba.telemetry import Telemetry
 
 _Key = tuple[str, ...]
+CountsReader = Callable[[], Mapping[str, Mapping[Side, SideCounts]]]
+_NOTHING = SideCounts(0, 0, 0, 0, 0, 0, {})
 
 
 class MediaMeter:
-    """Sums the counters of streams that ended and those of the streams that go on, as last read.
+    """Sums the counters of streams that ended and those of the streams that go on, as they stand in shared memory.
 
     A stream's counters never fall, so neither does a sum.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._ended: Counter[_Key] = Counter()
-        self._live: dict[tuple[str, Side], SideStatistics] = {}
+        self._live: dict[tuple[str, Side], SideCounts] = {}
+        self._read: CountsReader = dict
         self._meter = meter = telemetry.meter
         meter.create_observable_counter(
             "media.packets", [self._observe("packets", "network.io.direction")], "{packet}", "RTP packets by side"
@@ -37,13 +40,15 @@ class MediaMeter:
     def watch(
         self,
         *,
+        counts: CountsReader,
         streams: Callable[[], int],
         room: int,
         contexts: Callable[[], int],
         commands: Callable[[], int],
         restarts: Callable[[], int],
     ) -> None:
-        """Make the gauges of the gateway: `room` is how many streams it takes."""
+        """Make the gauges of the gateway: `room` is how many streams it takes, `counts` reads the counters of all."""
+        self._read = counts
         meter = self._meter
         meter.create_observable_gauge("media.streams", observed(streams), "{stream}", "Streams in use")
         meter.create_observable_gauge("media.streams.limit", observed(lambda: room), "{stream}", "Streams there may be")
@@ -55,19 +60,32 @@ class MediaMeter:
             "imslab.relay.restarts", observed(restarts), "{restart}", "Packet loops that died and were replaced"
         )
 
-    def read(self, counters: Iterable[RelayStatistics]) -> None:
-        """Take the present counters of all streams."""
-        self._live = {(one.stream_id, side): told for one in counters for side, told in one.sides.items()}
+    def refresh(self) -> None:
+        """Read the present counters of the sides that have begun and not ended."""
+        for stream_id, sides in self._read().items():
+            for side, found in sides.items():
+                if (stream_id, side) in self._live:
+                    self._live[stream_id, side] = found
+
+    def began(self, stream_id: str, side: Side) -> None:
+        """Count a side from now on."""
+        self._live[stream_id, side] = _NOTHING
+
+    def interrupted(self, stream_id: str, side: Side) -> SideCounts:
+        """Keep what was last read of a side whose packet loop died, as it starts again at nothing; returns that."""
+        found = self._live.get((stream_id, side), _NOTHING)
+        self._ended.update(_counts(side, found))
+        self._live[stream_id, side] = _NOTHING
+        return found
 
     def ended(self, stream_id: str, side: Side, final: SideStatistics | None) -> None:
-        """Take the last counters of a side; None where the packet loop took them with it: as last read."""
-        last = self._live.pop((stream_id, side), None)
-        found = final if final is not None else last
-        if found is not None:
-            self._ended.update(_counts(side, found))
+        """Take the last counters of a side; None where nobody knows them: as last read."""
+        last = self._live.pop((stream_id, side), _NOTHING)
+        self._ended.update(_counts(side, final or last))
 
     def _observe(self, what: str, label: str) -> Callable[[CallbackOptions], list[Observation]]:
         def read(_options: CallbackOptions) -> list[Observation]:
+            self.refresh()
             total = Counter(self._ended)
             for (_, side), told in tuple(self._live.items()):
                 total.update(_counts(side, told))
@@ -80,7 +98,7 @@ class MediaMeter:
         return read
 
 
-def _counts(side: Side, told: SideStatistics) -> Mapping[_Key, int]:
+def _counts(side: Side, told: SideCounts | SideStatistics) -> Mapping[_Key, int]:
     return {
         ("packets", side.value, "receive"): told.packets_in,
         ("packets", side.value, "transmit"): told.packets_out,

@@ -81,6 +81,7 @@ class ImsAgw(NetworkFunction):
         self.gateway = MediaGateway(relay, self.settings, associations, time.monotonic, changed=self._changed)
         gateway = self.gateway
         self._meter.watch(
+            counts=lambda: gateway.relay.counts() if gateway.usable.is_set() else {},
             streams=lambda: gateway.streams_in_use,
             room=self.settings.streams_max,
             contexts=lambda: len(gateway.contexts),
@@ -240,6 +241,7 @@ class ImsAgw(NetworkFunction):
         """Start another packet loop and give it the streams of the one that died; requests wait meanwhile."""
         if not self.gateway.usable.is_set():
             return  # it is looked after
+        self._meter.refresh()  # the dead process's last counters are still to be read
         self.gateway.interrupted()
         self.telemetry.log("packet-loop-died", level="error", contexts=len(self.gateway.contexts))
         self._restarting = asyncio.ensure_future(self._restart_relay(time.monotonic()))
@@ -358,7 +360,6 @@ class ImsAgw(NetworkFunction):
                 counters = await self.gateway.relay.statistics()
             except RelayError:  # being restarted
                 continue
-            self._meter.read(counters)
             self.gateway.note(counters)
             now = time.monotonic()
             for context in hanging_contexts(

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.metrics import CallbackOptions
 
 from keying.sdes import generate
 from media.relay import RelayUnavailableError
@@ -43,6 +44,12 @@ def kill(node: ImsAgw) -> int:
     pid = int(node.gateway.relay.pid)  # type: ignore[attr-defined]
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def packets(node: ImsAgw) -> dict[tuple[object, object], float]:
+    """What the metric says, by side and direction."""
+    observed = node._meter._observe("packets", "network.io.direction")(CallbackOptions())
+    return {tuple((each.attributes or {}).values()): each.value for each in observed}  # type: ignore[misc]
 
 
 async def back(node: ImsAgw, dead: int) -> None:
@@ -89,14 +96,26 @@ async def test_streams_without_keys_of_the_gateway_simply_go_on(tmp_path: Path, 
         await call.reserve(*plain(call, transport))
         call.phone.sendto(rtp(1), call.port(ACCESS))
         assert await read(call.far) == rtp(1)
+
+        async def counted() -> bool:
+            return any(side.packets_out for sides in node.gateway.relay.counts().values() for side in sides.values())
+
+        await until(counted)
         dead = kill(node)
         await back(node, dead)
         call.far.sendto(rtp(2), call.port(CORE))
         assert await read(call.phone) == rtp(2)
         spans = [each.streams[1].span for each in node.gateway.contexts[call.context_id].terminations.values()]
-        assert [[event.name for event in span.events] for span in spans] == [["packet-loop-died"]] * 2
+        told = {span.attributes["media.side"]: [(each.name, each.attributes) for each in span.events] for span in spans}
+        assert [[name for name, _ in events] for events in told.values()] == [["packet-loop-died"]] * 2
+        assert told["access"][0][1]["media.packets_in"] == told["core"][0][1]["media.packets_out"] == 1, told
         call.phone.sendto(rtp(3), call.port(ACCESS))
         assert await read(call.far) == rtp(3)
+
+        async def both() -> bool:
+            return packets(node)["access", "receive"] == 2
+
+        await until(both)  # one of the dead packet loop, which nobody had asked for it
         audit = await call.audit()
         assert audit.epoch == call.answer.epoch
         assert [each.context_id for each in audit.contexts] == [call.context_id]

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from keying.secret import Secret
@@ -164,7 +164,10 @@ class Ends:
             self.core = config
 
     def statistics(self, side: Side = Side.ACCESS) -> SideStatistics:
-        return self.engine.statistics(["s"])[0].sides[side]
+        told = self.engine.statistics(["s"])[0].sides[side]
+        shared = asdict(self.engine.counts()["s"][side])
+        assert shared == {name: getattr(told, name) for name in shared}, "memory tells something else"
+        return told
 
     def drops(self, side: Side = Side.ACCESS) -> dict[DropCause, int]:
         return dict(self.statistics(side).drops)

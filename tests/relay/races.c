@@ -21,6 +21,7 @@
 
 static int phones[PAIRS], inputs[PAIRS], outputs[PAIRS], sinks[PAIRS];
 static relay_flow flows[PAIRS];
+static relay_counts counts[PAIRS];
 static relay_source sources[PAIRS];
 static atomic_int ended;
 
@@ -90,7 +91,7 @@ int main(int count, char **words)
             connect(outputs[i], (struct sockaddr *)&sink, sizeof sink) < 0)
             return 2;
         sources[i].ssrc = KNOWN;
-        flows[i] = (relay_flow){.out = outputs[i], .open = 1, .source_count = 1, .source_limit = 16, .sources = &sources[i], .rate = 8000, .left = UINT64_MAX};
+        flows[i] = (relay_flow){.counts = &counts[i], .out = outputs[i], .open = 1, .source_count = 1, .source_limit = 16, .sources = &sources[i], .rate = 8000, .left = UINT64_MAX};
         loop_hold(loop);
         if (loop_watch(loop, inputs[i], &flows[i]))
             return 2;
@@ -141,7 +142,7 @@ int main(int count, char **words)
     loop_stop(loop);
     looked += (uint64_t)loop_handed_back(loop);
     for (int i = 0; i < PAIRS; i++) {
-        carried += flows[i].packets;
+        carried += counts[i].packets;
         handed_back += flows[i].handed_back;
     }
     loop_free(loop);
