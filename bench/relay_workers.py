@@ -43,6 +43,7 @@ from bench.relay_traffic import (
     undisturbed,
 )
 from media.relay import Mode, Protection, RelayProcess, Side, SideConfig, StreamConfig
+from media.relay.engine import IN_A_ROW
 
 SUITE = "AES_CM_128_HMAC_SHA1_80"
 FASTEST = 500_000
@@ -111,10 +112,9 @@ async def around(relay: OwnRelay, workers: int, options: argparse.Namespace) -> 
     for number in range(options.rings * workers):
         pair = parts[number % len(parts)], parts[(number + options.across) % len(parts)]
         rings.append(Ring(pair, (f"{number}a", f"{number}b"), PLACES[number % len(PLACES)]))
-    order = [(ring, number) for ring in rings for number in range(2)]
-    if not options.across:  # who deals streams out to workers in turn gives both of a ring to the same
-        order.sort(key=lambda each: each[1])
-    for ring, number in order:
+    together = IN_A_ROW if options.across else 1  # so many streams in a row go to one worker
+    parts_of = [rings[first : first + together] for first in range(0, len(rings), together)]
+    for ring, number in [(ring, number) for part in parts_of for number in range(2) for ring in part]:
         await ring.add(number)
     for ring in rings:
         await ring.close_up()

@@ -52,6 +52,7 @@ class _Fields(Protocol):
     rate: float
     left: int
     counts: object
+    routed: int
     known: object
     known_count: int
     source_count: int
@@ -410,6 +411,8 @@ class CompiledFlow(Flow):
             return super()._quick_way()
         fields = self._fields
         fields.out = far.rtp.flow.fileno()
+        if far.rtp.flow not in self._sessions:
+            fields.routed = 0
         self._say_what(fields)
         fields.receiving, fields.sending = self._loop.session(receiving), self._loop.session(sending)
         fields.receiving_mki = int(receiving is not None and receiving.mki_length > 0)

@@ -43,6 +43,8 @@ from media.relay.stream import Stream, StreamSide, check_sides
 
 _BUSY = 32
 """Sockets with packets at the same moment, above which the loop is behind and reads and sends in bursts."""
+IN_A_ROW = 32
+"""Streams that go to one loop before the next has its turn."""
 TICK_S = 0.02
 """Seconds between two ticks."""
 TICK_SHARE = 0.04
@@ -97,6 +99,8 @@ class RelayEngine:
         self._unseen: list[str] = []
         """Streams the present round of ticks has yet to look at."""
         self._draining = False
+        self._filling: CompiledLoop | None = None
+        """The loop that gets the next streams."""
         self._notify = notify
         self._slow = SlowPath(
             self._buffer,
@@ -249,7 +253,7 @@ class RelayEngine:
         if not config.sides:
             raise BadStreamConfigError("a stream needs a side")
         check_sides(config.sides)
-        loop = min(self._loops.values(), key=lambda each: each.streams, default=None)
+        loop = self._next_loop()
         stream = Stream(config.stream_id, self._buffer, loop)
         stream.used_keys.digests.update(config.used_keys)
         try:
@@ -265,6 +269,20 @@ class RelayEngine:
             loop.streams += 1
         self._refresh(stream, self._clock())
         return {name: side.local for name, side in stream.sides.items()}
+
+    def _next_loop(self) -> CompiledLoop | None:
+        """Return the loop for another stream: one of those with the fewest, give or take a few.
+
+        Several in a row go to the same: what the kernel keeps of sockets lies in memory as they were made, and
+        neighbours of one processor's would be fetched from its cache by the other.
+        """
+        loops = self._loops.values()
+        least = min(loops, key=lambda each: each.streams, default=None)
+        if least is None:
+            return None
+        if self._filling is None or self._filling.streams >= least.streams + IN_A_ROW:
+            self._filling = least
+        return self._filling
 
     def modify(self, stream_id: str, name: Side, config: SideConfig) -> LocalAddress:
         """See :meth:`media.relay.interface.Relay.modify`."""

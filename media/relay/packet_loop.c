@@ -516,6 +516,21 @@ static int receive(relay_loop *loop, int descriptor, int *sizes, int with_names)
     return count;
 }
 
+/* Look up the way to a flow's peer on the processor that will use it.
+ *
+ * A socket keeps the route that connect() found, and the kernel has one of each for every processor. Those of sockets that
+ * one thread has connected are all the same object, whose reference count each packet would then fetch from the other
+ * processors' caches: two threads lose a tenth by it. What is connected already only looks the route up anew.
+ */
+static void look_up_route(relay_flow *flow)
+{
+    struct sockaddr_storage peer;
+    socklen_t size = sizeof peer;
+    flow->routed = 1;
+    if (getpeername(flow->out, (struct sockaddr *)&peer, &size) == 0 && connect(flow->out, (struct sockaddr *)&peer, size) < 0)
+        return; /* the one it has serves as well */
+}
+
 /* Carry what waits, up to all slots; returns whether there may be more. */
 static int carry(relay_loop *loop, relay_flow *flow, int descriptor, double now, int busy)
 {
@@ -525,6 +540,8 @@ static int carry(relay_loop *loop, relay_flow *flow, int descriptor, double now,
     if (count < 1) /* nothing there, or an error about something sent earlier */
         return count < 0 && errno != EAGAIN && errno != EWOULDBLOCK;
     uint64_t before = flow->counts->packets;
+    if (!flow->routed && loop->started)
+        look_up_route(flow);
     int together = count >= MANY || (busy && count > 1);
     for (int i = 0; i < count; i++) {
         came[ready] = sizes[i];

@@ -56,13 +56,14 @@ typedef struct {
 /* One socket of a stream: of kind FLOW what a side's peer sends, of kind STRANGERS what anybody else sends to its port.
  *
  * It changes only while the loop is held, but for what `counts` points to. That and `sources` belong to who made the
- * flow. Packets of `known` senders are no strangers'. `left` is how many packets its keys may still carry here.
+ * flow. Packets of `known` senders are no strangers'. `left` is how many packets its keys may still carry here; `routed`
+ * whether the thread has looked up its way out.
  */
 typedef struct {
     int kind;
     int out;
     int open;
-    int noted, queued;
+    int noted, queued, routed;
     int opaque;
     int muxed;
     void *receiving, *sending;
