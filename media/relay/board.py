@@ -8,6 +8,7 @@ less than it was. The rows outlive the packet loop for as long as somebody has t
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -158,10 +159,14 @@ class Board:
         return _read(self._words, rows)
 
     def release(self) -> None:
-        """Close the descriptor; the memory goes with the last who has it mapped."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        """Let go of the memory, in which nobody counts any more; it goes with the last who has it mapped."""
+        if self.descriptor < 0:
+            return
+        os.close(self.descriptor)
+        self.descriptor = -1
+        with contextlib.suppress(BufferError):  # somebody looks at it: then it goes with him
+            self._words.release()
+            self.memory.close()
 
 
 _NONE_TAKEN = (0, 0, 0, 0, 0)

@@ -342,6 +342,7 @@ class RelayProcess(Relay):
         with contextlib.suppress(RelayUnavailableError):
             await self._command("close")
         self._end()
+        self._counters = None
         if self._child is None:
             await asyncio.to_thread(_wait_for_end, self._pid)
             return

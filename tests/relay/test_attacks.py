@@ -464,7 +464,7 @@ def test_good_stream_is_unharmed_by_a_flood_at_its_port(ends: Ends, latched: boo
         ends.throw(ends.sender.protect_rtp(rtp(sequence)))
     if latched:
         assert received(ends.far) == [rtp(sequence) for sequence in range(1, 60)]
-        assert set(ends.drops()) == {DropCause.WRONG_SOURCE, DropCause.QUEUE_FULL}
+        assert {DropCause.WRONG_SOURCE} <= set(ends.drops()) <= {DropCause.WRONG_SOURCE, DropCause.QUEUE_FULL}
     else:
         heard = received(ends.far)
         assert heard[-1] == rtp(59)
