@@ -43,9 +43,15 @@ _ffi = cffi.FFI()
 class SrtpSession(Protocol):
     """One direction of an SRTP stream: transforms on a buffer in place, and the state they go by."""
 
-    rtp: Transform
-    rtcp: Transform
     mki_length: int
+
+    @property
+    def rtp(self) -> Transform:
+        """The transform of RTP packets; good until the keys change."""
+
+    @property
+    def rtcp(self) -> Transform:
+        """The transform of RTCP packets; good until the keys change."""
 
     def update(self, keys: KeySet) -> None:
         """Change the key; ROC and SRTCP index go on."""
