@@ -6,8 +6,9 @@ Only these functions turn a key into text, and the text goes nowhere but into th
 import json
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Hashable, Iterator, Mapping
+from functools import lru_cache
+from typing import TypeAlias, TypeVar, cast
 
 from keying.secret import Secret
 from keying.suites import SUITES
@@ -40,6 +41,8 @@ from media.relay.interface import (
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Frame: TypeAlias = "dict[str, Json] | TappedPacket"
+
+_Value = TypeVar("_Value", str, int, float)
 
 MAX_FRAME = 64 * 1024 * 1024
 """Octets of the largest frame accepted."""
@@ -112,6 +115,16 @@ def text(value: Json) -> str:
     return value
 
 
+def _shared(value: _Value) -> _Value:
+    """Return the equal value that was read before, if one was: thousands of streams name the same few."""
+    return cast("_Value", _read_before(value))
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _read_before(value: Hashable) -> Hashable:
+    return value
+
+
 def number(value: Json) -> int:
     """Return a JSON integer. Raises FrameError."""
     if not isinstance(value, int):
@@ -129,7 +142,7 @@ def _address(value: Json) -> Address | None:
     if value is None:
         return None
     host, port = items(value)
-    return text(host), number(port)
+    return _shared(text(host)), number(port)
 
 
 def _sure_address(value: Json) -> Address:
@@ -199,7 +212,7 @@ def read_side(value: Json) -> SideConfig:
     """Decode the configuration of a side. Raises FrameError."""
     fields = members(value)
     return SideConfig(
-        local_ip=text(fields["local_ip"]),
+        local_ip=_shared(text(fields["local_ip"])),
         protection=Protection(text(fields["protection"])),
         remote=_address(fields["remote"]),
         remote_rtcp=_address(fields["remote_rtcp"]),
@@ -212,11 +225,11 @@ def read_side(value: Json) -> SideConfig:
         any_source=bool(fields["any_source"]),
         await_media=bool(fields["await_media"]),
         dscp=number(fields["dscp"]),
-        inactivity_s=_real(fields["inactivity_s"]),
+        inactivity_s=_shared(_real(fields["inactivity_s"])),
         inactivity_direction=InactivityDirection(text(fields["inactivity_direction"])),
         send=read_keys(fields["send"]),
         receive=read_keys(fields["receive"]),
-        clock_rate=number(fields["clock_rate"]),
+        clock_rate=_shared(number(fields["clock_rate"])),
     )
 
 
