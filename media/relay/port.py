@@ -5,10 +5,11 @@ import socket
 from enum import Enum, auto
 
 from media.relay.interface import Address, DropCause, Latching, Protection, SideConfig
-from media.relay.sockets import Overflow, open_flow, set_dscp
+from media.relay.sockets import open_flow, overflow_of, set_dscp
 
 _NO_HOST = ("0.0.0.0", "::")  # noqa: S104 - the address of a stream on hold (RFC 3264 8.4), never bound
 _LAST_PORT = 65535
+_UINT32 = 0xFFFFFFFF
 
 
 def usable(address: Address | None) -> Address | None:
@@ -19,7 +20,9 @@ def usable(address: Address | None) -> Address | None:
     if address is None or not address[1]:
         return None
     host = str(ipaddress.ip_address(address[0]))
-    return None if host in _NO_HOST else (host, address[1])
+    if host in _NO_HOST:
+        return None
+    return address if host == address[0] else (host, address[1])
 
 
 class Verdict(Enum):
@@ -33,10 +36,25 @@ class Verdict(Enum):
 class Port:
     """RTP or RTCP port. `destination` is where packets to the peer go: the latched address, else the signalled one."""
 
+    __slots__ = (
+        "_armed",
+        "_config",
+        "_known",
+        "_known_flow",
+        "_overflowed",
+        "_remote",
+        "_remote_heard",
+        "catch",
+        "destination",
+        "flow",
+        "latch_changes",
+        "latched",
+        "rtcp",
+    )
+
     def __init__(self, catch: socket.socket, *, rtcp: bool) -> None:
         self.catch = catch
         self.rtcp = rtcp
-        self.local: Address = catch.getsockname()[:2]
         self.flow: socket.socket | None = None
         self.destination: Address | None = None
         self.latched: Address | None = None
@@ -46,17 +64,29 @@ class Port:
         self._remote_heard = False
         """The signalled peer has been the latched one."""
         self._config: SideConfig | None = None
-        self._overflow = Overflow(catch)
-        self._flow_overflow: Overflow | None = None
+        self._known, self._known_flow = overflow_of(catch), 0
+        """What of the overflow of both sockets was taken already."""
         self._overflowed = 0
         """Packets the kernel had no room for at twins that are closed."""
 
+    @property
+    def local(self) -> Address:
+        """Where packets of this port are received."""
+        host, port, *_ = self.catch.getsockname()
+        return host, port
+
     def take_overflow(self) -> int:
         """Return how many packets the kernel has dropped since the last call because nobody read them in time."""
-        lost = self._overflow.take() + self._overflowed
-        if self._flow_overflow is not None:
-            lost += self._flow_overflow.take()
-        self._overflowed = 0
+        now = overflow_of(self.catch)
+        lost = ((now - self._known) & _UINT32) + self._take_flow_overflow() + self._overflowed
+        self._known, self._overflowed = now, 0
+        return lost
+
+    def _take_flow_overflow(self) -> int:
+        if self.flow is None:
+            return 0
+        now = overflow_of(self.flow)
+        lost, self._known_flow = (now - self._known_flow) & _UINT32, now
         return lost
 
     def resume(self, latched: Address | None) -> None:
@@ -180,7 +210,7 @@ class Port:
         except OSError:  # an address of another family: counted when something is sent
             return []
         if self.flow is not None:
-            self._flow_overflow = Overflow(self.flow)
+            self._known_flow = overflow_of(self.flow)
         return early
 
     def send(self, packet: memoryview) -> DropCause | None:
@@ -204,9 +234,7 @@ class Port:
 
     def close_flow(self) -> None:
         """Close the connected twin, if any."""
-        if self._flow_overflow is not None:
-            self._overflowed += self._flow_overflow.take()
-            self._flow_overflow = None
+        self._overflowed += self._take_flow_overflow()
         if self.flow is not None:
             self.flow.close()
             self.flow = None

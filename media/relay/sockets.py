@@ -67,28 +67,14 @@ def segments_of(size: int) -> tuple[tuple[int, int, bytes], ...]:
     return ((socket.IPPROTO_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder)),)
 
 
-class Overflow:
-    """Datagrams that the kernel dropped at a socket, most of them because its queue was full (SO_MEMINFO, Linux 4.12).
-
-    A kernel that does not tell is taken to have dropped none.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._known = self._read()
-
-    def _read(self) -> int:
-        try:
-            octets = self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-        except OSError:
-            return 0
-        return int(_MEMINFO.unpack(octets)[8]) if len(octets) == _MEMINFO.size else 0
-
-    def take(self) -> int:
-        """Return how many there were since the last call."""
-        now = self._read()
-        lost, self._known = (now - self._known) & 0xFFFFFFFF, now
-        return lost
+def overflow_of(sock: socket.socket) -> int:
+    """Return how many datagrams the kernel dropped at a socket, modulo 2^32, most of them because its queue was full
+    (SO_MEMINFO, Linux 4.12). A kernel that does not tell is taken to have dropped none."""
+    try:
+        octets = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+    except OSError:
+        return 0
+    return int(_MEMINFO.unpack(octets)[8]) if len(octets) == _MEMINFO.size else 0
 
 
 @contextmanager
