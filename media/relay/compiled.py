@@ -19,7 +19,7 @@ from media.relay import libsrtp
 from media.relay.batch import Batch
 from media.relay.board import CAUSES, COUNTS_OCTETS, Board, Tally
 from media.relay.contexts import CAUSE_OF, Source
-from media.relay.fast_path import Flow, Path, ReceivePackets, rtcp_trailer_of, trailer_of
+from media.relay.fast_path import Flow, Path, ReceivePackets, let_lie, nothing, rtcp_trailer_of, trailer_of
 from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS, Address, DropCause, Protection, RelayUnavailableError
 from media.relay.libsrtp import PacketBuffer, Session
 from media.relay.port import Port
@@ -33,6 +33,8 @@ _NOTED_AT_ONCE = 256
 _STRANGERS = 1
 _ADDRESS_OCTETS, _KNOWN = 18, 2
 _UNLIMITED = (1 << 64) - 1
+_COMPILED = Path(let_lie, nothing)
+"""The quick way of every flow that the loop carries."""
 
 
 class _Fields(Protocol):
@@ -299,6 +301,20 @@ class CompiledFlow(Flow):
     times `poll` does.
     """
 
+    __slots__ = (
+        "_board",
+        "_carried",
+        "_fields",
+        "_loop",
+        "_order",
+        "_poll",
+        "_refusing",
+        "_resting",
+        "_row_count",
+        "_rows",
+        "_sessions",
+        "_strangers",
+    )
     margin = 1 << 10  # the loop counts every packet itself
 
     def __init__(
@@ -322,13 +338,15 @@ class CompiledFlow(Flow):
         self._strangers.kind = _STRANGERS
         self._rows = loop.new_sources(1)
         self._row_count = 1
-        self._compiled: Path | None = None
-        self._order: list[Source] = []
+        self._order: Sequence[Source] = ()
         self._sessions: tuple[object, ...] = ()
         """Kept for as long as the loop may use them."""
         self._carried = self._refusing = self._resting = False
-        self._catch = port.catch.fileno()
         poll.register(self.descriptor, select.EPOLLIN)
+
+    @property
+    def _catch(self) -> int:
+        return self._port.catch.fileno()
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -343,11 +361,14 @@ class CompiledFlow(Flow):
         self._watch(carried=False, refusing=False)
         self._resting = False
         self._take_counts()
-        self._compiled, self._sessions = None, ()
+        self._sessions = ()
 
     def _enter(self) -> None:
-        super()._enter()
-        carried = self._path is not None and self._path is self._compiled
+        carried = self._path is _COMPILED
+        if carried:
+            self._leave_table()
+        else:
+            super()._enter()
         self._watch(carried=carried, refusing=carried and self._refuses_strangers())
 
     def _watch(self, *, carried: bool, refusing: bool) -> None:
@@ -407,7 +428,6 @@ class CompiledFlow(Flow):
         receiving = None if side.receiver is None else side.receiver.session
         sending = None if far.sender is None else far.sender.session
         if not all(session is None or isinstance(session, Session) for session in (receiving, sending)):
-            self._compiled = None
             return super()._quick_way()
         fields = self._fields
         fields.out = far.rtp.flow.fileno()
@@ -422,8 +442,14 @@ class CompiledFlow(Flow):
         fields.rate = float(side.config.clock_rate)
         self._sessions = (receiving, sending, far.rtp.flow)
         self._load()
-        self._compiled = Path(self._receive_carefully, self._take)
-        return self._compiled
+        return _COMPILED
+
+    def settle(self) -> None:
+        """See :class:`Flow`."""
+        if self._path is _COMPILED:
+            self._take()
+        else:
+            super().settle()
 
     def _takes_opaque(self) -> bool:
         return True
@@ -445,7 +471,7 @@ class CompiledFlow(Flow):
 
     def resume(self) -> None:
         """See :class:`Flow`."""
-        if self._path is not None and self._path is self._compiled:
+        if self._path is _COMPILED:
             self._load()
 
     def go_on(self) -> None:
@@ -469,7 +495,7 @@ class CompiledFlow(Flow):
     def _load(self) -> None:
         """Tell the loop the sources as they stand."""
         fields = self._fields
-        self._order = list(self._side.sources.values())
+        self._order = self._side.sources
         if len(self._order) > self._row_count:
             self._row_count = 2 * len(self._order)
             self._rows = self._loop.new_sources(self._row_count)

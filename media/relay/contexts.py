@@ -1,11 +1,13 @@
 """SRTP contexts of one side: what it receives with and sends with, over re-keys (RFC 3711 3.3.1, RFC 4568 7.1.4)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
+from hmac import compare_digest
 
+from keying.suites import CryptoSuite
 from media.relay import libsrtp
-from media.relay.interface import OLD_KEY_GRACE_S, DropCause, KeyReusedError, KeySet, SrtpIndex
+from media.relay.interface import OLD_KEY_GRACE_S, BadStreamConfigError, DropCause, KeyReusedError, KeySet, SrtpIndex
 from media.relay.libsrtp import PacketBuffer
 from media.relay.reference import SrtpSession, open_session
 
@@ -20,6 +22,7 @@ CAUSE_OF: Mapping[int, DropCause] = {
 }
 """Cause of a drop by libsrtp error; any other error counts as failed authentication."""
 
+_DIGEST_OCTETS = 32
 _E_BIT = 0x80
 _RTCP_LEAST = 8 + 4
 """Octets of an RTCP header and the SRTCP index."""
@@ -94,49 +97,86 @@ class Lifetime:
         return self.srtp_used * 10 >= self.srtp * 9 or self.srtcp_used * 10 >= self.srtcp * 9
 
 
-@dataclass(slots=True)
 class UsedKeys:
-    """Digests of the keys a stream has seen: a used key never comes back (RFC 3711 9.2, RFC 4568 6.1)."""
+    """Digests of the keys a stream has seen: a used key never comes back (RFC 3711 9.2, RFC 4568 6.1).
 
-    digests: set[bytes] = field(default_factory=set, repr=False)
+    It never changes; :meth:`taking` returns the next. Raises BadStreamConfigError for what is no SHA-256.
+    """
 
-    def take(self, keys: KeySet) -> None:
-        """Remember the keys. Raises KeyReusedError when one of them, or one twice in the set, was here before."""
-        digests = [sha256(key.key_salt.reveal()).digest() for key in keys.keys]
-        if len(set(digests)) < len(digests) or self.digests.intersection(digests):
+    __slots__ = ("_digests",)
+
+    def __init__(self, digests: Collection[bytes] = ()) -> None:
+        self._digests = b"".join(digests)
+        if any(len(digest) != _DIGEST_OCTETS for digest in digests):
+            raise BadStreamConfigError("used keys are named by their SHA-256")
+
+    def __iter__(self) -> Iterator[bytes]:
+        for at in range(0, len(self._digests), _DIGEST_OCTETS):
+            yield self._digests[at : at + _DIGEST_OCTETS]
+
+    def taking(self, keys: KeySet) -> "UsedKeys":
+        """Return these and the keys. Raises KeyReusedError when one of them, or one twice in the set, is among them."""
+        digests = [*self, *(sha256(key.key_salt.reveal()).digest() for key in keys.keys)]
+        if len(set(digests)) < len(digests):
             raise KeyReusedError("a key was used before on this stream")
-        self.digests.update(digests)
+        return UsedKeys(digests)
 
 
-class Receiver:
+class Context:
+    """What both directions keep of their keys once a session has them: not the keys."""
+
+    __slots__ = ("_fingerprint", "buffer", "lifetime", "session", "suite")
+
+    def __init__(self, keys: KeySet, buffer: PacketBuffer, *, sender: bool) -> None:
+        self.buffer = buffer
+        self.session = open_session(keys, sender=sender)
+        self._note(keys)
+
+    def _note(self, keys: KeySet) -> None:
+        self.suite: CryptoSuite = keys.suite
+        self.lifetime = Lifetime.of(keys)
+        self._fingerprint = _fingerprint(keys)
+
+    def has(self, keys: KeySet) -> bool:
+        """Whether these are the present keys."""
+        return compare_digest(self._fingerprint, _fingerprint(keys))
+
+    def resume(self, keys: KeySet, positions: Mapping[int, SrtpIndex]) -> None:
+        """Go on where each SSRC was under a key before `keys`, the present ones; for a context without a packet yet."""
+        for ssrc, (roc, sequence) in positions.items():
+            self.session.start_at(keys, ssrc, roc, sequence)
+
+
+def _fingerprint(keys: KeySet) -> bytes:
+    """SHA-256 over everything a key set says."""
+    digest = sha256(keys.suite.name.encode())
+    for key in keys.keys:
+        digest.update(f" {key.lifetime} {key.mki} {key.mki_length} ".encode() + key.key_salt.reveal())
+    return digest.digest()
+
+
+class Receiver(Context):
     """Unprotects what the peer sends: the present key and, for a grace time, the one before."""
 
-    __slots__ = ("_previous", "_previous_keys", "_previous_until", "buffer", "keys", "lifetime", "session")
+    __slots__ = ("_previous", "_previous_suite", "_previous_until")
 
     def __init__(self, keys: KeySet, buffer: PacketBuffer) -> None:
-        self.keys = keys
-        self.buffer = buffer
-        self.session = open_session(keys, sender=False)
-        self.lifetime = Lifetime.of(keys)
+        super().__init__(keys, buffer, sender=False)
         self._previous: SrtpSession | None = None
-        self._previous_keys = keys
+        self._previous_suite = keys.suite
         self._previous_until = 0.0
 
-    def rekey(self, keys: KeySet, sources: Mapping[int, Source], now: float, *, reset_roc: bool) -> None:
+    def rekey(self, keys: KeySet, sources: Iterable[Source], now: float, *, reset_roc: bool) -> None:
         """Change to `keys` at `now` seconds. ROC of each known SSRC goes on unless `reset_roc`."""
         session = open_session(keys, sender=False)
         if not reset_roc:
-            for source in sources.values():
+            for source in sources:
                 roc = self.session.roc(source.ssrc)
                 if roc is not None and source.received:
                     session.start_at(keys, source.ssrc, roc, source.highest)
-        self._previous, self._previous_keys, self._previous_until = self.session, self.keys, now + OLD_KEY_GRACE_S
-        self.session, self.keys, self.lifetime = session, keys, Lifetime.of(keys)
-
-    def resume(self, positions: Mapping[int, SrtpIndex]) -> None:
-        """Go on where each SSRC was under an earlier key; for a receiver that has had no packet yet."""
-        for ssrc, (roc, sequence) in positions.items():
-            self.session.start_at(self.keys, ssrc, roc, sequence)
+        self._previous, self._previous_suite, self._previous_until = self.session, self.suite, now + OLD_KEY_GRACE_S
+        self.session = session
+        self._note(keys)
 
     def in_grace(self, now: float) -> bool:
         """Whether the key before the present one still works at `now`; forgets it when not."""
@@ -151,7 +191,7 @@ class Receiver:
             return DropCause.KEY_EXPIRED
         buffer = self.buffer
         saved = buffer.packet() if self.in_grace(now) else None  # AEAD decrypts before it knows
-        cause = DropCause.KEY_EXPIRED if lifetime.expired else self._unprotect(self.session, self.keys, rtcp=rtcp)
+        cause = DropCause.KEY_EXPIRED if lifetime.expired else self._unprotect(self.session, self.suite, rtcp=rtcp)
         if cause is None:
             if rtcp:
                 lifetime.srtcp_used += 1
@@ -161,37 +201,34 @@ class Receiver:
         if saved is None or self._previous is None:
             return cause
         buffer.load(saved)
-        earlier = self._unprotect(self._previous, self._previous_keys, rtcp=rtcp)
+        earlier = self._unprotect(self._previous, self._previous_suite, rtcp=rtcp)
         return cause if earlier is DropCause.AUTH_FAILED else earlier
 
-    def _unprotect(self, session: SrtpSession, keys: KeySet, *, rtcp: bool) -> DropCause | None:
+    def _unprotect(self, session: SrtpSession, suite: CryptoSuite, *, rtcp: bool) -> DropCause | None:
         buffer = self.buffer
-        if rtcp and not self._encrypted_rtcp(keys, buffer):
+        if rtcp and not self._encrypted_rtcp(suite, session.mki_length, buffer):
             return DropCause.AUTH_FAILED
         status = (session.rtcp if rtcp else session.rtp)(buffer.data, buffer.length)
         return None if status == libsrtp.OK else CAUSE_OF.get(status, DropCause.AUTH_FAILED)
 
     @staticmethod
-    def _encrypted_rtcp(keys: KeySet, buffer: PacketBuffer) -> bool:
+    def _encrypted_rtcp(suite: CryptoSuite, mki_length: int, buffer: PacketBuffer) -> bool:
         """Whether the E bit is set, as SDP without UNENCRYPTED_SRTCP demands (RFC 4568 6.3.2)."""
-        after_index = keys.keys[0].mki_length
-        if keys.suite.auth != "AEAD":
-            after_index += keys.suite.srtcp_tag_length
+        after_index = mki_length
+        if suite.auth != "AEAD":
+            after_index += suite.srtcp_tag_length
         if buffer.length[0] < after_index + _RTCP_LEAST:
             return False
         return bool(buffer.octets[buffer.length[0] - after_index - 4] & _E_BIT)
 
 
-class Sender:
+class Sender(Context):
     """Protects what goes to the peer."""
 
-    __slots__ = ("buffer", "keys", "lifetime", "session")
+    __slots__ = ()
 
     def __init__(self, keys: KeySet, buffer: PacketBuffer) -> None:
-        self.keys = keys
-        self.buffer = buffer
-        self.session = open_session(keys, sender=True)
-        self.lifetime = Lifetime.of(keys)
+        super().__init__(keys, buffer, sender=True)
 
     def rekey(self, keys: KeySet, *, reset_roc: bool) -> None:
         """Change to `keys`; ROC and SRTCP index of every SSRC go on unless `reset_roc`."""
@@ -199,12 +236,7 @@ class Sender:
             self.session = open_session(keys, sender=True)
         else:
             self.session.update(keys)
-        self.keys, self.lifetime = keys, Lifetime.of(keys)
-
-    def resume(self, positions: Mapping[int, SrtpIndex]) -> None:
-        """Go on where each SSRC was under an earlier key; for a sender that has sent nothing yet."""
-        for ssrc, (roc, sequence) in positions.items():
-            self.session.start_at(self.keys, ssrc, roc, sequence)
+        self._note(keys)
 
     def protect(self, *, rtcp: bool) -> DropCause | None:
         """Encrypt the packet in the buffer and add its tag. Returns why it must be dropped, or None."""

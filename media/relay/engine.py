@@ -4,11 +4,12 @@ import math
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from media.relay.batch import Batch
 from media.relay.board import Board
 from media.relay.compiled import CompiledFlow, CompiledLoop, why_not_compiled
+from media.relay.contexts import UsedKeys
+from media.relay.descriptors import ByDescriptor
 from media.relay.fast_path import VIEWS, Flow, ReceivePackets
 from media.relay.interface import (
     MAX_DATAGRAM,
@@ -39,7 +40,7 @@ from media.relay.port import Port
 from media.relay.self_test import run_self_test
 from media.relay.slow_path import SlowPath
 from media.relay.sockets import PortPool
-from media.relay.stream import Stream, StreamSide, check_sides
+from media.relay.stream import Stream, StreamSide, check_sides, without_keys
 
 _BUSY = 32
 """Sockets with packets at the same moment, above which the loop is behind and reads and sends in bursts."""
@@ -93,8 +94,10 @@ class RelayEngine:
         for descriptor in self._loops:
             self._epoll.register(descriptor, select.EPOLLIN)
         self._receivers: dict[int, ReceivePackets] = {}
-        self._flows: dict[Port, Flow] = {}
-        self._by_descriptor: dict[int, CompiledFlow] = {}
+        """Of sockets connected to a peer, those that no compiled loop reads."""
+        self._catching: ByDescriptor[StreamSide] = ByDescriptor()
+        """Sides by the sockets where anybody is heard."""
+        self._by_descriptor: ByDescriptor[CompiledFlow] = ByDescriptor()
         self._streams: dict[str, Stream] = {}
         self._unseen: list[str] = []
         """Streams the present round of ticks has yet to look at."""
@@ -154,15 +157,13 @@ class RelayEngine:
         found, now = len(ready), self._clock()
         receivers, loops, busy = self._receivers, self._loops, found > _BUSY
         for descriptor in ready:
-            loop = loops.get(descriptor)
-            if loop is not None:
-                found += self._serve(loop, now)
-                continue
-            try:
-                receiver = receivers[descriptor]
-            except KeyError:  # closed by an earlier packet of this round
-                continue
-            receiver(now, busy)
+            receiver = receivers.get(descriptor)
+            if receiver is not None:
+                receiver(now, busy)
+            elif descriptor in loops:
+                found += self._serve(loops[descriptor], now)
+            else:
+                self._catch(descriptor, now)
         self._take_early(now)
         return found
 
@@ -236,9 +237,8 @@ class RelayEngine:
             if stream is None:
                 continue
             for side in stream.sides.values():
-                flow = self._flows.get(side.rtp)
-                if flow is not None:
-                    flow.review(now)
+                if side.flow is not None:
+                    side.flow.review(now)
             for side in stream.sides.values():
                 self._check_silence(side, now)
                 self._check_lifetimes(side)
@@ -255,7 +255,7 @@ class RelayEngine:
         check_sides(config.sides)
         loop = self._next_loop()
         stream = Stream(config.stream_id, self._buffer, loop)
-        stream.used_keys.digests.update(config.used_keys)
+        stream.used_keys = UsedKeys(config.used_keys)
         try:
             for name, side_config in config.sides.items():
                 self._open_side(stream, name, side_config, config.resume.get(name))
@@ -306,7 +306,7 @@ class RelayEngine:
             side.take_keys(config, now, reset_receive=moved)
             if config.mode != side.config.mode:
                 side.last_in = side.last_out = now
-            side.config = config
+            side.config = without_keys(config)
             self._configure_ports(side, again=True)
         self._refresh(stream, now)
         return side.local
@@ -329,7 +329,6 @@ class RelayEngine:
             self._settle(stream)
             now = self._clock()
             side.change_keys(send, receive, now, reset_roc=reset_roc)
-            side.config = replace(side.config, send=send or side.config.send, receive=receive or side.config.receive)
             self._refresh(stream, now)
 
     def remove(self, stream_id: str, name: Side | None = None) -> RelayStatistics:
@@ -445,9 +444,9 @@ class RelayEngine:
                 port.close()
             self.board.close(tally)
             raise
-        stream.sides[name] = side
+        stream.join(side)
         for port in side.ports:
-            self._receivers[port.catch.fileno()] = self._catcher(side, port)
+            self._catching[port.catch.fileno()] = side
             self._epoll.register(port.catch.fileno(), select.EPOLLIN)
         self._configure_ports(side, again=False)
         return side
@@ -462,15 +461,10 @@ class RelayEngine:
     def _sockets_changed(self, side: StreamSide, port: Port, early: list[tuple[bytes, Address]]) -> None:
         """Watch the new twin of a port and set aside what came to it while it was made."""
         self._later += [(side, port, address, packet) for packet, address in early]
-        stale = self._flows.get(port)
-        if stale is not None and stale.sock is port.flow:
-            self._refresh(side.stream, self._clock())  # latched to where it pointed already
-            return
-        self._flows.pop(port, None)
-        if stale is not None:
-            self._retire(stale)
-        if port.flow is not None:
-            self._flows[port] = self._new_flow(side, port, port.flow.fileno())
+        if not port.rtcp and (side.flow is None or side.flow.sock is not port.flow):  # else it pointed there already
+            self._retire(side)
+            if port.flow is not None:
+                side.flow = self._new_flow(side, port, port.flow.fileno())
         self._refresh(side.stream, self._clock())
 
     def _new_flow(self, side: StreamSide, port: Port, descriptor: int) -> Flow:
@@ -484,38 +478,39 @@ class RelayEngine:
             self._by_descriptor[each] = flow
         return flow
 
-    def _retire(self, flow: Flow) -> None:
-        flow.retire()
+    def _retire(self, side: StreamSide) -> None:
+        flow, side.flow = side.flow, None
+        if flow is not None:
+            flow.retire()
         if isinstance(flow, CompiledFlow):
             for each in flow.descriptors:
                 if self._by_descriptor.get(each) is flow:
                     del self._by_descriptor[each]
 
     def _close_side(self, side: StreamSide) -> None:
+        self._retire(side)
         for port in side.ports:
             self._pool.release(port.local)
-            self._receivers.pop(port.catch.fileno(), None)
-            flow = self._flows.pop(port, None)
-            if flow is not None:
-                self._retire(flow)
+            self._catching.pop(port.catch.fileno(), None)
             port.close()
-        side.stream.sides.pop(side.name, None)
+        side.stream.part(side)
         self.board.close(side.tally)
         self._later = [entry for entry in self._later if entry[0] is not side]
 
-    def _catcher(self, side: StreamSide, port: Port) -> ReceivePackets:
-        """Return the receiver of a port's unconnected socket: one packet a round, so that a flood waits its turn."""
-        buffer, slow, catch = self._buffer, self._slow, port.catch
-
-        def receive(now: float, _: bool) -> None:
-            try:
-                size, address = catch.recvfrom_into(buffer.octets)
-            except OSError:  # nothing there after all, or an ICMP error about something sent earlier
-                return
-            buffer.length[0] = size
-            slow.receive(side, port, address[:2], now)
-
-        return receive
+    def _catch(self, descriptor: int, now: float) -> None:
+        """Look at what came to a port's unconnected socket: one packet a round, so that a flood waits its turn."""
+        side = self._catching.get(descriptor)
+        if side is None:  # closed by an earlier packet of this round
+            return
+        port = side.rtp
+        if side.rtcp is not None and side.rtcp.catch.fileno() == descriptor:
+            port = side.rtcp
+        buffer = self._buffer
+        try:
+            buffer.length[0], address = port.catch.recvfrom_into(buffer.octets)
+        except OSError:  # nothing there after all, or an ICMP error about something sent earlier
+            return
+        self._slow.receive(side, port, address[:2], now)
 
     def _settle(self, stream: Stream) -> None:
         for side in stream.sides.values():
@@ -524,14 +519,12 @@ class RelayEngine:
                 self._count_overflow(side, port)
 
     def _settle_flow(self, side: StreamSide) -> None:
-        flow = self._flows.get(side.rtp)
-        if flow is not None:
-            flow.settle()
+        if side.flow is not None:
+            side.flow.settle()
 
     def _resume_flow(self, side: StreamSide) -> None:
-        flow = self._flows.get(side.rtp)
-        if flow is not None:
-            flow.resume()
+        if side.flow is not None:
+            side.flow.resume()
 
     def _count_overflow(self, side: StreamSide, port: Port) -> None:
         lost = port.take_overflow()
@@ -546,9 +539,8 @@ class RelayEngine:
     def _refresh(self, stream: Stream, now: float) -> None:
         with stream.guard:
             for side in stream.sides.values():
-                flow = self._flows.get(side.rtp)
-                if flow is not None:
-                    flow.refresh(now)
+                if side.flow is not None:
+                    side.flow.refresh(now)
 
     def _check_silence(self, side: StreamSide, now: float) -> None:
         config = side.config

@@ -44,22 +44,22 @@ ReceivePackets = Callable[[float, bool], None]
 """Handles what waits at a socket, at a time in seconds; the flag tells that many sockets have something."""
 
 
-def _let_lie(_now: float, _busy: bool) -> None:
+def let_lie(_now: float, _busy: bool) -> None:
     """Leave what waits at a socket that is given up."""
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Settle what is settled."""
 
 
 def trailer_of(context: Receiver | Sender | None) -> int:
     """Octets that tag and MKI add to an RTP packet; 0 without protection."""
-    return 0 if context is None else context.keys.suite.srtp_tag_length + context.session.mki_length
+    return 0 if context is None else context.suite.srtp_tag_length + context.session.mki_length
 
 
 def rtcp_trailer_of(context: Receiver | Sender | None) -> int:
     """Octets that index, tag and MKI add to an RTCP packet; 0 without protection."""
-    return 0 if context is None else context.keys.suite.srtcp_tag_length + 4 + context.session.mki_length
+    return 0 if context is None else context.suite.srtcp_tag_length + 4 + context.session.mki_length
 
 
 @dataclass(slots=True)
@@ -76,6 +76,19 @@ class Flow:
     `receivers` is the loop's table from descriptor to handler; the flow keeps its own entry right.
     """
 
+    __slots__ = (
+        "_batch",
+        "_buffer",
+        "_entry",
+        "_path",
+        "_peer",
+        "_port",
+        "_receivers",
+        "_side",
+        "_slow",
+        "descriptor",
+        "sock",
+    )
     margin = LIFETIME_MARGIN
     """Packets a key must still be good for."""
 
@@ -98,7 +111,7 @@ class Flow:
         self._slow = slow
         self._receivers = receivers
         self._path: Path | None = None
-        self._entry: ReceivePackets = self._receive_carefully
+        self._entry: ReceivePackets = let_lie
 
     def refresh(self, now: float) -> None:
         """Look again at everything the quick way takes for granted. Call after any change to the stream."""
@@ -114,6 +127,7 @@ class Flow:
                 self.refresh(now)
 
     def _enter(self) -> None:
+        """Have what waits at the socket read from now on."""
         self._entry = self._receive_carefully if self._path is None else self._path.receive
         self._receivers[self.descriptor] = self._entry
 
@@ -129,7 +143,7 @@ class Flow:
         """
         self.settle()
         if self._path is not None:
-            self._path.receive, self._path.settle = _let_lie, _nothing
+            self._path.receive, self._path.settle = let_lie, nothing
 
     def resume(self) -> None:
         """Go on from the sources as they stand now. Call after they changed; :meth:`settle` comes before it."""
@@ -138,9 +152,12 @@ class Flow:
         """Count the last packets and leave the loop's table."""
         self._leave()
         self._path = None
+        self._leave_table()
+
+    def _leave_table(self) -> None:
         if self._receivers.get(self.descriptor) is self._entry:
             del self._receivers[self.descriptor]
-        self._entry = _let_lie
+        self._entry = let_lie
 
     def _ready(self, now: float) -> bool:
         side, port, far = self._side, self._port, self._side.far
@@ -209,7 +226,7 @@ class Flow:
         protect = sender.session.rtp if sender is not None else None
         shortest = 12 + trailer_of(receiver)
         growth = trailer_of(sender) - trailer_of(receiver)
-        sources, rate, length, batch = side.sources, side.config.clock_rate, self._buffer.length, self._batch
+        find, rate, length, batch = side.find, side.config.clock_rate, self._buffer.length, self._batch
         receive_many, descriptor, sizes, slots = batch.receive, self.descriptor, batch.sizes, batch.slots
         one, (first_octets, _, _, first_place) = slots[:1], slots[0]
         unpack, quick, simple, longest = _HEADER.unpack_from, _QUICK, _SIMPLE, QUICK_OCTETS
@@ -281,7 +298,7 @@ class Flow:
                 word, sequence, ssrc = unpack(octets)
                 if ssrc != bound:
                     catch_up()
-                    source = sources.get(ssrc)
+                    source = find(ssrc)
                     if source is not None:
                         bound, expected = ssrc, source.highest + 1 if source.received else _NONE
                 if (

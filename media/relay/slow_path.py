@@ -93,7 +93,7 @@ class SlowPath:
 
     def drop(self, side: StreamSide, cause: DropCause, count: int = 1) -> None:
         """Count drops on the side the packets came in; tell when failures pass a threshold."""
-        side.drops[cause] += count
+        side.count_drops(cause, count)
         if cause not in _FAILURES:
             return
         authentication = side.drops[DropCause.AUTH_FAILED] + side.drops[DropCause.MKI]
@@ -146,10 +146,8 @@ class SlowPath:
             return DropCause.NOT_RTP
         trailer = 0
         if side.receiver is not None:
-            suite = side.receiver.keys.suite
-            trailer = side.receiver.keys.keys[0].mki_length + (
-                suite.srtcp_tag_length + 4 if rtcp else suite.srtp_tag_length
-            )
+            suite = side.receiver.suite
+            trailer = side.receiver.session.mki_length + (suite.srtcp_tag_length + 4 if rtcp else suite.srtp_tag_length)
         whole = rtcp_is_whole if rtcp else rtp_is_whole
         return None if whole(octets, length, trailer) else DropCause.TOO_SHORT
 

@@ -1,9 +1,13 @@
 """A stream: two sides, each with its ports, keys, sources and counters."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from media.relay.board import Tally
 from media.relay.contexts import Receiver, Sender, Source, UsedKeys
@@ -26,16 +30,26 @@ from media.relay.interface import (
 from media.relay.libsrtp import PacketBuffer, check_keys
 from media.relay.port import Port, usable
 
+if TYPE_CHECKING:
+    from media.relay.fast_path import Flow
+
 _FIRST_FAILURE_THRESHOLD = 50
+_NO_DROPS: Mapping[DropCause, int] = Counter()
+"""What most sides have dropped, as long as there are streams."""
 
 
 class StreamSide:
-    """One side of a stream. Counters are plain integers the packet loop adds to."""
+    """One side of a stream. Counters are plain integers the packet loop adds to.
+
+    `config` is without keys: they are in no place but the contexts once those are made.
+    """
 
     __slots__ = (
+        "_drops",
         "config",
-        "drops",
         "failure_threshold",
+        "far",
+        "flow",
         "last_in",
         "last_out",
         "name",
@@ -59,7 +73,7 @@ class StreamSide:
 
     def __init__(
         self,
-        stream: "Stream",
+        stream: Stream,
         name: Side,
         config: SideConfig,
         ports: tuple[Port, Port | None],
@@ -69,22 +83,21 @@ class StreamSide:
         self.stream = stream
         self.tally = tally
         self.name = name
-        self.config = config
+        self.config = without_keys(config)
         self.rtp, self.rtcp = ports
+        self.flow: Flow | None = None
+        """Who carries what the peer sends to the RTP port, once the peer is known."""
+        self.far: StreamSide | None = None
+        """The side packets of this one leave from."""
         self.receiver: Receiver | None = None
         self.sender: Sender | None = None
-        self.sources: dict[int, Source] = {}
-        self.drops: Counter[DropCause] = Counter()
+        self.sources: tuple[Source, ...] = ()
+        self._drops: Counter[DropCause] | None = None
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = self.rtcp_in = self.rtcp_out = 0
         self.started = self.last_in = self.last_out = now
         self.silence_told = False
         self.failure_threshold = _FIRST_FAILURE_THRESHOLD
         self.resume: Resume | None = None
-
-    @property
-    def far(self) -> "StreamSide | None":
-        """The side packets of this one leave from."""
-        return self.stream.sides.get(self.name.other)
 
     @property
     def local(self) -> LocalAddress:
@@ -120,19 +133,18 @@ class StreamSide:
             self.receiver = self.sender = None
             return
         receive, send = config.receive, config.send
-        new_receive = receive is not None and (self.receiver is None or self.receiver.keys != receive)
-        new_send = send is not None and (self.sender is None or self.sender.keys != send)
         for keys in (receive, send):
             if keys is not None:
                 check_keys(keys)
+        new_receive = receive is not None and (self.receiver is None or not self.receiver.has(receive))
+        new_send = send is not None and (self.sender is None or not self.sender.has(send))
         if receive is not None and reset_receive and not new_receive and self.receiver is not None:
             raise KeyReusedError("a new remote address needs a new key")
         used = self.stream.used_keys
-        trial = UsedKeys(set(used.digests))
         for fresh, keys in ((new_receive, receive), (new_send, send)):
             if fresh and keys is not None:
-                trial.take(keys)
-        used.digests = trial.digests
+                used = used.taking(keys)
+        self.stream.used_keys = used
         if new_receive and receive is not None:
             self.rekey_receive(receive, now, reset_roc=reset_receive)
         if new_send and send is not None:
@@ -140,12 +152,12 @@ class StreamSide:
 
     def change_keys(self, send: KeySet | None, receive: KeySet | None, now: float, *, reset_roc: bool) -> None:
         """Change one or both keys at once. Raises BadStreamConfigError, KeyReusedError; the side is then as it was."""
-        trial = UsedKeys(set(self.stream.used_keys.digests))
+        used = self.stream.used_keys
         for keys in (send, receive):
             if keys is not None:
                 check_keys(keys)
-                trial.take(keys)
-        self.stream.used_keys.digests = trial.digests
+                used = used.taking(keys)
+        self.stream.used_keys = used
         if receive is not None:
             self.rekey_receive(receive, now, reset_roc=reset_roc)
         if send is not None:
@@ -156,21 +168,20 @@ class StreamSide:
         if self.receiver is None:
             self.receiver = Receiver(keys, self.stream.buffer)
             if self.resume is not None and not reset_roc:
-                self.receiver.resume(self.resume.received)
+                self.receiver.resume(keys, self.resume.received)
                 for ssrc, (_, sequence) in self.resume.received.items():
-                    self.sources[ssrc] = Source(ssrc, 0)
-                    self.sources[ssrc].note(sequence)
+                    self.source(ssrc).note(sequence)
         else:
             self.receiver.rekey(keys, self.sources, now, reset_roc=reset_roc)
         if reset_roc:
-            self.sources.clear()
+            self.sources = ()
 
     def rekey_send(self, keys: KeySet, *, reset_roc: bool) -> None:
         """Send with `keys` from now on."""
         if self.sender is None:
             self.sender = Sender(keys, self.stream.buffer)
             if self.resume is not None and not reset_roc:
-                self.sender.resume(self.resume.sent)
+                self.sender.resume(keys, self.resume.sent)
         else:
             self.sender.rekey(keys, reset_roc=reset_roc)
 
@@ -181,13 +192,21 @@ class StreamSide:
 
     def known(self, ssrc: int) -> bool:
         """Whether an SSRC is bound here or may still be."""
-        return ssrc in self.sources or len(self.sources) < MAX_SSRCS
+        return len(self.sources) < MAX_SSRCS or self.find(ssrc) is not None
+
+    def find(self, ssrc: int) -> Source | None:
+        """Return the state of an SSRC, None when it was not accepted before."""
+        for source in self.sources:
+            if source.ssrc == ssrc:
+                return source
+        return None
 
     def source(self, ssrc: int) -> Source:
         """Return the state of an accepted SSRC, made at its first packet."""
-        source = self.sources.get(ssrc)
+        source = self.find(ssrc)
         if source is None:
-            source = self.sources[ssrc] = Source(ssrc, 0)
+            source = Source(ssrc, 0)
+            self.sources += (source,)
         return source
 
     @property
@@ -195,13 +214,23 @@ class StreamSide:
         """Counters in the order of :class:`SideCounts`."""
         return self.packets_in, self.packets_out, self.octets_in, self.octets_out, self.rtcp_in, self.rtcp_out
 
+    @property
+    def drops(self) -> Mapping[DropCause, int]:
+        """Packets that were dropped by cause; 0 for others."""
+        return _NO_DROPS if self._drops is None else self._drops
+
+    def count_drops(self, cause: DropCause, count: int) -> None:
+        """Add to :attr:`drops`."""
+        if self._drops is None:
+            self._drops = Counter()
+        self._drops[cause] += count
+
     def statistics(self, now: float) -> SideStatistics:
         """Copy the counters."""
         suite = ""
-        keys = self.config.receive or self.config.send
-        if self.config.protection is Protection.SRTP and keys is not None:
-            suite = keys.suite.name
-        sources = self.sources.values()
+        context = self.receiver or self.sender
+        if context is not None:
+            suite = context.suite.name
         rate = self.config.clock_rate or 8000
         return SideStatistics(
             protection=self.config.protection,
@@ -215,8 +244,8 @@ class StreamSide:
             drops=dict(self.drops),
             latch_changes=self.rtp.latch_changes,
             latched=self.rtp.latched,
-            lost=sum(source.lost for source in sources),
-            jitter_ms=max((source.jitter for source in sources), default=0.0) * 1000.0 / rate,
+            lost=sum(source.lost for source in self.sources),
+            jitter_ms=max((source.jitter for source in self.sources), default=0.0) * 1000.0 / rate,
             duration_s=now - self.started,
             received=self._received(),
             sent=self._sent(),
@@ -226,28 +255,24 @@ class StreamSide:
         """Positions under the keys of this side's peer; those of the packet loop before, until there are keys."""
         if self.receiver is None:
             return {} if self.resume is None else dict(self.resume.received)
-        rocs = {ssrc: self.receiver.session.roc(ssrc) for ssrc in self.sources}
-        return {
-            ssrc: (roc, self.sources[ssrc].highest)
-            for ssrc, roc in rocs.items()
-            if roc is not None and self.sources[ssrc].received
-        }
+        rocs = [(source, self.receiver.session.roc(source.ssrc)) for source in self.sources]
+        return {source.ssrc: (roc, source.highest) for source, roc in rocs if roc is not None and source.received}
 
     def _sent(self) -> dict[int, SrtpIndex]:
         """Positions under this side's own keys, of what the far side brings."""
         positions = {} if self.resume is None else dict(self.resume.sent)
         if self.sender is not None and self.far is not None:
-            for ssrc, source in self.far.sources.items():
-                roc = self.sender.session.roc(ssrc)
+            for source in self.far.sources:
+                roc = self.sender.session.roc(source.ssrc)
                 if roc is not None and source.received:
-                    positions[ssrc] = roc, source.highest
+                    positions[source.ssrc] = roc, source.highest
         return positions
 
 
 class Stream:
     """Both sides of a stream and what they share: the buffer of the loop and the keys ever used."""
 
-    __slots__ = ("buffer", "guard", "sides", "stream_id", "tapped", "used_keys")
+    __slots__ = ("_access", "_core", "buffer", "guard", "stream_id", "tapped", "used_keys")
 
     def __init__(
         self, stream_id: str, buffer: PacketBuffer, guard: AbstractContextManager[object] | None = None
@@ -256,13 +281,41 @@ class Stream:
         self.buffer = buffer
         self.guard = guard or nullcontext()
         """Held while anything is done that a thread carrying packets of this stream must not see half done."""
-        self.sides: dict[Side, StreamSide] = {}
+        self._access: StreamSide | None = None
+        self._core: StreamSide | None = None
         self.used_keys = UsedKeys()
         self.tapped = False
+
+    @property
+    def sides(self) -> Mapping[Side, StreamSide]:
+        """The sides there are."""
+        return {side.name: side for side in (self._access, self._core) if side is not None}
+
+    def join(self, side: StreamSide) -> None:
+        """Take in a side."""
+        self._put(side.name, side)
+
+    def part(self, side: StreamSide) -> None:
+        """Let go of a side."""
+        side.far = None
+        self._put(side.name, None)
+
+    def _put(self, name: Side, side: StreamSide | None) -> None:
+        if name is Side.ACCESS:
+            self._access = side
+        else:
+            self._core = side
+        for each in self.sides.values():
+            each.far = self._core if each.name is Side.ACCESS else self._access
 
     def statistics(self, now: float) -> RelayStatistics:
         """Copy the counters of both sides."""
         return RelayStatistics(self.stream_id, {name: side.statistics(now) for name, side in self.sides.items()})
+
+
+def without_keys(config: SideConfig) -> SideConfig:
+    """Return the configuration as it is kept: a key is not, once there is a context for it."""
+    return config if config.send is config.receive is None else replace(config, send=None, receive=None)
 
 
 def check_sides(sides: Mapping[Side, SideConfig]) -> None:
