@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 
 from keying.suites import SUITES
-from media.relay import BadStreamConfigError, DropCause, KeyExpired, KeyReusedError, KeySet, Latching, MasterKey, Side
+from media.relay import (
+    BadStreamConfigError,
+    DropCause,
+    KeyExpired,
+    KeyReusedError,
+    KeySet,
+    Latching,
+    MasterKey,
+    Side,
+    StreamConfig,
+)
 from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp
 
 
@@ -318,3 +328,25 @@ def test_sessions_go_with_their_stream_without_a_collector(ends: Ends):
         assert [each() for each in gone] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.attack("T8")
+def test_master_keys_are_not_kept_once_the_sessions_have_them(ends: Ends):
+    ends.open()
+    ends.talk(range(3))
+    received, sent = keys(), keys()
+    ends.engine.rekey("s", Side.ACCESS, receive=received, send=sent)
+    ends.modify(Side.ACCESS, ends.secured(ends.phone, receive=received, send=sent))  # the same again: nothing changes
+    masters = [keys.keys[0] for keys in (received, sent)]
+    ends.access = ends.core
+    del received, sent
+    assert [[each for each in gc.get_referrers(one) if isinstance(each, tuple)] for one in masters] == [[], []]
+
+
+@pytest.mark.parametrize("digest", [b"", bytes(31), bytes(33)], ids=len)
+def test_used_key_that_is_no_digest_is_refused(ends: Ends, digest: bytes):
+    """It would shift those after it, and a key that was used would not be found among them."""
+    sides = {Side.ACCESS: ends.secured(ends.phone), Side.CORE: ends.plain(ends.far)}
+    with pytest.raises(BadStreamConfigError):
+        ends.engine.add(StreamConfig("s", sides, used_keys=frozenset({bytes(32), digest})))
+    assert not ends.engine.stream_ids
