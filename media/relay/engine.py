@@ -499,8 +499,9 @@ class RelayEngine:
 
     def _catch(self, descriptor: int, now: float) -> None:
         """Look at what came to a port's unconnected socket: one packet a round, so that a flood waits its turn."""
-        side = self._catching.get(descriptor)
-        if side is None:  # closed by an earlier packet of this round
+        try:
+            side = self._catching[descriptor]
+        except KeyError:  # closed by an earlier packet of this round
             return
         port = side.rtp
         if side.rtcp is not None and side.rtcp.catch.fileno() == descriptor:
