@@ -335,22 +335,28 @@ static void configure(int place)
     unsigned choice = next();
     flow->counts = &counts[place];
     flow->kind = place % 2 ? STRANGERS : FLOW;
-    flow->out = FIRST + (place < 4 ? 4 + place / 2 : place - 4); /* sockets that nobody reads from send for 0 and 2 */
     flow->opaque = (choice & 1) && flow->kind == FLOW ? 1 : 0;
     flow->muxed = (choice & 2) != 0;
+    flow->trailer = flow->rtcp_trailer = 0;
     int secured = (choice & 4) && !flow->opaque && (place == 0 || place == 2);
-    flow->receiving = secured ? &sessions[place == 2] : NULL;
-    flow->sending = (choice & 8) && !flow->opaque ? &sessions[place == 2] : NULL;
     flow->receiving_mki = flow->sending_mki = (choice & 16) != 0;
-    flow->trailer = secured || flow->kind == STRANGERS ? (int)(next() % (TRAILER_LIMIT + 1)) : 0;
-    flow->rtcp_trailer = flow->trailer ? flow->trailer + 4 : 0;
-    flow->rate = 8000;
+    if (secured || flow->kind == STRANGERS)
+        flow->trailer = (unsigned char)(next() % (TRAILER_LIMIT + 1));
+    if (flow->trailer)
+        flow->rtcp_trailer = flow->trailer + 4;
     flow->source_limit = 4;
-    flow->source_count = (int)(choice >> 5) % 5;
-    flow->sources = sources[place];
-    for (int i = 0; i < 4; i++)
-        flow->sources[i].ssrc = BOUND + (unsigned)i;
-    flow->known_count = (int)(next() % (RELAY_KNOWN + 1));
+    flow->source_count = (choice >> 5) % 5;
+    flow->known_count = (unsigned char)(next() % (RELAY_KNOWN + 1));
+    if (flow->kind == FLOW) {
+        flow->out = FIRST + (place < 4 ? 4 + place / 2 : place - 4); /* sockets that nobody reads from send for 0 and 2 */
+        flow->receiving = secured ? &sessions[place == 2] : NULL;
+        flow->sending = (choice & 8) && !flow->opaque ? &sessions[place == 2] : NULL;
+        flow->rate = 8000;
+        flow->sources = sources[place];
+        for (int i = 0; i < 4; i++)
+            flow->sources[i].ssrc = BOUND + (unsigned)i;
+        return;
+    }
     memset(flow->known, 0, sizeof flow->known);
     for (int i = 0; i < flow->known_count; i++) {
         flow->known[i][3] = (unsigned char)(i + 1);

@@ -10,21 +10,18 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Protocol, Self, cast
 
 from media.relay import libsrtp
-from media.relay.batch import Batch
 from media.relay.board import CAUSES, COUNTS_OCTETS, Board, Tally
-from media.relay.contexts import CAUSE_OF, Source
-from media.relay.fast_path import Flow, Path, ReceivePackets, let_lie, nothing, rtcp_trailer_of, trailer_of
+from media.relay.contexts import CAUSE_OF
+from media.relay.fast_path import Flow, Means, Path, let_lie, nothing, rtcp_trailer_of, trailer_of
 from media.relay.interface import MAX_DATAGRAM, MAX_SSRCS, Address, DropCause, Protection, RelayUnavailableError
-from media.relay.libsrtp import PacketBuffer, Session
-from media.relay.port import Port
+from media.relay.libsrtp import Session
 from media.relay.reference import SrtpSession
-from media.relay.slow_path import SlowPath
 from media.relay.stream import StreamSide
 
 CHOICE = "IMSLAB_PACKET_LOOP"
@@ -83,6 +80,7 @@ class _Ffi(Protocol):
     def gc(self, value: object, destructor: object) -> object: ...
     def buffer(self, value: object, size: int = -1) -> memoryview: ...
     def from_buffer(self, value: object) -> object: ...
+    def addressof(self, value: object, field: str) -> object: ...
     def sizeof(self, kind: str) -> int: ...
 
 
@@ -232,11 +230,21 @@ class CompiledLoop:
     def _pointer(self, address: int) -> object:
         return self.ffi.cast("void *", address)
 
-    def new_flow(self, counts: object) -> _Fields:
-        """Return the memory of a flow that is counted at `counts`; the loop keeps only a pointer to it."""
-        fields = cast("_Fields", self.ffi.new("relay_flow *"))
-        fields.counts = counts
-        return fields
+    def new_side(self, counts: object) -> object:
+        """Return the memory of a side's flows that are counted at `counts`; the loop keeps only pointers into it."""
+        memory = self.ffi.new("relay_side[1]")  # one object; of a pointer to a struct there would be two
+        peer, strangers = self.part(memory, "peer"), self.part(memory, "strangers")
+        peer.counts = strangers.counts = counts
+        strangers.kind = _STRANGERS
+        return memory
+
+    def part(self, memory: object, name: str) -> _Fields:
+        """Return the pointer to a flow in the memory of a side: ``peer`` or ``strangers``."""
+        return cast("_Fields", self.ffi.addressof(cast("list[object]", memory)[0], name))
+
+    def first_source(self, memory: object) -> Sequence[_SourceFields]:
+        """Return the pointer to the one source in the memory of a side."""
+        return cast("Sequence[_SourceFields]", self.ffi.addressof(cast("list[object]", memory)[0], "first"))
 
     def counts(self, board: Board, tally: Tally) -> object:
         """Return the pointer to where a side is counted; good for as long as the board's memory."""
@@ -302,51 +310,48 @@ class CompiledFlow(Flow):
     """
 
     __slots__ = (
-        "_board",
         "_carried",
-        "_fields",
-        "_loop",
-        "_order",
-        "_poll",
+        "_memory",
+        "_more",
+        "_out",
+        "_receiving",
         "_refusing",
         "_resting",
-        "_row_count",
-        "_rows",
-        "_sessions",
-        "_strangers",
+        "_sending",
     )
     margin = 1 << 10  # the loop counts every packet itself
 
-    def __init__(
-        self,
-        side: StreamSide,
-        port: Port,
-        buffer: PacketBuffer,
-        batch: Batch,
-        slow: SlowPath,
-        receivers: MutableMapping[int, ReceivePackets],
-        loop: CompiledLoop,
-        board: Board,
-        poll: select.epoll,
-    ) -> None:
-        super().__init__(side, port, buffer, batch, slow, receivers)
-        self._loop = loop
-        self._poll = poll
-        self._board = board
-        counts = loop.counts(board, side.tally)
-        self._fields, self._strangers = loop.new_flow(counts), loop.new_flow(counts)
-        self._strangers.kind = _STRANGERS
-        self._rows = loop.new_sources(1)
-        self._row_count = 1
-        self._order: Sequence[Source] = ()
-        self._sessions: tuple[object, ...] = ()
-        """Kept for as long as the loop may use them."""
+    def __init__(self, side: StreamSide, means: Means) -> None:
+        super().__init__(side, means)
+        self._memory = self._loop.new_side(self._loop.counts(means.board, side.tally))
+        self._more: Sequence[_SourceFields] | None = None
+        """Memory of the sources where there is more than one."""
+        self._receiving: SrtpSession | None = None
+        self._sending: SrtpSession | None = None
+        self._out: socket.SocketType | None = None
+        """Like the sessions kept for as long as the loop may use it."""
         self._carried = self._refusing = self._resting = False
-        poll.register(self.descriptor, select.EPOLLIN)
+        means.poll.register(self.descriptor, select.EPOLLIN)
+
+    @property
+    def _loop(self) -> CompiledLoop:
+        return cast("CompiledLoop", self._side.stream.guard)
+
+    @property
+    def _fields(self) -> _Fields:
+        return self._loop.part(self._memory, "peer")
+
+    @property
+    def _strangers(self) -> _Fields:
+        return self._loop.part(self._memory, "strangers")
+
+    @property
+    def _rows(self) -> Sequence[_SourceFields]:
+        return self._loop.first_source(self._memory) if self._more is None else self._more
 
     @property
     def _catch(self) -> int:
-        return self._port.catch.fileno()
+        return self._side.rtp.catch.fileno()
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -361,7 +366,7 @@ class CompiledFlow(Flow):
         self._watch(carried=False, refusing=False)
         self._resting = False
         self._take_counts()
-        self._sessions = ()
+        self._receiving = self._sending = self._out = None
 
     def _enter(self) -> None:
         carried = self._path is _COMPILED
@@ -388,12 +393,12 @@ class CompiledFlow(Flow):
         resting = self._resting and descriptor == self.descriptor
         if fields is not None:
             if not resting:
-                self._poll.unregister(descriptor)
+                self._means.poll.unregister(descriptor)
             self._loop.watch(descriptor, fields)
             return
         self._loop.watch(descriptor, None)
         if self._is_open(descriptor) and not resting:
-            self._poll.register(descriptor, select.EPOLLIN)
+            self._means.poll.register(descriptor, select.EPOLLIN)
 
     def _note_rest(self) -> None:
         """Note whether the loop has put the flow to rest: then nobody reads on until it is told to go on."""
@@ -401,14 +406,14 @@ class CompiledFlow(Flow):
 
     def _is_open(self, descriptor: int) -> bool:
         """Whether a socket of this flow has that descriptor: one that is closed may have left it to another."""
-        return any(sock is not None and sock.fileno() == descriptor for sock in (self.sock, self._port.catch))
+        return any(sock is not None and sock.fileno() == descriptor for sock in (self.sock, self._side.rtp.catch))
 
     def _refuses_strangers(self) -> bool:
         """Tell the loop whom to refuse; False where strangers may become the peer.
 
         Packets of the peer itself may wait among those of strangers: they came before there was a socket for it alone.
         """
-        side, port, strangers = self._side, self._port, self._strangers
+        side, port, strangers = self._side, self._side.rtp, self._strangers
         if not port.hears_peer_alone:
             return False
         known = [_known_address(address) for address in (port.destination, port.reclaimer) if address is not None]
@@ -431,7 +436,7 @@ class CompiledFlow(Flow):
             return super()._quick_way()
         fields = self._fields
         fields.out = far.rtp.flow.fileno()
-        if far.rtp.flow not in self._sessions:
+        if far.rtp.flow is not self._out:
             fields.routed = 0
         self._say_what(fields)
         fields.receiving, fields.sending = self._loop.session(receiving), self._loop.session(sending)
@@ -440,7 +445,7 @@ class CompiledFlow(Flow):
         fields.trailer, fields.rtcp_trailer = trailer_of(side.receiver), rtcp_trailer_of(side.receiver)
         fields.source_limit = MAX_SSRCS
         fields.rate = float(side.config.clock_rate)
-        self._sessions = (receiving, sending, far.rtp.flow)
+        self._receiving, self._sending, self._out = receiving, sending, far.rtp.flow
         self._load()
         return _COMPILED
 
@@ -460,8 +465,9 @@ class CompiledFlow(Flow):
         `source` is where a packet came from that was not heard on the peer's own socket.
         """
         if descriptor != self.descriptor:
-            self._buffer.load(packet)
-            self._slow.receive(self._side, self._port, _address_of(source, self._port.catch.family), now)
+            port = self._side.rtp
+            self._means.buffer.load(packet)
+            self._means.slow.receive(self._side, port, _address_of(source, port.catch.family), now)
             return
         self.settle()
         self._careful_slot(packet, len(packet), now)
@@ -484,7 +490,7 @@ class CompiledFlow(Flow):
             self._fields.open = 1
             self._loop.reopen(self.descriptor)
         elif self._is_open(self.descriptor):
-            self._poll.register(self.descriptor, select.EPOLLIN)
+            self._means.poll.register(self.descriptor, select.EPOLLIN)
 
     def _say_what(self, fields: _Fields) -> None:
         """Tell the loop what is expected; in what is opaque there is no RTCP to be seen."""
@@ -494,16 +500,16 @@ class CompiledFlow(Flow):
 
     def _load(self) -> None:
         """Tell the loop the sources as they stand."""
-        fields = self._fields
-        self._order = self._side.sources
-        if len(self._order) > self._row_count:
-            self._row_count = 2 * len(self._order)
-            self._rows = self._loop.new_sources(self._row_count)
-        for entry, source in zip(self._rows, self._order, strict=False):
+        fields, sources = self._fields, self._side.sources
+        if len(sources) > 1 and (self._more is None or len(sources) > len(self._more)):
+            self._more = self._loop.new_sources(2 * len(sources))
+        rows = self._rows
+        for number, source in enumerate(sources):
+            entry = rows[number]
             entry.ssrc, entry.highest, entry.first = source.ssrc, source.highest, source.first
             entry.received, entry.cycles, entry.jitter = source.received, source.cycles, source.jitter
             entry.has_transit, entry.transit = int(source.transit is not None), source.transit or 0.0
-        fields.sources, fields.source_count = self._rows, len(self._order)
+        fields.sources, fields.source_count = rows, len(sources)
         far = self._side.far
         keys = self._side.receiver, far.sender if far is not None else None
         left = [each.lifetime.srtp - each.lifetime.srtp_used - self.margin for each in keys if each is not None]
@@ -511,7 +517,9 @@ class CompiledFlow(Flow):
 
     def _take(self) -> None:
         """Take over what the loop counted, and the sources as it left them."""
-        for entry, source in zip(self._rows, self._order, strict=False):
+        rows = self._rows
+        for number, source in enumerate(self._side.sources[: self._fields.source_count]):
+            entry = rows[number]
             source.highest, source.first, source.received = entry.highest, entry.first, entry.received
             source.cycles, source.jitter = entry.cycles, entry.jitter
             source.transit = entry.transit if entry.has_transit else None
@@ -526,11 +534,11 @@ class CompiledFlow(Flow):
         side.octets_in += octets_in
         side.rtcp_in += rtcp
         for cause, count in causes:
-            self._slow.drop(side, cause, count)
+            self._means.slow.drop(side, cause, count)
         if moved and far is not None:
             far.packets_out += moved
             far.octets_out += octets_out
-            side.last_in = far.last_out = self._board.active(tally)
+            side.last_in = far.last_out = self._means.board.active(tally)
             side.silence_told = False
             for context in (side.receiver, far.sender):
                 if context is not None:

@@ -10,7 +10,7 @@ from media.relay.board import Board
 from media.relay.compiled import CompiledFlow, CompiledLoop, why_not_compiled
 from media.relay.contexts import UsedKeys
 from media.relay.descriptors import ByDescriptor
-from media.relay.fast_path import VIEWS, Flow, ReceivePackets
+from media.relay.fast_path import VIEWS, Flow, Means, ReceivePackets
 from media.relay.interface import (
     MAX_DATAGRAM,
     Address,
@@ -89,7 +89,6 @@ class RelayEngine:
         """Counters of the streams, to be shown to others."""
         self._pool = PortPool(clock, port_range)
         self._buffer = PacketBuffer(MAX_DATAGRAM + 1)
-        self._batch = Batch(VIEWS)
         self._epoll = select.epoll()
         for descriptor in self._loops:
             self._epoll.register(descriptor, select.EPOLLIN)
@@ -114,6 +113,7 @@ class RelayEngine:
             resume=self._resume_flow,
             counted=self._publish,
         )
+        self._means = Means(self._buffer, Batch(VIEWS), self._slow, self._receivers, self._epoll, self.board)
         self._later: list[tuple[StreamSide, Port, Address, bytes]] = []
 
     def fileno(self) -> int:
@@ -464,16 +464,14 @@ class RelayEngine:
         if not port.rtcp and (side.flow is None or side.flow.sock is not port.flow):  # else it pointed there already
             self._retire(side)
             if port.flow is not None:
-                side.flow = self._new_flow(side, port, port.flow.fileno())
+                side.flow = self._new_flow(side, port.flow.fileno())
         self._refresh(side.stream, self._clock())
 
-    def _new_flow(self, side: StreamSide, port: Port, descriptor: int) -> Flow:
-        parts = side, port, self._buffer, self._batch, self._slow, self._receivers
-        loop = side.stream.guard
-        if not isinstance(loop, CompiledLoop):
+    def _new_flow(self, side: StreamSide, descriptor: int) -> Flow:
+        if not isinstance(side.stream.guard, CompiledLoop):
             self._epoll.register(descriptor, select.EPOLLIN)
-            return Flow(*parts)
-        flow = CompiledFlow(*parts, loop, self.board, self._epoll)
+            return Flow(side, self._means)
+        flow = CompiledFlow(side, self._means)
         for each in flow.descriptors:
             self._by_descriptor[each] = flow
         return flow

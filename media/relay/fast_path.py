@@ -8,16 +8,17 @@ What the quick way needs is bound into a closure whenever the stream changes: in
 more per packet would cost as much as the encryption.
 """
 
+import select
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from struct import Struct
 
 from media.relay.batch import Batch
+from media.relay.board import Board
 from media.relay.contexts import CAUSE_OF, Lifetime, Receiver, Sender, Source
 from media.relay.demultiplex import rtp_is_whole
 from media.relay.interface import MAX_DATAGRAM, DropCause, Protection
 from media.relay.libsrtp import TRAILER_LIMIT, PacketBuffer
-from media.relay.port import Port
 from media.relay.slow_path import SlowPath
 from media.relay.sockets import segments_of
 from media.relay.stream import StreamSide
@@ -62,6 +63,22 @@ def rtcp_trailer_of(context: Receiver | Sender | None) -> int:
     return 0 if context is None else context.suite.srtcp_tag_length + 4 + context.session.mki_length
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all flows of an engine share.
+
+    `receivers` is the loop's table from descriptor to handler, `poll` tells it what has packets; `board` is where
+    threads count.
+    """
+
+    buffer: PacketBuffer
+    batch: Batch
+    slow: SlowPath
+    receivers: MutableMapping[int, ReceivePackets]
+    poll: select.epoll
+    board: Board
+
+
 @dataclass(slots=True)
 class Path:
     """The closures of one open quick way."""
@@ -71,45 +88,18 @@ class Path:
 
 
 class Flow:
-    """Packets of one RTP port that come from its peer.
+    """Packets of one side's RTP port that come from its peer; it keeps its entry of the loop's table right."""
 
-    `receivers` is the loop's table from descriptor to handler; the flow keeps its own entry right.
-    """
-
-    __slots__ = (
-        "_batch",
-        "_buffer",
-        "_entry",
-        "_path",
-        "_peer",
-        "_port",
-        "_receivers",
-        "_side",
-        "_slow",
-        "descriptor",
-        "sock",
-    )
+    __slots__ = ("_entry", "_means", "_path", "_peer", "_side", "descriptor", "sock")
     margin = LIFETIME_MARGIN
     """Packets a key must still be good for."""
 
-    def __init__(
-        self,
-        side: StreamSide,
-        port: Port,
-        buffer: PacketBuffer,
-        batch: Batch,
-        slow: SlowPath,
-        receivers: MutableMapping[int, ReceivePackets],
-    ) -> None:
-        self.sock = port.flow
-        self.descriptor = port.flow.fileno() if port.flow is not None else -1
+    def __init__(self, side: StreamSide, means: Means) -> None:
+        self.sock = side.rtp.flow
+        self.descriptor = self.sock.fileno() if self.sock is not None else -1
         self._side = side
-        self._port = port
-        self._peer = port.destination
-        self._buffer = buffer
-        self._batch = batch
-        self._slow = slow
-        self._receivers = receivers
+        self._peer = side.rtp.destination
+        self._means = means
         self._path: Path | None = None
         self._entry: ReceivePackets = let_lie
 
@@ -129,7 +119,7 @@ class Flow:
     def _enter(self) -> None:
         """Have what waits at the socket read from now on."""
         self._entry = self._receive_carefully if self._path is None else self._path.receive
-        self._receivers[self.descriptor] = self._entry
+        self._means.receivers[self.descriptor] = self._entry
 
     def settle(self) -> None:
         """Add what went the quick way to the counters of both sides."""
@@ -155,12 +145,12 @@ class Flow:
         self._leave_table()
 
     def _leave_table(self) -> None:
-        if self._receivers.get(self.descriptor) is self._entry:
-            del self._receivers[self.descriptor]
+        if self._means.receivers.get(self.descriptor) is self._entry:
+            del self._means.receivers[self.descriptor]
         self._entry = let_lie
 
     def _ready(self, now: float) -> bool:
-        side, port, far = self._side, self._port, self._side.far
+        side, port, far = self._side, self._side.rtp, self._side.far
         if far is None or far.rtp.flow is None or not side.gate_open or side.stream.tapped or not port.settled:
             return False
         if side.config.protection is Protection.OPAQUE and not self._takes_opaque():
@@ -180,7 +170,7 @@ class Flow:
         return False
 
     def _receive_carefully(self, now: float, _: bool) -> None:
-        sock, buffer = self.sock, self._buffer
+        sock, buffer = self.sock, self._means.buffer
         if sock is None:
             return
         try:
@@ -191,16 +181,16 @@ class Flow:
 
     def _careful(self, now: float) -> None:
         if self._peer is not None:
-            self._slow.receive(self._side, self._port, self._peer, now)
+            self._means.slow.receive(self._side, self._side.rtp, self._peer, now)
 
     def _careful_slot(self, octets: bytes | bytearray, size: int, now: float) -> None:
-        self._buffer.load(bytes(octets[: min(size, MAX_DATAGRAM + 1)]))  # a slot has room for more than may pass
+        self._means.buffer.load(bytes(octets[: min(size, MAX_DATAGRAM + 1)]))  # a slot has room for more than may pass
         self._careful(now)
 
     def _failed(self, size: int, status: int) -> None:
         self._side.packets_in += 1
         self._side.octets_in += size
-        self._slow.drop(self._side, CAUSE_OF.get(status, DropCause.AUTH_FAILED))
+        self._means.slow.drop(self._side, CAUSE_OF.get(status, DropCause.AUTH_FAILED))
 
     def _send_again(self, packet: memoryview, size: int, far: StreamSide) -> None:
         """Send once more after an error, which may tell of an earlier packet; count the packet either way."""
@@ -212,7 +202,7 @@ class Flow:
             far.packets_out += 1
             far.octets_out += len(packet)
         else:
-            self._slow.drop(side, cause)
+            self._means.slow.drop(side, cause)
 
     def _quick_way(self) -> Path:  # noqa: C901 - one body: a call costs as much as a check
         side, sock = self._side, self.sock
@@ -226,7 +216,7 @@ class Flow:
         protect = sender.session.rtp if sender is not None else None
         shortest = 12 + trailer_of(receiver)
         growth = trailer_of(sender) - trailer_of(receiver)
-        find, rate, length, batch = side.find, side.config.clock_rate, self._buffer.length, self._batch
+        find, rate, length, batch = side.find, side.config.clock_rate, self._means.buffer.length, self._means.batch
         receive_many, descriptor, sizes, slots = batch.receive, self.descriptor, batch.sizes, batch.slots
         one, (first_octets, _, _, first_place) = slots[:1], slots[0]
         unpack, quick, simple, longest = _HEADER.unpack_from, _QUICK, _SIMPLE, QUICK_OCTETS

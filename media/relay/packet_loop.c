@@ -50,7 +50,7 @@
 #define MANY 8
 #define FLOWS_A_TURN 16
 #define LOOKS_A_SECOND 500.0
-#define LOOKS_AT_ONCE 256.0
+#define LOOKS_AT_ONCE 256.0f
 #define STACK (256 * 1024)
 #define TURN_NS 100000
 
@@ -409,7 +409,7 @@ static int may_look(const relay_loop *loop, relay_flow *flow, double now)
     if (loop->arena_used > MOST_HANDED_BACK || loop->back_count > MOST_PACKETS_BACK)
         return 0;
     if (now > flow->looks_at) {
-        flow->looks += (now - flow->looks_at) * LOOKS_A_SECOND;
+        flow->looks += (float)((now - flow->looks_at) * LOOKS_A_SECOND);
         if (flow->looks > LOOKS_AT_ONCE || flow->looks_at == 0)
             flow->looks = LOOKS_AT_ONCE;
         flow->looks_at = now;

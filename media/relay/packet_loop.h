@@ -48,8 +48,9 @@ typedef struct {
 typedef struct {
     uint32_t ssrc;
     uint16_t highest, first;
-    uint64_t received, cycles;
+    uint64_t received;
     double transit, jitter;
+    uint32_t cycles;
     int has_transit;
 } relay_source;
 
@@ -57,28 +58,34 @@ typedef struct {
  *
  * It changes only while the loop is held, but for what `counts` points to. That and `sources` belong to who made the
  * flow. Packets of `known` senders are no strangers'. `left` is how many packets its keys may still carry here; `routed`
- * whether the thread has looked up its way out.
+ * whether the thread has looked up its way out. There are thousands of them: what only one kind needs shares its place
+ * with what only the other does, and `kind` is set once.
  */
 typedef struct {
-    int kind;
-    int out;
-    int open;
-    int noted, queued, routed;
-    int opaque;
-    int muxed;
-    void *receiving, *sending;
-    int receiving_mki, sending_mki;
-    int trailer, rtcp_trailer;
-    double rate;
-    double looks, looks_at;
-    uint64_t left;
-    uint64_t handed_back;
     relay_counts *counts;
-    unsigned char known[RELAY_KNOWN][ADDRESS_OCTETS];
-    int known_count;
-    int source_count, source_limit;
-    relay_source *sources;
+    double looks_at;
+    float looks;
+    uint32_t handed_back;
+    unsigned char kind, open, noted, queued;
+    unsigned char opaque, muxed, trailer, rtcp_trailer;
+    unsigned char routed, receiving_mki, sending_mki, source_count, source_limit, known_count;
+    union {
+        struct { /* FLOW */
+            int out;
+            float rate;
+            void *receiving, *sending;
+            uint64_t left;
+            relay_source *sources;
+        };
+        unsigned char known[RELAY_KNOWN][ADDRESS_OCTETS]; /* STRANGERS */
+    };
 } relay_flow;
+
+/* The flows of one side's port, and the source that most peers have alone. */
+typedef struct {
+    relay_flow peer, strangers;
+    relay_source first;
+} relay_side;
 
 typedef struct relay_loop relay_loop;
 

@@ -52,10 +52,10 @@ class Port:
         "rtcp",
     )
 
-    def __init__(self, catch: socket.socket, *, rtcp: bool) -> None:
+    def __init__(self, catch: socket.SocketType, *, rtcp: bool) -> None:
         self.catch = catch
         self.rtcp = rtcp
-        self.flow: socket.socket | None = None
+        self.flow: socket.SocketType | None = None
         self.destination: Address | None = None
         self.latched: Address | None = None
         self.latch_changes = 0

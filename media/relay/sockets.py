@@ -32,9 +32,9 @@ def _family(ip: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
-def _open(address: Address, dscp: int, *, shared: bool = False) -> socket.socket:
+def _open(address: Address, dscp: int, *, shared: bool = False) -> socket.SocketType:
     family = _family(address[0])
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = socket.SocketType(family, socket.SOCK_DGRAM)  # half of a socket.socket
     try:
         sock.settimeout(0.0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -50,7 +50,7 @@ def _open(address: Address, dscp: int, *, shared: bool = False) -> socket.socket
     return sock
 
 
-def set_dscp(sock: socket.socket, dscp: int) -> None:
+def set_dscp(sock: socket.SocketType, dscp: int) -> None:
     """Mark what leaves the socket with a DiffServ code point, 0 to 63 (RFC 2474)."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
@@ -67,7 +67,7 @@ def segments_of(size: int) -> tuple[tuple[int, int, bytes], ...]:
     return ((socket.IPPROTO_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder)),)
 
 
-def overflow_of(sock: socket.socket) -> int:
+def overflow_of(sock: socket.SocketType) -> int:
     """Return how many datagrams the kernel dropped at a socket, modulo 2^32, most of them because its queue was full
     (SO_MEMINFO, Linux 4.12). A kernel that does not tell is taken to have dropped none."""
     try:
@@ -78,7 +78,7 @@ def overflow_of(sock: socket.socket) -> int:
 
 
 @contextmanager
-def _shareable(sock: socket.socket) -> Iterator[None]:
+def _shareable(sock: socket.SocketType) -> Iterator[None]:
     """Let the twin bind; nobody else may before or after."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -88,8 +88,8 @@ def _shareable(sock: socket.socket) -> Iterator[None]:
 
 
 def open_flow(
-    catch: socket.socket, peer: Address, dscp: int
-) -> tuple[socket.socket | None, list[tuple[bytes, Address]]]:
+    catch: socket.SocketType, peer: Address, dscp: int
+) -> tuple[socket.SocketType | None, list[tuple[bytes, Address]]]:
     """Open the twin of `catch` towards `peer`; None when there is no route or no descriptor left.
 
     Returns beside it what reached the twin before it was connected, with the address each came from.
@@ -129,7 +129,7 @@ class PortPool:
         self._resting.pop(address, None)
         self._resting[address] = self._clock() + PORT_REST_S
 
-    def open(self, ip: str, *, pair: bool, dscp: int) -> tuple[socket.socket, socket.socket | None]:
+    def open(self, ip: str, *, pair: bool, dscp: int) -> tuple[socket.SocketType, socket.SocketType | None]:
         """Bind a port, or an even port and the next one for RTCP (RFC 3550 11). Raises PortsExhaustedError."""
         self._end_rests()
         attempts = _ATTEMPTS if self._range is None else (self._range[1] - self._range[0]) // 2 + 1
@@ -156,7 +156,9 @@ class PortPool:
                 rtp.close()
         raise PortsExhaustedError(f"no pair of UDP ports free on {ip}")
 
-    def open_again(self, ip: str, port: int, *, pair: bool, dscp: int) -> tuple[socket.socket, socket.socket | None]:
+    def open_again(
+        self, ip: str, port: int, *, pair: bool, dscp: int
+    ) -> tuple[socket.SocketType, socket.SocketType | None]:
         """Bind a port that a packet loop before this one had, whatever rests. Raises PortsExhaustedError."""
         try:
             rtp = _open((ip, port), dscp)
