@@ -1,9 +1,10 @@
 """Counters in memory that a packet loop shares with who commands it: read at any time, without a word to either.
 
 Each side of a stream has a row of 64-bit words. Its first part is counted by the thread that carries the packets (for a
-compiled loop `relay_counts` of `packet_loop.h`; else it stays 0), its second part holds what was counted elsewhere.
-Each word has one writer, is written as a whole and only grows, so that a reader needs no lock and their sum is never
-less than it was. The rows outlive the packet loop for as long as somebody has them mapped.
+compiled loop `relay_counts` of `packet_loop.h`; else it stays 0), its second part holds what was counted elsewhere and,
+for the packet loop itself, what it has taken over of the first. Each word has one writer, is written as a whole and
+only grows, so that a reader needs no lock and their sum is never less than it was. The rows outlive the packet loop for
+as long as somebody has them mapped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import mmap
 import os
 import stat
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -47,7 +49,9 @@ _LINE = 8
 _ELSEWHERE = -(-(_ACTIVE + 1) // _LINE) * _LINE
 _ALL_CAUSES = tuple(DropCause)
 _COUNTERS = 6
-_ROW = _ELSEWHERE + -(-(_COUNTERS + len(_ALL_CAUSES)) // _LINE) * _LINE
+_TAKEN = _ELSEWHERE + _COUNTERS + len(_ALL_CAUSES)
+"""What of the first words the side has taken over; of use to the packet loop alone."""
+_ROW = -(-(_TAKEN + _DROPS) // _LINE) * _LINE
 MOST_ROWS = 1 << 17
 """Two for each stream; the memory of those that nobody used is not there."""
 _OCTETS = 8 * _ROW * MOST_ROWS
@@ -58,39 +62,41 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE | fcntl.F_
 class Tally:
     """What was counted of one side in its row by a thread, and how much of that the side has taken over."""
 
-    __slots__ = ("_drops", "_octets_in", "_octets_out", "_packets", "_refused", "_rtcp", "_words", "row")
+    __slots__ = ("_drops", "_words", "row")
 
     def __init__(self, words: memoryview, row: int) -> None:
         self._words = words
         self.row = row
-        self._packets = self._octets_in = self._octets_out = self._refused = self._rtcp = 0
         self._drops: list[int] | None = None
 
     def take(self) -> tuple[int, int, int]:
         """Return packets carried and octets in and out since the last call."""
         at, words = self.row * _ROW, self._words
-        before = self._packets, self._octets_in, self._octets_out
-        self._packets, self._octets_in, self._octets_out = words[at : at + _REFUSED].tolist()
-        return self._packets - before[0], self._octets_in - before[1], self._octets_out - before[2]
+        now, taken = words[at : at + _REFUSED], words[at + _TAKEN : at + _TAKEN + _REFUSED]
+        found, before = now.tolist(), taken.tolist()
+        taken[:] = memoryview(array("Q", found))
+        return found[0] - before[0], found[1] - before[1], found[2] - before[2]
 
     def take_drops(self) -> tuple[int, int, list[tuple[DropCause, int]]]:
         """Return packets of media and of RTCP dropped since the last call, and by cause."""
         at, words = self.row * _ROW, self._words
         refused, rtcp = words[at + _REFUSED], words[at + _RTCP_REFUSED]
-        if refused == self._refused and rtcp == self._rtcp and refused + rtcp == sum(self._drops or ()):
+        media, other = refused - words[at + _TAKEN + _REFUSED], rtcp - words[at + _TAKEN + _RTCP_REFUSED]
+        if not media and not other and refused + rtcp == sum(self._drops or ()):
             return 0, 0, []
         before = self._drops or [0] * len(CAUSES)
         self._drops = words[at + _DROPS : at + _ACTIVE].tolist()
         changes = zip(CAUSES, self._drops, before, strict=True)
         causes = [(cause, now - then) for cause, now, then in changes if now > then]
-        media, other = refused - self._refused, rtcp - self._rtcp
-        self._refused, self._rtcp = refused, rtcp
+        words[at + _TAKEN + _REFUSED], words[at + _TAKEN + _RTCP_REFUSED] = refused, rtcp
         return media, other, causes
 
     @property
     def taken(self) -> tuple[int, int, int, int, int]:
         """Packets of media in, packets out, octets in and out, and RTCP packets in, as taken over."""
-        return self._packets + self._refused, self._packets, self._octets_in, self._octets_out, self._rtcp
+        at = self.row * _ROW + _TAKEN
+        packets, octets_in, octets_out, refused, rtcp = self._words[at : at + _DROPS].tolist()
+        return packets + refused, packets, octets_in, octets_out, rtcp
 
     @property
     def drops(self) -> dict[DropCause, int]:

@@ -1,7 +1,7 @@
 """SRTP contexts of one side: what it receives with and sends with, over re-keys (RFC 3711 3.3.1, RFC 4568 7.1.4)."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 
@@ -41,6 +41,8 @@ class Source:
     first: int = 0
     transit: float | None = None
     jitter: float = 0.0
+    following: "Source | None" = field(default=None, repr=False, compare=False)
+    """The one that was accepted after it."""
 
     def note(self, sequence: int) -> None:
         """Take in the sequence number of an accepted packet."""
@@ -158,13 +160,12 @@ def _fingerprint(keys: KeySet) -> bytes:
 class Receiver(Context):
     """Unprotects what the peer sends: the present key and, for a grace time, the one before."""
 
-    __slots__ = ("_previous", "_previous_suite", "_previous_until")
+    __slots__ = ("_previous",)
 
     def __init__(self, keys: KeySet, buffer: PacketBuffer) -> None:
         super().__init__(keys, buffer, sender=False)
-        self._previous: SrtpSession | None = None
-        self._previous_suite = keys.suite
-        self._previous_until = 0.0
+        self._previous: tuple[SrtpSession, CryptoSuite, float] | None = None
+        """Session and suite of the key before, and until when it works."""
 
     def rekey(self, keys: KeySet, sources: Iterable[Source], now: float, *, reset_roc: bool) -> None:
         """Change to `keys` at `now` seconds. ROC of each known SSRC goes on unless `reset_roc`."""
@@ -174,13 +175,13 @@ class Receiver(Context):
                 roc = self.session.roc(source.ssrc)
                 if roc is not None and source.received:
                     session.start_at(keys, source.ssrc, roc, source.highest)
-        self._previous, self._previous_suite, self._previous_until = self.session, self.suite, now + OLD_KEY_GRACE_S
+        self._previous = self.session, self.suite, now + OLD_KEY_GRACE_S
         self.session = session
         self._note(keys)
 
     def in_grace(self, now: float) -> bool:
         """Whether the key before the present one still works at `now`; forgets it when not."""
-        if self._previous is not None and now >= self._previous_until:
+        if self._previous is not None and now >= self._previous[2]:
             self._previous = None
         return self._previous is not None
 
@@ -201,7 +202,8 @@ class Receiver(Context):
         if saved is None or self._previous is None:
             return cause
         buffer.load(saved)
-        earlier = self._unprotect(self._previous, self._previous_suite, rtcp=rtcp)
+        session, suite, _ = self._previous
+        earlier = self._unprotect(session, suite, rtcp=rtcp)
         return cause if earlier is DropCause.AUTH_FAILED else earlier
 
     def _unprotect(self, session: SrtpSession, suite: CryptoSuite, *, rtcp: bool) -> DropCause | None:

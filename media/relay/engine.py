@@ -40,7 +40,7 @@ from media.relay.port import Port
 from media.relay.self_test import run_self_test
 from media.relay.slow_path import SlowPath
 from media.relay.sockets import PortPool
-from media.relay.stream import Stream, StreamSide, check_sides, without_keys
+from media.relay.stream import Stream, StreamSide, check_sides
 
 _BUSY = 32
 """Sockets with packets at the same moment, above which the loop is behind and reads and sends in bursts."""
@@ -306,8 +306,8 @@ class RelayEngine:
             side.take_keys(config, now, reset_receive=moved)
             if config.mode != side.config.mode:
                 side.last_in = side.last_out = now
-            side.config = without_keys(config)
-            self._configure_ports(side, again=True)
+            side.configure(config)
+            self._configure_ports(side, config, again=True)
         self._refresh(stream, now)
         return side.local
 
@@ -448,13 +448,13 @@ class RelayEngine:
         for port in side.ports:
             self._catching[port.catch.fileno()] = side
             self._epoll.register(port.catch.fileno(), select.EPOLLIN)
-        self._configure_ports(side, again=False)
+        self._configure_ports(side, config, again=False)
         return side
 
-    def _configure_ports(self, side: StreamSide, *, again: bool) -> None:
+    def _configure_ports(self, side: StreamSide, config: SideConfig, *, again: bool) -> None:
         for port in side.ports:
             before = port.flow
-            early = port.configure(side.config, again=again)
+            early = port.configure(config, again=again)
             if port.flow is not before:
                 self._sockets_changed(side, port, early)
 

@@ -244,21 +244,24 @@ class Session:
     and good until the keys change; each keeps the session alive for as long as it is used itself.
     """
 
-    __slots__ = ("__weakref__", "_owner", "_sender", "mki_length")
+    __slots__ = ("__weakref__", "_pointer", "_sender", "mki_length")
 
     def __init__(self, keys: KeySet, *, sender: bool) -> None:
         check_keys(keys)
         self._sender = sender
         handle = _ffi.new("void **")
         self._call(lambda policy: _library().srtp_create(handle, policy), _policy(keys, self._wildcard))
-        pointer = _binding.ffi.cast("srtp_ctx_t *", int(_ffi.cast("uintptr_t", handle[0])))
-        self._owner: object = _binding.ffi.gc(pointer, _binding.lib.srtp_dealloc)
+        self._pointer: object = _binding.ffi.cast("srtp_ctx_t *", int(_ffi.cast("uintptr_t", handle[0])))
         self.mki_length = keys.keys[0].mki_length
+
+    def __del__(self) -> None:
+        if hasattr(self, "_pointer"):  # else it was refused
+            _binding.lib.srtp_dealloc(self._pointer)
 
     @property
     def address(self) -> int:
         """Where the session is, for code outside the interpreter; good for as long as this object."""
-        return int(_binding.ffi.cast("uintptr_t", self._owner))
+        return int(_binding.ffi.cast("uintptr_t", self._pointer))
 
     @property
     def _session(self) -> object:
@@ -287,12 +290,14 @@ class Session:
 
     def _transform(self, *, rtcp: bool) -> Transform:
         if not self.mki_length:
-            return partial(_PLAIN[self._sender, rtcp], self._owner)
+            plain = partial(_PLAIN[self._sender, rtcp], self._pointer)
+            plain.__dict__["session"] = self  # which frees what it points to
+            return plain
         verb, trailing = ("protect", (1, 0)) if self._sender else ("unprotect", (1,))
         function = getattr(_library(), f"srtp_{verb}{'_rtcp' if rtcp else ''}_mki")
-        session, owner = self._session, self._owner
+        session = self._session
 
-        def transform(data: object, length: Pointer, _owner: object = owner) -> int:
+        def transform(data: object, length: Pointer, _owner: object = self) -> int:
             return cast("int", function(session, data, length, *trailing))
 
         return transform

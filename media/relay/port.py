@@ -2,9 +2,11 @@
 
 import ipaddress
 import socket
+from dataclasses import replace
 from enum import Enum, auto
+from functools import lru_cache
 
-from media.relay.interface import Address, DropCause, Latching, Protection, SideConfig
+from media.relay.interface import Address, DropCause, InactivityDirection, Latching, Mode, Protection, SideConfig
 from media.relay.sockets import open_flow, overflow_of, set_dscp
 
 _NO_HOST = ("0.0.0.0", "::")  # noqa: S104 - the address of a stream on hold (RFC 3264 8.4), never bound
@@ -25,6 +27,32 @@ def usable(address: Address | None) -> Address | None:
     return address if host == address[0] else (host, address[1])
 
 
+def terms_of(config: SideConfig) -> SideConfig:
+    """Return what is kept of a configuration: the same object for all that say the same.
+
+    Thousands of streams differ in their addresses and keys alone. Who needs an address has it; keys are in no place but
+    the contexts once those are made.
+    """
+    return _shared(
+        replace(
+            config,
+            protection=Protection(config.protection),  # equal is not enough: these are compared by identity
+            mode=Mode(config.mode),
+            latching=Latching(config.latching),
+            inactivity_direction=InactivityDirection(config.inactivity_direction),
+            remote=None,
+            remote_rtcp=None,
+            send=None,
+            receive=None,
+        )
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shared(terms: SideConfig) -> SideConfig:
+    return terms
+
+
 class Verdict(Enum):
     """What the address a packet came from is worth."""
 
@@ -39,11 +67,9 @@ class Port:
     __slots__ = (
         "_armed",
         "_config",
-        "_known",
-        "_known_flow",
-        "_overflowed",
         "_remote",
         "_remote_heard",
+        "_taken",
         "catch",
         "destination",
         "flow",
@@ -64,10 +90,8 @@ class Port:
         self._remote_heard = False
         """The signalled peer has been the latched one."""
         self._config: SideConfig | None = None
-        self._known, self._known_flow = overflow_of(catch), 0
-        """What of the overflow of both sockets was taken already."""
-        self._overflowed = 0
-        """Packets the kernel had no room for at twins that are closed."""
+        self._taken = overflow_of(catch)
+        """What of the overflow of both sockets was taken already, less what twins that are closed had."""
 
     @property
     def local(self) -> Address:
@@ -77,16 +101,8 @@ class Port:
 
     def take_overflow(self) -> int:
         """Return how many packets the kernel has dropped since the last call because nobody read them in time."""
-        now = overflow_of(self.catch)
-        lost = ((now - self._known) & _UINT32) + self._take_flow_overflow() + self._overflowed
-        self._known, self._overflowed = now, 0
-        return lost
-
-    def _take_flow_overflow(self) -> int:
-        if self.flow is None:
-            return 0
-        now = overflow_of(self.flow)
-        lost, self._known_flow = (now - self._known_flow) & _UINT32, now
+        now = overflow_of(self.catch) + (0 if self.flow is None else overflow_of(self.flow))
+        lost, self._taken = (now - self._taken) & _UINT32, now & _UINT32
         return lost
 
     def resume(self, latched: Address | None) -> None:
@@ -100,7 +116,7 @@ class Port:
         """
         remote = self._signalled(config)
         moved = remote is not None and self._remote is not None and remote != self._remote
-        self._config = config
+        self._config = terms_of(config)
         if remote is not None:
             self._remote = remote
         if config.latching is Latching.OFF or moved:
@@ -210,7 +226,7 @@ class Port:
         except OSError:  # an address of another family: counted when something is sent
             return []
         if self.flow is not None:
-            self._known_flow = overflow_of(self.flow)
+            self._taken += overflow_of(self.flow)
         return early
 
     def send(self, packet: memoryview) -> DropCause | None:
@@ -234,8 +250,8 @@ class Port:
 
     def close_flow(self) -> None:
         """Close the connected twin, if any."""
-        self._overflowed += self._take_flow_overflow()
         if self.flow is not None:
+            self._taken -= overflow_of(self.flow)
             self.flow.close()
             self.flow = None
 

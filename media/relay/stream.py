@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from media.relay.interface import (
     SrtpIndex,
 )
 from media.relay.libsrtp import PacketBuffer, check_keys
-from media.relay.port import Port, usable
+from media.relay.port import Port, terms_of, usable
 
 if TYPE_CHECKING:
     from media.relay.fast_path import Flow
@@ -41,11 +40,12 @@ _NO_DROPS: Mapping[DropCause, int] = Counter()
 class StreamSide:
     """One side of a stream. Counters are plain integers the packet loop adds to.
 
-    `config` is without keys: they are in no place but the contexts once those are made.
+    `config` is without addresses and keys, see :func:`media.relay.port.terms_of`; `remote` is the signalled peer.
     """
 
     __slots__ = (
         "_drops",
+        "_first_source",
         "config",
         "failure_threshold",
         "far",
@@ -58,6 +58,7 @@ class StreamSide:
         "packets_in",
         "packets_out",
         "receiver",
+        "remote",
         "resume",
         "rtcp",
         "rtcp_in",
@@ -65,7 +66,6 @@ class StreamSide:
         "rtp",
         "sender",
         "silence_told",
-        "sources",
         "started",
         "stream",
         "tally",
@@ -83,7 +83,7 @@ class StreamSide:
         self.stream = stream
         self.tally = tally
         self.name = name
-        self.config = without_keys(config)
+        self.configure(config)
         self.rtp, self.rtcp = ports
         self.flow: Flow | None = None
         """Who carries what the peer sends to the RTP port, once the peer is known."""
@@ -91,7 +91,7 @@ class StreamSide:
         """The side packets of this one leave from."""
         self.receiver: Receiver | None = None
         self.sender: Sender | None = None
-        self.sources: tuple[Source, ...] = ()
+        self._first_source: Source | None = None
         self._drops: Counter[DropCause] | None = None
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = self.rtcp_in = self.rtcp_out = 0
         self.started = self.last_in = self.last_out = now
@@ -123,6 +123,11 @@ class StreamSide:
         if not self.config.rtcp:
             return None
         return self.rtp if self.config.rtcp_mux else self.rtcp
+
+    def configure(self, config: SideConfig) -> None:
+        """Keep a configuration, but for its keys."""
+        self.config = terms_of(config)
+        self.remote = config.remote
 
     def take_keys(self, config: SideConfig, now: float, *, reset_receive: bool) -> None:
         """Bring the contexts to the keys of `config`. Unchanged keys keep their context.
@@ -174,7 +179,7 @@ class StreamSide:
         else:
             self.receiver.rekey(keys, self.sources, now, reset_roc=reset_roc)
         if reset_roc:
-            self.sources = ()
+            self._first_source = None
 
     def rekey_send(self, keys: KeySet, *, reset_roc: bool) -> None:
         """Send with `keys` from now on."""
@@ -187,8 +192,17 @@ class StreamSide:
 
     def remote_moved(self, config: SideConfig) -> bool:
         """Whether `config` signals another remote address than before; a hold to nowhere is no move."""
-        before, after = usable(self.config.remote), usable(config.remote)
+        before, after = usable(self.remote), usable(config.remote)
         return before is not None and after is not None and before != after
+
+    @property
+    def sources(self) -> list[Source]:
+        """The SSRCs that were accepted, in the order of their first packets."""
+        found, source = [], self._first_source
+        while source is not None:
+            found.append(source)
+            source = source.following
+        return found
 
     def known(self, ssrc: int) -> bool:
         """Whether an SSRC is bound here or may still be."""
@@ -196,17 +210,20 @@ class StreamSide:
 
     def find(self, ssrc: int) -> Source | None:
         """Return the state of an SSRC, None when it was not accepted before."""
-        for source in self.sources:
-            if source.ssrc == ssrc:
-                return source
-        return None
+        source = self._first_source
+        while source is not None and source.ssrc != ssrc:
+            source = source.following
+        return source
 
     def source(self, ssrc: int) -> Source:
         """Return the state of an accepted SSRC, made at its first packet."""
         source = self.find(ssrc)
         if source is None:
-            source = Source(ssrc, 0)
-            self.sources += (source,)
+            source, before = Source(ssrc, 0), self.sources
+            if before:
+                before[-1].following = source
+            else:
+                self._first_source = source
         return source
 
     @property
@@ -311,11 +328,6 @@ class Stream:
     def statistics(self, now: float) -> RelayStatistics:
         """Copy the counters of both sides."""
         return RelayStatistics(self.stream_id, {name: side.statistics(now) for name, side in self.sides.items()})
-
-
-def without_keys(config: SideConfig) -> SideConfig:
-    """Return the configuration as it is kept: a key is not, once there is a context for it."""
-    return config if config.send is config.receive is None else replace(config, send=None, receive=None)
 
 
 def check_sides(sides: Mapping[Side, SideConfig]) -> None:

@@ -18,6 +18,9 @@ from media.relay import (
     Side,
     StreamConfig,
 )
+from media.relay.interface import Mode, Protection
+from media.relay.libsrtp import PacketBuffer, Session
+from media.relay.port import terms_of
 from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp
 
 
@@ -350,3 +353,28 @@ def test_used_key_that_is_no_digest_is_refused(ends: Ends, digest: bytes):
     with pytest.raises(BadStreamConfigError):
         ends.engine.add(StreamConfig("s", sides, used_keys=frozenset({bytes(32), digest})))
     assert not ends.engine.stream_ids
+
+
+@pytest.mark.attack("T8")
+def test_a_transform_outlives_its_session_and_frees_it_in_the_end():
+    session, buffer = Session(keys(), sender=True), PacketBuffer(64)
+    gone, transform = weakref.ref(session), session.rtp
+    del session
+    buffer.load(rtp(1))
+    assert transform(buffer.data, buffer.length) == 0
+    assert gone() is not None
+    del transform
+    assert gone() is None
+
+
+@pytest.mark.attack("T8")
+def test_what_is_kept_of_a_configuration_is_shared_and_names_no_peer_and_no_key(ends: Ends):
+    ends.open()
+    others = {Side.ACCESS: replace(ends.access, receive=keys(), send=keys()), Side.CORE: ends.core}
+    ends.engine.add(StreamConfig("t", others))
+    kept = [ends.engine._streams[name].sides[Side.ACCESS].config for name in ("s", "t")]
+    assert kept[0] is kept[1]
+    assert (kept[0].remote, kept[0].remote_rtcp, kept[0].send, kept[0].receive) == (None, None, None, None)
+    vague = terms_of(replace(ends.access, protection="SRTP", mode="sendrecv", latching="latch"))  # type: ignore[arg-type]
+    assert (vague.protection, vague.mode, vague.latching) == (Protection.SRTP, Mode.SENDRECV, Latching.LATCH)
+    assert all(type(each) is not str for each in (vague.protection, vague.mode, vague.latching))
