@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nodes.pcscf.media_plan import Side
+from nodes.pcscf.session_timer import SessionTimer
 from signalling.sip.headers import GrammarError, parse_name_addr
 from signalling.sip.message import SipMessage, SipRequest, SipResponse
 from signalling.sip.uri import SipUri
@@ -31,6 +32,7 @@ class EdgeDialog:
     invite_cseq: int = 0
     inserted: dict[Side, list[tuple[int, int]]] = field(default_factory=dict)
     """Requests of this node towards a side: (CSeq of the peer from which on it counts, by how much), rising."""
+    timer: SessionTimer = field(default_factory=SessionTimer)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON form for the store."""
@@ -45,6 +47,7 @@ class EdgeDialog:
             "confirmed": self.confirmed,
             "invite_cseq": self.invite_cseq,
             "inserted": {str(side): [list(step) for step in steps] for side, steps in self.inserted.items()},
+            "timer": self.timer.to_dict(),
         }
 
     @classmethod
@@ -64,6 +67,7 @@ class EdgeDialog:
                 Side(side): [(int(start), int(count)) for start, count in steps]
                 for side, steps in stored.get("inserted", {}).items()
             },
+            timer=SessionTimer.from_dict(stored.get("timer", {})),
         )
 
     def belongs(self, message: SipMessage, sender: Side) -> bool:
@@ -73,8 +77,9 @@ class EdgeDialog:
         return message.to_tag == self.tags[sender] and message.from_tag == self.tags[sender.other]
 
     def request_seen(self, request: SipRequest, sender: Side) -> None:
-        """Follow CSeq and remote target (RFC 3261 12.2)."""
+        """Follow CSeq, remote target (RFC 3261 12.2) and session timer."""
         self.cseqs[sender] = max(self.cseqs[sender], request.cseq[0])
+        self.timer.request_seen(request, sender)
         if request.method in ("INVITE", "UPDATE"):
             self._target(request, sender)
 
@@ -123,8 +128,8 @@ class EdgeDialog:
             request.headers.set("RAck", f"{named[0]} {self.shifted(int(named[1]), towards)} {named[2]}")
         return request
 
-    def reinvite(self, towards: Side, body: bytes) -> SipRequest:
-        """An INVITE of this node in the name of the other side, which knows nothing of it."""
+    def reinvite(self, towards: Side, body: bytes, now: float) -> SipRequest:
+        """An INVITE of this node in the name of the other side, which knows nothing of it; `now` is Unix time, s."""
         sender = towards.other
         seen = self.cseqs[sender]
         steps = self.inserted.setdefault(towards, [])
@@ -136,6 +141,8 @@ class EdgeDialog:
         request = self._numbered("INVITE", towards, seen + made + 1, "")
         request.headers.set("Contact", f"<{self.contacts[sender]}>")
         request.headers.set("Content-Type", "application/sdp")
+        for name, value in self.timer.headers(sender, now):
+            request.headers.add(name, value)
         request.body = body
         return request
 
@@ -185,6 +192,8 @@ def dialog_of(request: SipRequest, response: SipResponse, caller: Side, own: Seq
         return None
     before, after = split_record_route(response, own)
     callee = caller.other
+    timer = SessionTimer()
+    timer.request_seen(request, caller)
     return EdgeDialog(
         call_id=request.call_id,
         caller=caller,
@@ -194,6 +203,7 @@ def dialog_of(request: SipRequest, response: SipResponse, caller: Side, own: Seq
         cseqs={caller: request.cseq[0], callee: 0},
         routes={caller: after, callee: tuple(reversed(before))},
         invite_cseq=request.cseq[0],
+        timer=timer,
     )
 
 

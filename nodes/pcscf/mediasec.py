@@ -19,7 +19,7 @@ from signalling.secagree import (
     same_list,
     signalling_entries,
 )
-from signalling.sip.message import SipRequest
+from signalling.sip.message import SipMessage, SipRequest
 
 SDES = "sdes-srtp"
 OPTION_TAGS = ("sec-agree", "mediasec")
@@ -175,9 +175,9 @@ def check_proxy_require(request: SipRequest) -> None:
         raise RejectionError(420, "Bad Extension", [("Unsupported", ", ".join(unknown))])
 
 
-def has_tag(request: SipRequest, header: str, tag: str) -> bool:
+def has_tag(message: SipMessage, header: str, tag: str) -> bool:
     """Whether an option tag stands in a header, in any case."""
-    return any(value.lower() == tag for value in request.headers.values(header))
+    return any(value.lower() == tag for value in message.headers.values(header))
 
 
 def strip(request: SipRequest) -> None:

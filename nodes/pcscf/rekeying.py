@@ -115,7 +115,7 @@ class Rekeying:
         answer = await self._ask(session, dialog, invite)
         async with session.lock:
             if answer is None or answer.status >= 300:
-                return await self._refused(session, answer)
+                return await self._refused(session, dialog, answer)
             return await self._answered(session, dialog, invite, answer), 0.0
 
     async def _offer(self, session: Session) -> tuple[EdgeDialog, SipRequest] | Outcome:
@@ -142,7 +142,7 @@ class Rekeying:
                 body = await session.media.rekey_offer(f"rekey {number}")
         except AnswerFaultError as fault:
             return await self._fail(session, KEYS_LOST, fault.refusal.text)
-        invite = dialog.reinvite(Side.ACCESS, body)
+        invite = dialog.reinvite(Side.ACCESS, body, self._edge.now())
         await self._edge.sessions.save(session)
         return dialog, invite
 
@@ -201,8 +201,11 @@ class Rekeying:
         await self._edge.sessions.save(session)
         return Outcome.DONE
 
-    async def _refused(self, session: Session, answer: SipResponse | None) -> tuple[Outcome, float]:
-        """491 and 500 with Retry-After mean later (RFC 3261 14.1, 14.2); anything else is an answer for good."""
+    async def _refused(self, session: Session, dialog: EdgeDialog, answer: SipResponse | None) -> tuple[Outcome, float]:
+        """491 and 500 with Retry-After mean later (RFC 3261 14.1, 14.2), 422 the same with more time (RFC 4028 7.3).
+
+        Anything else is an answer for good.
+        """
         if session.ended:
             return Outcome.OVER, 0.0
         await session.media.withdraw()
@@ -212,6 +215,8 @@ class Rekeying:
         if answer.status == 491:
             low, high = (210, 400) if session.caller is Side.CORE else (0, 200)  # who made the Call-ID waits longer
             return Outcome.AGAIN, self._random.randint(low, high) / 100
+        if dialog.timer.raised(answer):
+            return Outcome.AGAIN, 0.0
         if answer.status == 500 and later is not None:
             return Outcome.AGAIN, max(float(later), BUSY_PAUSE_S)
         return await self._fail(session, KEYS_LOST, f"the UE answered {answer.status}"), 0.0

@@ -274,6 +274,8 @@ class SessionEdge:
                 return None  # nobody forks so wide: the callee makes it up
             dialog = self._learn_dialog(session, request, response, tag)
             final = response.status >= 200
+            if dialog is not None:
+                dialog.timer.response_seen(request, response, callee, self._edge.now())
             try:
                 await self._response_media(session, response, callee, tag, _carrier(request), final=final)
             except AnswerFaultError as fault:
@@ -441,6 +443,7 @@ class SessionEdge:
             if session.ended and response.status < 300:
                 drop_body(response)
                 return response
+            dialog.timer.response_seen(request, response, answerer, self._edge.now())
             if response.status >= 300:
                 check_answer_body(response)
                 return response

@@ -348,13 +348,13 @@ def numbered(number: int, method: str, **headers: str) -> SipRequest:
 @pytest.mark.parametrize("seen", [0, 7])
 def test_numbers_rise_over_any_number_of_inserted_requests(seen):
     one = dialog(seen)
-    used = [one.reinvite(Side.ACCESS, b"").cseq[0] for _ in range(3)]
+    used = [one.reinvite(Side.ACCESS, b"", 0.0).cseq[0] for _ in range(3)]
     one = EdgeDialog.from_dict(one.to_dict())
     assert len(one.inserted[Side.ACCESS]) == 1
     following = numbered(seen + 1 if seen else 0, "INFO")
     one.request_seen(following, Side.CORE)
     used.append(one.renumbered(following, Side.ACCESS).cseq[0])
-    used += [one.reinvite(Side.ACCESS, b"").cseq[0], one.bye(Side.ACCESS).cseq[0]]
+    used += [one.reinvite(Side.ACCESS, b"", 0.0).cseq[0], one.bye(Side.ACCESS).cseq[0]]
     assert used == sorted(set(used)), used
     assert one.bye(Side.CORE).cseq[0] == 2, "towards the core nothing was inserted"
 
@@ -362,7 +362,7 @@ def test_numbers_rise_over_any_number_of_inserted_requests(seen):
 @pytest.mark.clause("RFC 3262", "7.2")
 def test_what_belongs_to_earlier_requests_keeps_their_number():
     one = dialog(7)
-    one.reinvite(Side.ACCESS, b"")
+    one.reinvite(Side.ACCESS, b"", 0.0)
     assert one.renumbered(numbered(7, "ACK"), Side.ACCESS).cseq[0] == 7
     prack = one.renumbered(numbered(9, "PRACK", RAck="1 8 INVITE"), Side.ACCESS)
     assert (prack.cseq[0], prack.headers.get("RAck")) == (10, "1 9 INVITE")

@@ -36,11 +36,13 @@ def _body(body: bytes, headers=()):
     return [*headers, ("Content-Type", "application/sdp")] if body else list(headers)
 
 
-async def call_out(it: EdgeFixture, ue: Ue, offer: bytes = SECURE, answer: bytes = audio(50000)) -> Call:
-    """The UE calls, the core answers, ACK goes through."""
-    attempt = ue.send(ue.invite("sip:bob@ims.test", offer), ue.hop)
+async def call_out(
+    it: EdgeFixture, ue: Ue, offer: bytes = SECURE, answer: bytes = audio(50000), *, asked=(), agreed=()
+) -> Call:
+    """The UE calls, the core answers, ACK goes through; `asked` and `agreed` are headers of INVITE and 200."""
+    attempt = ue.send(ue.invite("sip:bob@ims.test", offer, headers=list(asked)), ue.hop)
     invite = await it.core.next("INVITE")
-    response = ok(invite, answer, contact=f"<{it.core_uri('bob')}>")
+    response = ok(invite, answer, contact=f"<{it.core_uri('bob')}>", headers=list(agreed))
     far = Dialog.from_uas(invite.request, response)
     invite.respond(response)
     final = await attempt.final()
