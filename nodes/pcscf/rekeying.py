@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
@@ -50,6 +51,15 @@ class Outcome(Enum):
     """Another offer is under way at one of the ends."""
     OVER = auto()
     """The session ended meanwhile, or was released."""
+
+
+@dataclass(slots=True)
+class _Offer:
+    """An INVITE of this node in a dialog, and its ACK once that was sent."""
+
+    dialog: EdgeDialog
+    invite: SipRequest
+    ack: SipRequest | None = None
 
 
 class Rekeying:
@@ -111,14 +121,13 @@ class Rekeying:
         made = await self._offer(session)
         if isinstance(made, Outcome):
             return made, 0.0
-        dialog, invite = made
-        answer = await self._ask(session, dialog, invite)
+        answer = await self._ask(session, made)
         async with session.lock:
             if answer is None or answer.status >= 300:
-                return await self._refused(session, dialog, answer)
-            return await self._answered(session, dialog, invite, answer), 0.0
+                return await self._refused(session, made.dialog, answer)
+            return await self._answered(session, made, answer), 0.0
 
-    async def _offer(self, session: Session) -> tuple[EdgeDialog, SipRequest] | Outcome:
+    async def _offer(self, session: Session) -> _Offer | Outcome:
         for _ in range(BUSY_TRIES):
             async with session.lock:
                 confirmed = [one for one in session.dialogs.values() if one.confirmed]
@@ -135,7 +144,7 @@ class Rekeying:
         async with session.lock:
             return await self._fail(session, KEYS_LOST, "another offer never came to its end")
 
-    async def _make(self, session: Session, dialog: EdgeDialog) -> tuple[EdgeDialog, SipRequest] | Outcome:
+    async def _make(self, session: Session, dialog: EdgeDialog) -> _Offer | Outcome:
         number = dialog.shifted(dialog.cseqs[Side.CORE], Side.ACCESS)
         try:
             async with self._room:
@@ -144,10 +153,14 @@ class Rekeying:
             return await self._fail(session, KEYS_LOST, fault.refusal.text)
         invite = dialog.reinvite(Side.ACCESS, body, self._edge.now())
         await self._edge.sessions.save(session)
-        return dialog, invite
+        return _Offer(dialog, invite)
 
-    async def _ask(self, session: Session, dialog: EdgeDialog, invite: SipRequest) -> SipResponse | None:
-        """Send the INVITE; returns the final response, None when there is nobody."""
+    async def _ask(self, session: Session, offer: _Offer) -> SipResponse | None:
+        """Send the INVITE; returns the final response, None when there is nobody.
+
+        A 2xx that comes again is acknowledged again for 64*T1 (RFC 3261 13.2.2.4), but not before the first is: the
+        ACK tells the UE that its key is known.
+        """
         final: asyncio.Future[SipResponse | None] = asyncio.get_running_loop().create_future()
 
         def responded(response: SipResponse) -> None:
@@ -155,8 +168,8 @@ class Rekeying:
                 return
             if not final.done():
                 final.set_result(response)
-            elif response.status < 300:  # the ACK was lost, or it came too late to matter: it is owed either way
-                self._acknowledge(session, dialog, invite)
+            elif response.status < 300 and (offer.ack is not None or final.result() is None):
+                self._acknowledge(session, offer)  # it was lost, or the 2xx came too late to matter: owed either way
 
         def failed(failure: TransactionFailure) -> None:
             del failure
@@ -164,10 +177,10 @@ class Rekeying:
                 final.set_result(None)
 
         try:
-            hop, role = self._releaser.way(session, invite, Side.ACCESS)
+            hop, role = self._releaser.way(session, offer.invite, Side.ACCESS)
         except RejectionError:
             return None
-        txn = self._edge.stack.send(invite, hop, role=role, on_response=responded, on_failure=failed)
+        txn = self._edge.stack.send(offer.invite, hop, role=role, on_response=responded, on_failure=failed)
         try:
             return await asyncio.wait_for(asyncio.shield(final), ANSWER_S)
         except TimeoutError:
@@ -176,16 +189,17 @@ class Rekeying:
                 final.set_result(None)
             return None
 
-    def _acknowledge(self, session: Session, dialog: EdgeDialog, invite: SipRequest) -> None:
-        ack = dialog.ack_of(invite, Side.ACCESS)
+    def _acknowledge(self, session: Session, offer: _Offer) -> None:
+        offer.ack = offer.ack or offer.dialog.ack_of(offer.invite, Side.ACCESS)
         try:
-            hop, role = self._releaser.way(session, ack, Side.ACCESS)
+            hop, role = self._releaser.way(session, offer.ack, Side.ACCESS)
         except RejectionError:
             return
-        self._edge.stack.send_ack(ack, hop, role)
+        self._edge.stack.send_ack(offer.ack, hop, role)
 
-    async def _answered(self, session: Session, dialog: EdgeDialog, invite: SipRequest, answer: SipResponse) -> Outcome:
+    async def _answered(self, session: Session, offer: _Offer, answer: SipResponse) -> Outcome:
         """The UE agreed: its key goes to the gateway before the ACK, upon which it sends under that."""
+        dialog = offer.dialog
         dialog.response_seen(answer, Side.ACCESS)
         fault = ""
         if not session.ended:
@@ -193,7 +207,7 @@ class Rekeying:
                 await session.media.rekey_answer(answer.body, dialog.tags[dialog.caller.other], session.policy)
             except AnswerFaultError as error:
                 fault = error.refusal.text or error.refusal.token
-        self._acknowledge(session, dialog, invite)
+        self._acknowledge(session, offer)
         if session.ended:
             return Outcome.OVER
         if fault:

@@ -57,6 +57,9 @@ class FakeIq:
         self.fail: dict[str, ProblemError] = {}
         self.mute = 0
         """So many reservations are carried out but never answered."""
+        self.quick = asyncio.Event()
+        """Not set: a Configure waits."""
+        self.quick.set()
         self.port = 20000
         self.notes: asyncio.Queue[iq_pb2.Notification] = asyncio.Queue()
 
@@ -88,6 +91,7 @@ class FakeIq:
 
     async def Configure(self, request, context):
         self._enter("Configure", request)
+        await self.quick.wait()
         if request.context_id not in self.contexts:
             raise ProblemError(404, "CONTEXT_NOT_FOUND")
         response = iq_pb2.ConfigureResponse()

@@ -110,6 +110,31 @@ async def test_cseq_rises_for_the_ue_and_is_the_cores_own_for_the_core(tmp_path)
         await eventually(lambda: not it.iq.contexts)
 
 
+@pytest.mark.clause("RFC 3261", "13.2.2.4")
+@async_test
+async def test_an_answer_that_comes_again_is_acknowledged_again_but_not_before_the_gateway_has_its_key(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        lose_keys(it)
+        invite = await alice.next("INVITE")
+        it.iq.quick.clear()
+        answer = ok(invite, ANSWER, tag="", contact=alice.contact)
+        invite.respond(answer)
+        await eventually(lambda: len(it.iq.requests("Configure")) == 3)
+        invite.send_success_again(answer)
+        with pytest.raises(TimeoutError):
+            await alice.next_ack(wait_s=0.3)
+        it.iq.quick.set()
+        first = await alice.next_ack()
+        for _ in range(2):
+            invite.send_success_again(answer)
+            again = await alice.next_ack()
+            assert (again.cseq, again.uri) == (first.cseq, first.uri)
+            assert again.top_via.branch != first.top_via.branch
+        assert len(it.iq.requests("Configure")) == 3, "its key is taken once"
+        assert it.core.requests.empty()
+
+
 @async_test
 async def test_requests_of_the_ue_keep_their_numbers_and_its_later_offers_work(tmp_path):
     async with edge(tmp_path) as it:
