@@ -40,7 +40,7 @@ from media.relay.port import Port
 from media.relay.self_test import run_self_test
 from media.relay.slow_path import SlowPath
 from media.relay.sockets import PortPool
-from media.relay.stream import Stream, StreamSide, check_sides
+from media.relay.stream import Stream, StreamSide, check_resume, check_sides
 
 _BUSY = 32
 """Sockets with packets at the same moment, above which the loop is behind and reads and sends in bursts."""
@@ -253,6 +253,8 @@ class RelayEngine:
         if not config.sides:
             raise BadStreamConfigError("a stream needs a side")
         check_sides(config.sides)
+        for name, side_config in config.sides.items():
+            check_resume(side_config, config.resume.get(name))
         loop = self._next_loop()
         stream = Stream(config.stream_id, self._buffer, loop)
         stream.used_keys = UsedKeys(config.used_keys)

@@ -197,6 +197,10 @@ class Resume:
     `port` is the local RTP port, and no other will do; RTCP is on the next one up unless muxed. `latched` is where the
     peer was heard: nobody else gets a chance to be first. `received` and `sent` are the last known positions by SSRC,
     where the first keys that the side is given begin: the peer changes its key and keeps its ROC (RFC 4568 7.1.4).
+
+    There is no SRTCP index here, and none is needed: it begins at 0, which with a key that was used would be a two-time
+    pad (RFC 3711 9.1), and no such key is taken. A side that has positions in a direction had a key there that was
+    used: it comes without one. A key that a side comes with was not used, and begins like any other.
     """
 
     port: int

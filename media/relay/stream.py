@@ -330,6 +330,12 @@ class Stream:
         return RelayStatistics(self.stream_id, {name: side.statistics(now) for name, side in self.sides.items()})
 
 
+def check_resume(side: SideConfig, resume: Resume | None) -> None:
+    """Raise BadStreamConfigError for a side that brings a key it was sent or received with before (RFC 3711 9.1)."""
+    if resume is not None and ((side.send and resume.sent) or (side.receive and resume.received)):
+        raise BadStreamConfigError("a key that was used in another packet loop is not taken over")
+
+
 def check_sides(sides: Mapping[Side, SideConfig]) -> None:
     """Raise BadStreamConfigError when the sides cannot be joined or a side contradicts itself."""
     protections = {config.protection for config in sides.values()}

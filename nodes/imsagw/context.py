@@ -7,7 +7,7 @@ from hashlib import sha256
 from opentelemetry.trace import Span
 
 from keying.sdes import CryptoAttribute, KeyReuse
-from media.relay import Address, LocalAddress, Mode, Protection, Side, SideConfig, SrtpIndex
+from media.relay import Address, Latching, LocalAddress, Mode, Protection, Side, SideConfig, SrtpIndex
 from protos import iq_pb2
 
 
@@ -28,7 +28,7 @@ class StreamRecord:
     local: LocalAddress | None = None
     span: Span | None = None
     opened: bool = False
-    """Its gate has been open: something may have been sent under its key, and taken under the peer's."""
+    """Something may have been sent under its key, or checked under the peer's: see `opens`."""
     keyless: bool = False
     """Its keys went with a packet loop that died, and no others have come yet."""
     unsure: bool = False
@@ -38,15 +38,20 @@ class StreamRecord:
     sent: dict[int, SrtpIndex] = field(default_factory=dict)
 
     def opens(self, config: SideConfig) -> None:
-        """Note what a configuration allows, before the packet loop has it."""
-        self.opened = self.opened or config.mode is not Mode.INACTIVE
+        """Note what a configuration allows, before the packet loop has it.
+
+        At a closed gate nothing is sent, RTCP neither; but where the peer's address is known from signalling, and not
+        learnt at the open gate, what it sends is checked and counted, and its replay is then told apart.
+        """
+        self.opened = self.opened or config.mode is not Mode.INACTIVE or config.latching is Latching.OFF
 
     def lose_keys(self) -> None:
         """Give up keys that may have been used: ROC, SRTCP index and replay window went with the packet loop.
 
         Sending under the same key from index 0 would be a two-time pad; receiving would take replays (RFC 3711 3.3.2,
-        9.1). Keys of a stream whose gate was closed all the time stay, and lines that were not answered yet; not those
-        that the packet loop was told to send with when it died.
+        9.1). So a key that stays is one that nothing was sent or checked under: of a stream whose gate was closed all
+        the time, and lines that were not answered yet; not those that the packet loop was told to send with when it
+        died. Its SRTCP index begins at 0, as a fresh key's does.
         """
         if self.config.protection is not Protection.SRTP or not self.opened:
             return

@@ -88,7 +88,6 @@ def _write_stream(record: StreamRecord) -> dict[str, Any]:
         "sending": _write_line(record.sending),
         "receiving": _write_line(record.receiving),
         "local": None if local is None else [local.ip, local.port, local.rtcp_port],
-        "opened": record.opened,
         "keyless": record.keyless,
     }
 
@@ -104,7 +103,7 @@ def _read_stream(stored: dict[str, Any]) -> StreamRecord:
         sending=_read_line(stored["sending"], stream),
         receiving=_read_line(stored["receiving"], stream),
         local=None if local is None else LocalAddress(str(local[0]), int(local[1]), int(local[2])),
-        opened=bool(stored.get("opened", True)),
+        opened=True,  # the command that opened its gate may have been the last, and no note of it left
         keyless=bool(stored.get("keyless", False)),
         unsure=stored["sending"] not in stored["offered"] and bool(offered),  # a change may have been under way
     )

@@ -42,11 +42,11 @@ def same(one: Context, other: Context) -> bool:
     return plain(one) == plain(other)
 
 
-async def reserved(call: Call) -> tuple[MediaGateway, Context]:
+async def reserved(call: Call, **access: int) -> tuple[MediaGateway, Context]:
     """A gateway within this process and a context with keys of both ends."""
     associations = Associations(Telemetry("agw", "IMS_AGW").tracer, "agw")
     gateway = MediaGateway(PythonRelay(), ImsAgwSettings(), associations, asyncio.get_running_loop().time)
-    request = call.request()
+    request = call.request(call.access(**access))
     request.emergency = True
     context, _ = await gateway.reserve(request, "alg-1")
     return gateway, context
@@ -61,6 +61,27 @@ async def test_a_context_is_read_as_it_was_written(call: Call) -> None:
     assert record.receiving is not None
     assert record.receiving.master_key == call.phone_key.master_key
     assert again.active_at == 5.0
+    await gateway.relay.close()
+
+
+@pytest.mark.attack("T3")
+@pytest.mark.clause("RFC 3711", "9.1")
+@async_test
+async def test_a_gate_that_was_opened_by_the_last_command_has_been_open(call: Call) -> None:
+    """The gateway died after the command and before its note; then the packet loop dies."""
+    gateway, context = await reserved(call, mode=iq_pb2.INACTIVE)
+    note = write_context(context)
+    opening = iq_pb2.ConfigureRequest(context_id=context.context_id)
+    access = context.termination(Side.ACCESS)
+    assert access is not None
+    opening.terminations.add(id=access.termination_id).streams.add(stream_id=1, mode=iq_pb2.SENDRECV)
+    await gateway.configure(opening, "alg-1")
+    again = read_context(context.context_id, note, 5.0).termination(Side.ACCESS)
+    assert again is not None
+    record = again.streams[1]
+    record.lose_keys()
+    assert record.keyless
+    assert record.config.send is record.config.receive is record.sending is None
     await gateway.relay.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.metrics import CallbackOptions
 
 from keying.sdes import generate
-from media.relay import RelayUnavailableError
+from media.relay import RelayUnavailableError, Side
 from nodes.imsagw.crypto import write_crypto
 from nodes.imsagw.node import ImsAgw
 from nodes.imsagw.revival import revive
@@ -177,6 +177,31 @@ async def test_keys_of_a_stream_whose_gate_was_never_open_are_as_good_as_new(tmp
         for side in (ACCESS, CORE):
             await call.configure(side, iq_pb2.StreamSpec(stream_id=1, mode=iq_pb2.SENDRECV))
         await call.talk(1, 2, context_of(call.phone_key))
+
+
+@pytest.mark.attack("T3")
+@pytest.mark.clause("RFC 3711", "3.3.2")
+@async_test
+async def test_a_key_that_was_checked_with_at_a_closed_gate_does_not_come_back(tmp_path: Path) -> None:
+    async with calling(tmp_path) as (node, _, call):
+        closed = iq_pb2.INACTIVE
+        await call.reserve(call.access(mode=closed, latching=iq_pb2.LATCH_OFF), call.core(mode=closed))
+        recorded = context_of(call.phone_key).protect_rtp(rtp(1))
+        call.phone.sendto(recorded, call.port(ACCESS))
+
+        async def counted() -> bool:
+            (told,) = await node.gateway.relay.statistics()
+            return bool(told.sides[Side.ACCESS].received)
+
+        await until(counted)
+        dead = kill(node)
+        await back(node, dead)
+        assert node.gateway.contexts[call.context_id].keyless
+        for side in (ACCESS, CORE):
+            await call.configure(side, iq_pb2.StreamSpec(stream_id=1, mode=iq_pb2.SENDRECV))
+        call.phone.sendto(recorded, call.port(ACCESS))
+        with pytest.raises(TimeoutError):
+            await read(call.far, 0.3)
 
 
 @async_test

@@ -13,6 +13,7 @@ import pytest
 from keying.suites import SUITES
 from media.relay import (
     Address,
+    BadStreamConfigError,
     DropCause,
     KeyReusedError,
     Latching,
@@ -20,12 +21,13 @@ from media.relay import (
     RelayProcess,
     Resume,
     Side,
+    SideConfig,
     StreamConfig,
     wire,
 )
 from media.relay.engine import RelayEngine
 from sba.testing import async_test
-from tests.relay.ends import SSRC, Ends, keys, received, rtp, udp
+from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp, udp
 from tests.relay.test_keys import _set, wrapped
 from tests.relay.test_process import plain, read
 
@@ -113,6 +115,52 @@ def test_without_fresh_keys_nothing_passes_and_the_former_ones_are_refused(ends:
         with pytest.raises(KeyReusedError):
             ends.engine.rekey("s", Side.ACCESS, **half)
     assert ends.statistics().received == {SSRC: (0, 2)}, "positions wait for keys, also over a second death"
+
+
+@pytest.mark.clause("RFC 3711", "9.1")
+def test_srtcp_index_begins_anew_under_a_fresh_key_and_under_no_other(ends: Ends):
+    ends.open(access=ends.secured(ends.phone, rtcp_mux=True), core=ends.plain(ends.far, rtcp_mux=True))
+    ends.talk([0])
+    for _ in range(3):
+        ends.throw(receiver_report(7), side=Side.CORE)
+    assert [_srtcp_index(each) for each in received(ends.phone)] == [1, 2, 3]
+    former = ends.send_keys
+    die(ends)
+    with pytest.raises(KeyReusedError):
+        ends.engine.rekey("s", Side.ACCESS, send=former)
+    ends.throw(receiver_report(7), side=Side.CORE)
+    assert received(ends.phone) == [], "no SRTCP without a key"
+    receive, send = keys(), keys()
+    ends.modify(Side.ACCESS, replace(ends.access, receive=receive, send=send))
+    ends.throw(receiver_report(7), side=Side.CORE)
+    (packet,) = received(ends.phone)
+    assert _srtcp_index(packet) == 1
+    assert context(send).unprotect_rtcp(packet) == receiver_report(7)
+
+
+@pytest.mark.clause("RFC 3711", "9.1")
+@pytest.mark.parametrize("direction", ["send", "receive"])
+def test_a_side_that_was_sent_or_received_with_brings_no_key(ends: Ends, direction: str):
+    ends.open()
+    ends.talk([1])
+    ends.throw(rtp(1, 0xFA5), side=Side.CORE)
+    config = resumed(ends)
+    forgetful = replace(config, used_keys=frozenset(), sides={**config.sides, Side.ACCESS: _keyed(ends, direction)})
+    ends.engine.close()
+    other = RelayEngine(clock=ends.clock, compiled=ends.engine.loop == "compiled")
+    with pytest.raises(BadStreamConfigError):
+        other.add(forgetful)
+    assert other.stream_ids == []
+    other.close()
+
+
+def _keyed(ends: Ends, direction: str) -> SideConfig:
+    """The access side with what it had in one direction."""
+    return replace(ends.access, **{"send": None, "receive": None, direction: getattr(ends.access, direction)})
+
+
+def _srtcp_index(packet: bytes) -> int:
+    return int.from_bytes(packet[-14:-10], "big") & 0x7FFFFFFF
 
 
 @pytest.mark.attack("T3")
