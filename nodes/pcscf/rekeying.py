@@ -31,7 +31,7 @@ ATTEMPTS: Final = 6
 """Offers made before a call is given up."""
 BUSY_TRIES: Final = 100
 BUSY_PAUSE_S: Final = 0.1
-"""Pause while another offer is under way in the session, s."""
+"""Pause while another offer is under way in the session, or its UE is not connected, s."""
 ANSWER_S: Final = 8.0
 """Longest wait for the UE's answer: nobody is asked there, a phone answers by itself (testbed choice), s."""
 AT_ONCE: Final = 32
@@ -128,6 +128,11 @@ class Rekeying:
             return await self._answered(session, made, answer), 0.0
 
     async def _offer(self, session: Session) -> _Offer | Outcome:
+        """Make an offer once there is nothing in its way.
+
+        A UE without connection has as long to come back: every UE is, when this node was just started again.
+        """
+        away = False
         for _ in range(BUSY_TRIES):
             async with session.lock:
                 confirmed = [one for one in session.dialogs.values() if one.confirmed]
@@ -138,11 +143,21 @@ class Rekeying:
                     return await self._fail(session, KEYS_LOST, "the call was not answered yet")
                 if not session.media.protected:
                     return Outcome.OVER
-                if not session.offering and not session.media.offer_open:
+                away = not self._connected(session)
+                if not away and not session.offering and not session.media.offer_open:
                     return await self._make(session, dialog)
             await asyncio.sleep(BUSY_PAUSE_S)
         async with session.lock:
+            if away:
+                return await self._fail(session, UE_LOST, "the UE has no connection")
             return await self._fail(session, KEYS_LOST, "another offer never came to its end")
+
+    def _connected(self, session: Session) -> bool:
+        try:
+            self._releaser.way_to_ue(session)
+        except RejectionError:
+            return False
+        return True
 
     async def _make(self, session: Session, dialog: EdgeDialog) -> _Offer | Outcome:
         number = dialog.shifted(dialog.cseqs[Side.CORE], Side.ACCESS)

@@ -73,9 +73,14 @@ class Releaser:
 
         Raises RejectionError: 430 when the UE's connection is gone, 403 when the way leads to no neighbour on Mw.
         """
+        if towards is Side.ACCESS:
+            return self.way_to_ue(session)
         registration = self._edge.bindings.get(session.registration)
-        if towards is Side.CORE:
-            return self._edge.towards_core(request, registration, stored_route=True), MW
+        return self._edge.towards_core(request, registration, stored_route=True), MW
+
+    def way_to_ue(self, session: Session) -> tuple[Hop, str]:
+        """Hop and role for a request to the UE of a session. Raises RejectionError 430 when its connection is gone."""
+        registration = self._edge.bindings.get(session.registration)
         if registration is not None and self._edge.bindings.alive(registration):
             try:
                 return self._edge.towards_ue(registration)

@@ -240,7 +240,8 @@ async def test_a_call_that_was_not_answered_yet_is_refused(tmp_path):
 
 
 @async_test
-async def test_a_ue_without_connection_loses_the_call(tmp_path):
+async def test_a_ue_without_connection_loses_the_call(tmp_path, monkeypatch):
+    monkeypatch.setattr("nodes.pcscf.rekeying.BUSY_TRIES", 5)
     async with edge(tmp_path) as it:
         alice, _ = await called(it)
         await alice.stack.stop()
@@ -286,6 +287,27 @@ async def test_after_a_restart_the_ue_is_offered_what_it_was_told_before(tmp_pat
         bye = call.from_core("BYE")
         ended = await answer_next(alice, "BYE", b"", alice.contact)
         assert ended.request.cseq[0] > invite.request.cseq[0]
+        assert (await bye.final()).status == 200
+
+
+@async_test
+async def test_a_restart_while_a_call_waits_for_keys_gives_its_ue_time_to_come_back(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        lose_keys(it)
+        first = await alice.next("INVITE")
+        await it.restart()
+        lose_keys(it)  # the gateway says so until it has them
+        await eventually(lambda: it.node._link._rekeying._running)
+        await asyncio.sleep(0.3)
+        assert it.core.requests.empty(), "no BYE"
+        await alice.sign_on()
+        again = await alice.next("INVITE")
+        assert again.request.cseq[0] > first.request.cseq[0]
+        again.respond(ok(again, ANSWER, tag="", contact=alice.contact))
+        await alice.next_ack()
+        bye = call.from_core("BYE")
+        await answer_next(alice, "BYE", b"", alice.contact)
         assert (await bye.final()).status == 200
 
 
