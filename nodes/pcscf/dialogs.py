@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from nodes.pcscf.media_plan import Side
 from nodes.pcscf.session_timer import SessionTimer
-from signalling.sip.headers import GrammarError, parse_name_addr
+from signalling.sip.grammar import GrammarError, format_params, parse_digits, parse_params
+from signalling.sip.headers import parse_name_addr
 from signalling.sip.message import SipMessage, SipRequest, SipResponse
 from signalling.sip.uri import SipUri
+
+_CSEQ_MAX: Final = 2**31 - 1
+"""RFC 3261 8.1.1.5."""
 
 
 @dataclass(slots=True)
@@ -115,17 +119,40 @@ class EdgeDialog:
         counts = [count for start, count in self.inserted.get(towards, ()) if start <= number]
         return number + (counts[-1] if counts else 0)
 
+    def unshifted(self, number: int, towards: Side) -> int:
+        """The inverse of `shifted`: the CSeq that the peer of a side gave the request which the side saw as `number`.
+
+        What no request of the peer is numbered stays as it is.
+        """
+        counts = (0, *(count for _, count in self.inserted.get(towards, ())))
+        return next((number - count for count in counts if self.shifted(number - count, towards) == number), number)
+
     def renumbered(self, request: SipRequest, towards: Side) -> SipRequest:
-        """The request of a peer as it goes on: CSeq, and in PRACK the number of what it acknowledges."""
+        """The request of a peer as it goes on: CSeq, and wherever it names the CSeq of another request.
+
+        That is RAck of a PRACK (RFC 3262 7.2), and in the event package of a REFER the id: SUBSCRIBE names a REFER of
+        its sender, NOTIFY one of its receiver (RFC 3515 2.4.6).
+        """
         number, method = request.cseq
-        shifted = self.shifted(number, towards)
-        if shifted == number:
+        changed: dict[str, str] = {}
+        if (shifted := self.shifted(number, towards)) != number:
+            changed["CSeq"] = f"{shifted} {method}"
+        named = (request.headers.get("RAck") or "").split()
+        known = parse_digits(named[1], _CSEQ_MAX) if len(named) == 3 else None
+        if known is not None and (shifted := self.shifted(known, towards)) != known:
+            changed["RAck"] = f"{named[0]} {shifted} {named[2]}"
+        event = request.headers.get("Event")
+        if event is not None and (refer := _refer_of(event)) is not None:
+            own = method == "SUBSCRIBE"
+            shifted = self.shifted(refer, towards) if own else self.unshifted(refer, towards.other)
+            if shifted != refer:
+                package, _, rest = event.partition(";")
+                changed["Event"] = f"{package}{format_params({**parse_params(rest), 'id': str(shifted)})}"
+        if not changed:
             return request
         request = request.copy()
-        request.headers.set("CSeq", f"{shifted} {method}")
-        named = (request.headers.get("RAck") or "").split()
-        if len(named) == 3 and named[1].isascii() and named[1].isdigit():
-            request.headers.set("RAck", f"{named[0]} {self.shifted(int(named[1]), towards)} {named[2]}")
+        for name, value in changed.items():
+            request.headers.set(name, value)
         return request
 
     def reinvite(self, towards: Side, body: bytes, now: float) -> SipRequest:
@@ -234,6 +261,17 @@ def contact_uri(message: SipMessage) -> str:
             uri.params.pop("method", None)
         return str(uri)
     return ""
+
+
+def _refer_of(event: str) -> int | None:
+    """The CSeq of the REFER that an Event value names, if it does."""
+    package, _, rest = event.partition(";")
+    if package.strip(" \t").lower() != "refer":
+        return None
+    try:
+        return parse_digits(parse_params(rest).get("id") or "", _CSEQ_MAX)
+    except GrammarError:
+        return None
 
 
 def _uri_of(value: str) -> str:

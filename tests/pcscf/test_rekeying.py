@@ -135,6 +135,34 @@ async def test_an_answer_that_comes_again_is_acknowledged_again_but_not_before_t
         assert it.core.requests.empty()
 
 
+@pytest.mark.clause("RFC 3515", "2.4.6")
+@async_test
+async def test_the_event_of_a_refer_is_named_as_its_sender_and_as_its_receiver_number_it(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        await rekeyed(it, alice)
+        refer = call.from_core("REFER", headers=[("Refer-To", "<sip:carol@ims.test>")])
+        received = await answer_next(alice, "REFER", b"", alice.contact)
+        assert (await refer.final()).status == 200
+        sent, seen = refer.txn.request.cseq[0], received.request.cseq[0]
+        assert seen > sent
+        active = ("Subscription-State", "active;expires=60")
+        notify = call.from_ue("NOTIFY", headers=[("Event", f"refer;id={seen}"), active])
+        told = await answer_next(it.core, "NOTIFY", b"", "<sip:x@127.0.0.1>")
+        assert told.request.headers.get("Event") == f"refer;id={sent}"
+        assert (await notify.final()).status == 200
+        again = call.from_core("SUBSCRIBE", headers=[("Event", f"refer;id={sent}"), ("Expires", "60")])
+        asked = await answer_next(alice, "SUBSCRIBE", b"", alice.contact)
+        assert asked.request.headers.get("Event") == f"refer;id={seen}"
+        assert (await again.final()).status == 200
+        refer = call.from_ue("REFER", headers=[("Refer-To", "<sip:carol@ims.test>")])
+        await answer_next(it.core, "REFER", b"", "<sip:x@127.0.0.1>")
+        number = refer.txn.request.cseq[0]
+        call.from_core("NOTIFY", headers=[("Event", f"refer;id={number}"), active])
+        told = await answer_next(alice, "NOTIFY", b"", alice.contact)
+        assert told.request.headers.get("Event") == f"refer;id={number}", "the UE's own numbers are everybody's"
+
+
 @async_test
 async def test_requests_of_the_ue_keep_their_numbers_and_its_later_offers_work(tmp_path):
     async with edge(tmp_path) as it:
@@ -415,3 +443,32 @@ def test_what_belongs_to_earlier_requests_keeps_their_number():
     assert (prack.cseq[0], prack.headers.get("RAck")) == (10, "1 9 INVITE")
     assert one.renumbered(numbered(9, "PRACK", RAck="1 7 INVITE"), Side.ACCESS).headers.get("RAck") == "1 7 INVITE"
     assert one.renumbered(numbered(8, "BYE"), Side.CORE).cseq[0] == 8
+
+
+@pytest.mark.clause("RFC 3515", "2.4.6")
+def test_every_number_that_was_shifted_is_found_again():
+    one = dialog(7)
+    seen = {}
+    for number in range(5, 20):
+        if number in (8, 12, 13):
+            one.reinvite(Side.ACCESS, b"", 0.0)
+        following = numbered(number, "REFER")
+        one.request_seen(following, Side.CORE)
+        seen[number] = one.renumbered(following, Side.ACCESS).cseq[0]
+    assert {number: one.unshifted(shown, Side.ACCESS) for number, shown in seen.items()} == {
+        number: number for number in seen
+    }
+    inserted = set(range(5, max(seen.values()))) - set(seen.values())
+    assert len(inserted) == 3
+    assert {one.unshifted(number, Side.ACCESS) for number in inserted} == inserted, "nobody referred by them"
+
+
+@pytest.mark.parametrize(
+    "written", ["refer", "refer;id", "refer;id=x", "refer;id=99999999999", "dialog;id=10", "refer;;", "", "refer;id=7"]
+)
+def test_an_event_that_names_no_renumbered_refer_stays_as_it_is(written):
+    one = dialog(7)
+    one.reinvite(Side.ACCESS, b"", 0.0)
+    assert one.renumbered(numbered(9, "NOTIFY", Event=written), Side.CORE).headers.get("Event") == written
+    assert one.renumbered(numbered(9, "SUBSCRIBE", Event=written), Side.ACCESS).headers.get("Event") == written
+    assert one.renumbered(numbered(9, "NOTIFY"), Side.CORE).headers.get("Event") is None

@@ -27,8 +27,8 @@ class Call:
         request = self.near.request(method, headers=_body(body, more.get("headers", ())), body=body)
         return self.ue.send(request, self.ue.hop)
 
-    def from_core(self, method: str, body: bytes = b""):
-        request = self.far.request(method, headers=_body(body), body=body)
+    def from_core(self, method: str, body: bytes = b"", **more):
+        request = self.far.request(method, headers=_body(body, more.get("headers", ())), body=body)
         return self.it.core.send(request, self.it.mw_hop())
 
 
