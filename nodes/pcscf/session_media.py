@@ -32,6 +32,7 @@ from signalling.sdp import SdpError, SessionDescription, parse_sdp
 SDP_TYPE = "application/sdp"
 _SETTLED = ("curr", "des", "conf")
 """Preconditions are met once a call is answered (RFC 3312)."""
+_KEY_MGMT = "key-mgmt"
 _TAG_LIMIT = 999_999_999
 """RFC 4568 9.1: nine digits."""
 
@@ -100,6 +101,8 @@ class SessionMedia:
         self._locals: LocalMap = {}
         self._told = b""
         """What the UE was last told in a complete exchange, without keys of the IMS-AGW."""
+        self._said: dict[int, frozenset[str]] = {}
+        """Digests of what the UE said of the keys of streams that it protects with the far end, by stream."""
 
     # -- offers -------------------------------------------------------------------------------------------------------
 
@@ -190,8 +193,16 @@ class SessionMedia:
         lines = alg_media.answer_lines(exchange.decision, decision, self._locals)
         rewritten = sdp_writer.rewrite(sdp, lines, self.origins[towards], self._fallback[towards])
         exchange.answers[tag] = Answered(hashlib.sha256(body).hexdigest(), rewritten, decision)
-        self._told = _told(exchange.body if side is Side.ACCESS else rewritten, sdp, self.streams)
+        self._agreed(exchange, rewritten, policy)
         return rewritten
+
+    def _agreed(self, exchange: Exchange, answer: bytes, policy: AlgPolicy) -> None:
+        """Keep what the UE was told and what it said, by an offer and an answer as they went on."""
+        sent, received = (
+            (answer, exchange.body) if exchange.decision.offered_by is Side.ACCESS else (exchange.body, answer)
+        )
+        self._told = _told(sent, parse_sdp(answer), self.streams)
+        self._said = _said(parse_sdp(received), self.streams, policy)
 
     def _judge(self, sdp: SessionDescription, side: Side, offer: AlgDecision, policy: AlgPolicy) -> AnswerDecision:
         if side is Side.CORE:
@@ -201,14 +212,13 @@ class SessionMedia:
 
     async def settle(self, tag: str, policy: AlgPolicy) -> None:
         """The dialog `tag` won (2xx): its answer holds and the gates open. Raises AnswerFaultError."""
-        del policy
         exchange = self.exchange
         known = exchange.answers.get(tag) if exchange else None
         if exchange is None or known is None or (exchange.applied == tag and exchange.gate_open):
             return
         await self._apply(exchange, known.decision, tag, gate_open=True)
-        if exchange.decision.offered_by is Side.ACCESS and len(exchange.answers) > 1:
-            self._told = _told(known.body, parse_sdp(known.body), self.streams)
+        if len(exchange.answers) > 1:
+            self._agreed(exchange, known.body, policy)
 
     # -- new keys -----------------------------------------------------------------------------------------------------
 
@@ -256,7 +266,8 @@ class SessionMedia:
         """Take the UE's answer to `rekey_offer`; the core hears nothing of it.
 
         Raises AnswerFaultError for an answer that changes anything that the far end would have to know, or brings the
-        key of before: at the IMS-AGW its replay window is gone (RFC 3711 3.3.2).
+        key of before: at the IMS-AGW its replay window is gone (RFC 3711 3.3.2). Streams that are protected end to end
+        go on with the keys they have, of which the far end would have to hear.
         """
         exchange = self.exchange
         if exchange is None or not exchange.own:
@@ -266,7 +277,7 @@ class SessionMedia:
         except SdpError as error:
             raise AnswerFaultError(Refusal(500, text="the answer is no SDP")) from error
         decision = self._judge(sdp, Side.ACCESS, exchange.decision, policy)
-        fault = decision.violation or _unfit(decision)
+        fault = decision.violation or _unfit(decision) or self._changed_end_to_end(sdp, policy)
         if fault is not None:
             self._recorder.refused(self._call_id, fault, "answer from access")
             raise AnswerFaultError(fault)
@@ -274,6 +285,12 @@ class SessionMedia:
         await self._apply(exchange, decision, tag, gate_open=True)
         exchange.answers[tag] = Answered(hashlib.sha256(body).hexdigest(), b"", decision)
         self.forget_keys()
+
+    def _changed_end_to_end(self, sdp: SessionDescription, policy: AlgPolicy) -> Refusal | None:
+        for index, said in _said(sdp, self.streams, policy).items():
+            if not said <= self._said.get(index, frozenset()):
+                return Refusal(488, ims_alg.BAD_KEY, "the UE changed keys that it shares with the far end")
+        return None
 
     async def _apply(self, exchange: Exchange, decision: AnswerDecision, tag: str, *, gate_open: bool) -> None:
         work = alg_media.answer_work(exchange.decision, decision, gate_open=gate_open)
@@ -367,20 +384,42 @@ def _parsed(body: bytes) -> SessionDescription:
 def _told(body: bytes, answer: SessionDescription, streams: Mapping[int, StreamState]) -> bytes:
     """What the UE was told, as far as both ends agreed on it: payload types of the answer alone, no key of this side.
 
-    Offered again it leaves no choice, so that the far end need not hear of it.
+    Offered again it leaves no choice, so that the far end need not hear of it. A message of key management is not said
+    twice, and would be none of an offer: without it the keys stay (TS 33.328 7.4).
     """
     try:
         told = parse_sdp(body)
     except SdpError:
         return b""
+    shared = [state for state in streams.values() if state.treatment is Treatment.E2E]
+    if shared and all(state.managed for state in shared):
+        told.remove(_KEY_MGMT)
     for index, (media, answered) in enumerate(zip(told.media, answer.media, strict=False)):
         state = streams.get(index)
+        if state is not None and state.managed:
+            media.remove(_KEY_MGMT)
         for name in _SETTLED if state is not None and state.treatment is Treatment.E2E else ("crypto", *_SETTLED):
             media.remove(name)
         common = [name for name in media.formats if name in answered.formats]
         if common and answered.port:
             media.formats = common
     return told.to_bytes()
+
+
+def _said(sdp: SessionDescription, streams: Mapping[int, StreamState], policy: AlgPolicy) -> dict[int, frozenset[str]]:
+    """Digests of what a description of the UE says of end-to-end keys: tag, suite and key, messages, fingerprints."""
+    found: dict[int, frozenset[str]] = {}
+    for index, media in enumerate(sdp.media):
+        state = streams.get(index)
+        if state is None or state.treatment is not Treatment.E2E:
+            continue
+        lines = [" ".join(line.split()[:3]) for line in media.crypto]
+        lines += [
+            value for name in ("fingerprint", *policy.sealed) for value in (*media.get_all(name), *sdp.get_all(name))
+        ]
+        lines += sdp.key_mgmt_of(media)
+        found[index] = frozenset(hashlib.sha256(line.encode("utf-8", "surrogateescape")).hexdigest() for line in lines)
+    return found
 
 
 def _rekeyed(state: StreamState, *, mux: bool) -> StreamPlan:

@@ -15,7 +15,7 @@ from sba.testing import async_test
 from signalling.sdp import parse_sdp
 from signalling.sip.message import SipRequest
 from signalling.sip.stack import ServerTxn, make_response
-from tests.pcscf.edge import CRYPTO_1, CRYPTO_2, KEY_2, EdgeFixture, Ue, audio, edge, ok
+from tests.pcscf.edge import CRYPTO_1, CRYPTO_2, KEY_2, REQUESTED, EdgeFixture, Ue, audio, edge, ok
 from tests.pcscf.test_sessions import Call, answer_next, call_out, eventually
 
 pytestmark = pytest.mark.attack("T9")
@@ -161,6 +161,83 @@ async def test_the_event_of_a_refer_is_named_as_its_sender_and_as_its_receiver_n
         call.from_core("NOTIFY", headers=[("Event", f"refer;id={number}"), active])
         told = await answer_next(alice, "NOTIFY", b"", alice.contact)
         assert told.request.headers.get("Event") == f"refer;id={number}", "the UE's own numbers are everybody's"
+
+
+SHARED = "crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" + "S" * 40
+FAR = "crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" + "F" * 40
+TICKET, REPLY = "key-mgmt:mikey AQ4FgFVmd4gCAg==", "key-mgmt:mikey AQ8FAFVmd4gCAg=="
+
+
+def video(port: int, *attributes: str) -> str:
+    lines = [f"m=video {port} RTP/SAVP 99", "a=rtpmap:99 H264/90000", *(f"a={one}" for one in attributes)]
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+async def called_with_video(it: EdgeFixture, ues: str, far: str) -> Ue:
+    """A call whose audio is protected up to the edge and whose video is protected end to end."""
+    alice = await it.ue("alice")
+    await alice.sign_on()
+    offer = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1, extra=video(40002, ues))
+    await call_out(it, alice, offer, audio(50000, extra=video(50002, far)))
+    return alice
+
+
+@pytest.mark.clause("TS 33.328", "7.4-10")
+@pytest.mark.parametrize(
+    ("ues", "far", "offered", "answered"), [(SHARED, FAR, FAR, SHARED), (TICKET, REPLY, "", "")], ids=["sdes", "ticket"]
+)
+@async_test
+async def test_keys_that_the_ue_shares_with_the_far_end_go_on(tmp_path, ues, far, offered, answered):
+    async with edge(tmp_path) as it:
+        alice = await called_with_video(it, ues, far)
+        answer = audio(40000, "RTP/SAVP", FRESH, version=2, extra=video(40002, *[answered] * bool(answered)))
+        body = (await rekeyed(it, alice, answer)).request.body
+        assert parse_sdp(body).media[0].crypto[0].startswith("2 ")
+        shown = parse_sdp(body).media[1]
+        assert [f"crypto:{line}" for line in shown.crypto] == [offered] * bool(offered)
+        assert b"mikey" not in body
+        await eventually(lambda: not it.node._link._rekeying._wanted and len(it.iq.requests("Configure")) == 3)
+        assert len(it.node.edge.sessions) == 1
+        assert it.core.requests.empty()
+
+
+@pytest.mark.attack("T1")
+@pytest.mark.clause("TS 33.328", "7.4-10")
+@pytest.mark.parametrize(
+    ("ues", "far", "answered"),
+    [
+        (SHARED, FAR, SHARED.replace("S" * 40, "X" * 40)),
+        (SHARED, FAR, TICKET),
+        (TICKET, REPLY, TICKET.replace("Vmd4", "Vmd5")),
+    ],
+)
+@async_test
+async def test_a_ue_that_changes_keys_of_which_the_far_end_does_not_hear_ends_the_call(tmp_path, ues, far, answered):
+    async with edge(tmp_path) as it:
+        alice = await called_with_video(it, ues, far)
+        await rekeyed(it, alice, audio(40000, "RTP/SAVP", FRESH, version=2, extra=video(40002, answered)))
+        await _released(it, alice)
+        assert any("shares with the far end" in str(one.get("reason")) for one in it.decisions())
+
+
+@pytest.mark.attack("T1")
+@async_test
+async def test_a_fork_that_answers_with_another_protection_is_refused_with_the_reason(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        offer = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1)
+        attempt = alice.send(alice.invite("sip:bob@ims.test", offer), alice.hop)
+        invite = await it.core.next("INVITE")
+        contact = f"<{it.core_uri('bob')}>"
+        invite.respond(ok(invite, audio(50000), status=183, tag="one", contact=contact))
+        assert (await attempt.next()).to_tag == "one"
+        invite.respond(ok(invite, audio(52000, "RTP/SAVP", CRYPTO_2), tag="two", contact=contact))
+        assert (await attempt.final()).status == 500
+        bye = await it.core.next("BYE")
+        assert bye.request.to_tag == "two"
+        assert any("the core answered RTP/SAVP to RTP/AVP" in str(one.get("reason")) for one in it.decisions())
+        await eventually(lambda: not it.iq.contexts and not len(it.node.edge.sessions))
 
 
 @async_test
