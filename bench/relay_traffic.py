@@ -35,6 +35,7 @@ BATCH = 32
 ACCESS_SSRC, CORE_SSRC = 0x1000, 0x80001000
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
+_WANTED_DESCRIPTORS = 48_000
 _QUEUE = 64 << 20
 _OF_A_PACKET = 1024
 """Octets of a queue that the kernel reckons for a packet of speech, rounded up."""
@@ -77,8 +78,12 @@ def own_network() -> bool:
 
 
 def raise_descriptors() -> int:
-    """Ask for as many descriptors as are allowed; returns how many that are."""
+    """Ask for as many descriptors as are allowed, as root for those of 10,000 streams; returns how many that are."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        wanted = max(hard, _WANTED_DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        return wanted
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 

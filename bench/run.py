@@ -37,17 +37,17 @@ RECORDED: list[Bench] = [
     *(
         ("relay", ["--streams", *streams, "--suite", suite, "--rounds", "7", "--seconds", "0.5"])
         for suite in (CM, GCM)
-        for streams in (["1", "100"], ["1000"], ["4900"])
+        for streams in (["1", "100"], ["1000"], ["5000"])
     ),
     ("relay", ["--streams", "10", "300", "--direction", "RTP->SRTP", "--rounds", "7", "--seconds", "0.5"]),
-    ("relay", ["--streams", "3000", "9800", "--direction", "RTP->SRTP", "--rounds", "7", "--seconds", "0.5"]),
+    ("relay", ["--streams", "3000", "10000", "--direction", "RTP->SRTP", "--rounds", "7", "--seconds", "0.5"]),
     ("relay", ["--streams", "100", "1000", "--direction", "RTP->SRTP", "--rounds", "7", "--window", "1"]),
     ("relay_latency", ["--rounds", "9", "--seconds", "2"]),
     ("relay_latency", ["--rounds", "9", "--seconds", "2", "--controller-core", "own"]),
     *(("relay_calls", ["--suite", suite, "--rounds", "3", "--seconds", "2"]) for suite in (CM, GCM)),
-    ("relay_streams", ["--streams", "100", "1000", "4500", "--rounds", "7"]),
+    ("relay_streams", ["--streams", "100", "1000", "5000", "--rounds", "7"]),
     ("relay_workers", ["--rounds", "9", "--seconds", "2"]),
-    ("relay_profile", ["--streams", "1", "100", "1000", "4900", "--suite", CM]),
+    ("relay_profile", ["--streams", "1", "100", "1000", "5000", "--suite", CM]),
     ("relay_profile", ["--streams", "100", "1000", "--suite", CM, GCM, "--direction", "SRTP->RTP"]),
 ]
 
