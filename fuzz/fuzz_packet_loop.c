@@ -349,6 +349,7 @@ static void configure(int place)
     flow->known_count = (unsigned char)(next() % (RELAY_KNOWN + 1));
     if (flow->kind == FLOW) {
         flow->out = FIRST + (place < 4 ? 4 + place / 2 : place - 4); /* sockets that nobody reads from send for 0 and 2 */
+        flow->far = &counts[flow->out - FIRST];
         flow->receiving = secured ? &sessions[place == 2] : NULL;
         flow->sending = (choice & 8) && !flow->opaque ? &sessions[place == 2] : NULL;
         flow->rate = 8000;
@@ -459,7 +460,7 @@ static void go(void)
 
 static void check(void)
 {
-    uint64_t packets = 0;
+    uint64_t packets = 0, packets_out = 0;
     for (int i = 0; i < SOCKETS; i++) {
         const relay_flow *flow = &flows[i];
         const relay_counts *counted = &counts[i];
@@ -469,6 +470,7 @@ static void check(void)
         MUST(drops == counted->refused + counted->rtcp_refused);
         MUST(flow->kind == FLOW || counted->packets == 0);
         packets += counted->packets;
+        packets_out += counted->packets_out;
         uint64_t back = 0, octets_back = 0;
         for (int j = 0; j < loop->back_count; j++)
             if (loop->back[j].descriptor == FIRST + i) {
@@ -479,7 +481,7 @@ static void check(void)
         if (counted->rtcp_refused == 0)
             MUST(octets_from[i] == counted->octets_in + octets_back + octets_taken[i]);
     }
-    MUST(packets == sent_packets);
+    MUST(packets == sent_packets && packets_out == sent_packets);
     MUST(loop->noted_count >= 0 && loop->noted_count <= loop->most && loop->ready_count >= 0);
     MUST(loop->ready_count <= 2 * (loop->most + EVENTS));
     for (int i = 0; i < loop->noted_count; i++)

@@ -3,8 +3,9 @@
 Each side of a stream has a row of 64-bit words. Its first part is counted by the thread that carries the packets (for a
 compiled loop `relay_counts` of `packet_loop.h`; else it stays 0), its second part holds what was counted elsewhere and,
 for the packet loop itself, what it has taken over of the first. Each word has one writer, is written as a whole and
-only grows, so that a reader needs no lock and their sum is never less than it was. The rows outlive the packet loop for
-as long as somebody has them mapped.
+only grows, so that a reader needs no lock and their sum is never less than it was. A row keeps its counts when its side
+is gone, and is given to another only when others have been free for longer. The rows outlive the packet loop for as
+long as somebody has them mapped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import fcntl
 import mmap
 import os
 import stat
-from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -39,10 +40,10 @@ CAUSES = (
 """Causes by their numbers in `packet_loop.h`."""
 Rows: TypeAlias = Mapping[str, Mapping[Side, int]]
 """Which row each side of a stream has, by stream."""
-COUNTS_OCTETS = 8 * (5 + len(CAUSES) + 1)
+COUNTS_OCTETS = 8 * (6 + len(CAUSES) + 1)
 """Octets of `relay_counts`."""
 
-_PACKETS, _OCTETS_IN, _OCTETS_OUT, _REFUSED, _RTCP_REFUSED, _DROPS = range(6)
+_PACKETS, _OCTETS_IN, _REFUSED, _RTCP_REFUSED, _PACKETS_OUT, _OCTETS_OUT, _DROPS = range(7)
 _ACTIVE = _DROPS + len(CAUSES)
 _LINE = 8
 """Words of a cache line: the two parts have different writers and share none."""
@@ -54,6 +55,8 @@ _TAKEN = _ELSEWHERE + _COUNTERS + len(_ALL_CAUSES)
 _ROW = -(-(_TAKEN + _DROPS) // _LINE) * _LINE
 MOST_ROWS = 1 << 17
 """Two for each stream; the memory of those that nobody used is not there."""
+_RESTING_ROWS = 64
+"""Rows that are free before one of them is used again: who commands may not have heard yet that its side is gone."""
 _OCTETS = 8 * _ROW * MOST_ROWS
 _SEAL_FUTURE_WRITE = 0x10
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
@@ -69,34 +72,40 @@ class Tally:
         self.row = row
         self._drops: list[int] | None = None
 
-    def take(self) -> tuple[int, int, int]:
-        """Return packets carried and octets in and out since the last call."""
-        at, words = self.row * _ROW, self._words
-        now, taken = words[at : at + _REFUSED], words[at + _TAKEN : at + _TAKEN + _REFUSED]
-        found, before = now.tolist(), taken.tolist()
-        taken[:] = memoryview(array("Q", found))
-        return found[0] - before[0], found[1] - before[1], found[2] - before[2]
+    def _take(self, first: int) -> tuple[int, int]:
+        """Return what two words have grown by since the last call."""
+        at, words = self.row * _ROW + first, self._words
+        taken = at + _TAKEN
+        one, other, before, earlier = words[at], words[at + 1], words[taken], words[taken + 1]
+        words[taken], words[taken + 1] = one, other
+        return one - before, other - earlier
+
+    def take_in(self) -> tuple[int, int]:
+        """Return packets that came in and were sent on, and octets in, dropped ones too, since the last call."""
+        return self._take(_PACKETS)
+
+    def take_out(self) -> tuple[int, int]:
+        """Return packets and octets out since the last call."""
+        return self._take(_PACKETS_OUT)
 
     def take_drops(self) -> tuple[int, int, list[tuple[DropCause, int]]]:
         """Return packets of media and of RTCP dropped since the last call, and by cause."""
         at, words = self.row * _ROW, self._words
         refused, rtcp = words[at + _REFUSED], words[at + _RTCP_REFUSED]
-        media, other = refused - words[at + _TAKEN + _REFUSED], rtcp - words[at + _TAKEN + _RTCP_REFUSED]
+        media, other = self._take(_REFUSED)
         if not media and not other and refused + rtcp == sum(self._drops or ()):
             return 0, 0, []
         before = self._drops or [0] * len(CAUSES)
         self._drops = words[at + _DROPS : at + _ACTIVE].tolist()
         changes = zip(CAUSES, self._drops, before, strict=True)
-        causes = [(cause, now - then) for cause, now, then in changes if now > then]
-        words[at + _TAKEN + _REFUSED], words[at + _TAKEN + _RTCP_REFUSED] = refused, rtcp
-        return media, other, causes
+        return media, other, [(cause, now - then) for cause, now, then in changes if now > then]
 
     @property
-    def taken(self) -> tuple[int, int, int, int, int]:
-        """Packets of media in, packets out, octets in and out, and RTCP packets in, as taken over."""
+    def taken(self) -> list[int]:
+        """What was taken over, in the order of `SideCounts`."""
         at = self.row * _ROW + _TAKEN
-        packets, octets_in, octets_out, refused, rtcp = self._words[at : at + _DROPS].tolist()
-        return packets + refused, packets, octets_in, octets_out, rtcp
+        packets, octets_in, refused, rtcp, packets_out, octets_out = self._words[at : at + _DROPS].tolist()
+        return [packets + refused, packets_out, octets_in, octets_out, rtcp, 0]
 
     @property
     def drops(self) -> dict[DropCause, int]:
@@ -105,32 +114,40 @@ class Tally:
 
 
 class Board:
-    """The rows of a packet loop. `descriptor` may be given to others: they can read, and nothing else."""
+    """The rows of a packet loop. `descriptor` may be given to others: they can read, and nothing else.
+
+    Raises RelayUnavailableError where memory cannot be shared (Linux before 5.1).
+    """
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("imslab-relay-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, _OCTETS)
-        self.memory = mmap.mmap(self.descriptor, _OCTETS)
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        self.descriptor = -1
+        try:
+            self.descriptor = os.memfd_create("imslab-relay-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(self.descriptor, _OCTETS)
+            self.memory = mmap.mmap(self.descriptor, _OCTETS)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as error:
+            if self.descriptor >= 0:
+                os.close(self.descriptor)
+            raise RelayUnavailableError(f"no memory to be shared for counters: {error.strerror}") from None
         self._words = memoryview(self.memory).cast("Q")
-        self._free: list[int] = []
+        self._free: deque[int] = deque()
         self._used = 0
 
     def open(self) -> Tally:
         """Give a row out. Raises RelayUnavailableError when all are."""
-        if self._free:
-            row = self._free.pop()
-        elif self._used < MOST_ROWS:
+        if self._used < MOST_ROWS and len(self._free) <= _RESTING_ROWS:
             row = self._used
             self._used += 1
+        elif self._free:
+            row = self._free.popleft()
+            self._words[row * _ROW : (row + 1) * _ROW] = _NOTHING
         else:
             raise RelayUnavailableError("no room for the counters of another stream")
         return Tally(self._words, row)
 
     def close(self, tally: Tally) -> None:
         """Take a row back; nobody counts in it any more."""
-        at = tally.row * _ROW
-        self._words[at : at + _ROW] = _NOTHING
         self._free.append(tally.row)
 
     @staticmethod
@@ -144,17 +161,14 @@ class Board:
         value: float = memoryview(self.memory)[at : at + 8].cast("d")[0]
         return value
 
-    def publish(self, own: Tally, far: Tally | None, counters: Sequence[int], drops: Mapping[DropCause, int]) -> None:
-        """Show what was counted elsewhere than in rows: the side's counters (in the order of `SideCounts`) without what
-        was taken over from its own row, and from that of the far side."""
-        media_in, _, octets_in, _, rtcp_in = own.taken
-        _, sent, _, octets_out, _ = far.taken if far is not None else _NONE_TAKEN
-        there = media_in, sent, octets_in, octets_out, rtcp_in, 0
-        found = [counter - seen for counter, seen in zip(counters, there, strict=True)]
-        words, at = self._words, own.row * _ROW + _ELSEWHERE
+    def publish(self, tally: Tally, counters: Sequence[int], drops: Mapping[DropCause, int]) -> None:
+        """Show what was counted elsewhere: a side's counters (in the order of `SideCounts`) without what was taken over
+        from its row."""
+        found = [counter - seen for counter, seen in zip(counters, tally.taken, strict=True)]
+        words, at = self._words, tally.row * _ROW + _ELSEWHERE
         if words[at : at + _COUNTERS].tolist() == found:
             return  # each drop is of a packet that came in
-        seen_drops = own.drops
+        seen_drops = tally.drops
         for number, cause in enumerate(_ALL_CAUSES):
             words[at + _COUNTERS + number] = drops.get(cause, 0) - seen_drops.get(cause, 0)
         for number, value in enumerate(found):
@@ -175,7 +189,6 @@ class Board:
             self.memory.close()
 
 
-_NONE_TAKEN = (0, 0, 0, 0, 0)
 _NOTHING = memoryview(bytes(8 * _ROW)).cast("Q")
 
 
@@ -204,24 +217,21 @@ class SharedCounters:
 
 
 def _read(words: memoryview, rows: Rows) -> Mapping[str, Mapping[Side, SideCounts]]:
-    return {
-        stream: {side: _counts(words, row, sides.get(side.other)) for side, row in sides.items()}
-        for stream, sides in rows.items()
-    }
+    present = tuple(rows.items())  # a metric is read in a thread of its own, and streams come and go
+    return {stream: {side: _counts(words, row) for side, row in sides.items()} for stream, sides in present}
 
 
-def _counts(words: memoryview, row: int, far: int | None) -> SideCounts:
+def _counts(words: memoryview, row: int) -> SideCounts:
     own = words[row * _ROW : (row + 1) * _ROW].tolist()
-    other = words[far * _ROW : far * _ROW + _REFUSED].tolist() if far is not None else (0, 0, 0)
     elsewhere = own[_ELSEWHERE:]
     drops = dict(zip(_ALL_CAUSES, elsewhere[_COUNTERS:], strict=False))
     for cause, count in zip(CAUSES, own[_DROPS:_ACTIVE], strict=True):
         drops[cause] += count
     return SideCounts(
         packets_in=elsewhere[0] + own[_PACKETS] + own[_REFUSED],
-        packets_out=elsewhere[1] + other[_PACKETS],
+        packets_out=elsewhere[1] + own[_PACKETS_OUT],
         octets_in=elsewhere[2] + own[_OCTETS_IN],
-        octets_out=elsewhere[3] + other[_OCTETS_OUT],
+        octets_out=elsewhere[3] + own[_OCTETS_OUT],
         rtcp_in=elsewhere[4] + own[_RTCP_REFUSED],
         rtcp_out=elsewhere[5],
         drops={cause: count for cause, count in drops.items() if count},

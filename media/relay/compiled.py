@@ -51,6 +51,7 @@ class _Fields(Protocol):
     rate: float
     left: int
     counts: object
+    far: object
     routed: int
     known: object
     known_count: int
@@ -366,7 +367,8 @@ class CompiledFlow(Flow):
         self._watch(carried=False, refusing=False)
         self._resting = False
         self._take_counts()
-        self._receiving = self._sending = self._out = None
+        self._let_go()
+        self._out = None
 
     def _enter(self) -> None:
         carried = self._path is _COMPILED
@@ -375,6 +377,14 @@ class CompiledFlow(Flow):
         else:
             super()._enter()
         self._watch(carried=carried, refusing=carried and self._refuses_strangers())
+        if not carried:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep no session that the loop does not use: it has keys."""
+        fields, nothing_there = self._fields, self._loop.ffi.NULL
+        fields.receiving, fields.sending = nothing_there, nothing_there
+        self._receiving = self._sending = None
 
     def _watch(self, *, carried: bool, refusing: bool) -> None:
         self._note_rest()
@@ -436,6 +446,7 @@ class CompiledFlow(Flow):
             return super()._quick_way()
         fields = self._fields
         fields.out = far.rtp.flow.fileno()
+        fields.far = self._loop.counts(self._means.board, far.tally)
         if far.rtp.flow is not self._out:
             fields.routed = 0
         self._say_what(fields)
@@ -526,18 +537,21 @@ class CompiledFlow(Flow):
         self._take_counts()
 
     def _take_counts(self) -> None:
-        """Take over what the thread counted of this side, and of the far one what went there."""
+        """Take over what the thread counted of this side, and of the far one what left there."""
         side, far, tally = self._side, self._side.far, self._side.tally
         refused, rtcp, causes = tally.take_drops()
-        moved, octets_in, octets_out = tally.take()
+        moved, octets_in = tally.take_in()
         side.packets_in += moved + refused
         side.octets_in += octets_in
         side.rtcp_in += rtcp
         for cause, count in causes:
             self._means.slow.drop(side, cause, count)
-        if moved and far is not None:
-            far.packets_out += moved
-            far.octets_out += octets_out
+        if far is None:
+            return
+        packets_out, octets_out = far.tally.take_out()
+        far.packets_out += packets_out
+        far.octets_out += octets_out
+        if moved:
             side.last_in = far.last_out = self._means.board.active(tally)
             side.silence_told = False
             for context in (side.receiver, far.sender):

@@ -239,6 +239,8 @@ class RelayEngine:
             for side in stream.sides.values():
                 if side.flow is not None:
                     side.flow.review(now)
+                if side.receiver is not None:
+                    side.receiver.in_grace(now)  # also where nobody asks: the key before is not kept for longer
             for side in stream.sides.values():
                 self._check_silence(side, now)
                 self._check_lifetimes(side)
@@ -370,8 +372,9 @@ class RelayEngine:
 
     def rows(self, stream_ids: Sequence[str] | None = None) -> Mapping[str, Mapping[Side, int]]:
         """Which rows of the board the named streams, or all of them, have."""
-        names = self._streams if stream_ids is None else [name for name in stream_ids if name in self._streams]
-        return {name: {each: side.tally.row for each, side in self._streams[name].sides.items()} for name in names}
+        streams = dict(self._streams)  # metrics are read in a thread of their own
+        names = streams if stream_ids is None else [name for name in stream_ids if name in streams]
+        return {name: {each: side.tally.row for each, side in streams[name].sides.items()} for name in names}
 
     def counts(self) -> Mapping[str, Mapping[Side, SideCounts]]:
         """See :meth:`media.relay.interface.Relay.counts`."""
@@ -379,8 +382,7 @@ class RelayEngine:
 
     def _publish(self, stream: Stream) -> None:
         for side in stream.sides.values():
-            far = side.far
-            self.board.publish(side.tally, None if far is None else far.tally, side.counters, side.drops)
+            self.board.publish(side.tally, side.counters, side.drops)
 
     def drain(self) -> int:
         """See :meth:`media.relay.interface.Relay.drain`."""

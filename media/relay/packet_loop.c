@@ -357,7 +357,8 @@ static void sent(relay_flow *flow, int in, int out)
 {
     flow->counts->packets++;
     flow->counts->octets_in += (uint64_t)in;
-    flow->counts->octets_out += (uint64_t)out;
+    flow->far->packets_out++;
+    flow->far->octets_out += (uint64_t)out;
 }
 
 /* An error may tell of an earlier packet: then this one is tried once more. */

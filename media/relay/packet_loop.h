@@ -33,14 +33,15 @@
 #define DROP_SSRC_LIMIT 13
 #define RELAY_CAUSES 14
 
-/* What is counted of a side's packets, by one thread; it may lie in memory that other processes read at any time.
+/* What is counted of a side, by one thread; it may lie in memory that other processes read at any time.
  *
- * Only grows, but for `active`, when a packet was last sent on. What is in drops[] is media, then it is among `refused`,
- * or RTCP.
+ * `packets` came in here and were sent on, `packets_out` left here. Only grows, but for `active`, when a packet that came
+ * in was last sent on. What is in drops[] is media, then it is among `refused`, or RTCP.
  */
 typedef struct {
-    uint64_t packets, octets_in, octets_out;
+    uint64_t packets, octets_in;
     uint64_t refused, rtcp_refused;
+    uint64_t packets_out, octets_out;
     uint64_t drops[RELAY_CAUSES];
     double active;
 } relay_counts;
@@ -56,10 +57,10 @@ typedef struct {
 
 /* One socket of a stream: of kind FLOW what a side's peer sends, of kind STRANGERS what anybody else sends to its port.
  *
- * It changes only while the loop is held, but for what `counts` points to. That and `sources` belong to who made the
- * flow. Packets of `known` senders are no strangers'. `left` is how many packets its keys may still carry here; `routed`
- * whether the thread has looked up its way out. There are thousands of them: what only one kind needs shares its place
- * with what only the other does, and `kind` is set once.
+ * It changes only while the loop is held, but for what `counts` and, of the other side, `far` point to. They and `sources`
+ * belong to who made the flow. Packets of `known` senders are no strangers'. `left` is how many packets its keys may
+ * still carry here; `routed` whether the thread has looked up its way out. There are thousands of them: what only one
+ * kind needs shares its place with what only the other does, and `kind` is set once.
  */
 typedef struct {
     relay_counts *counts;
@@ -73,6 +74,7 @@ typedef struct {
         struct { /* FLOW */
             int out;
             float rate;
+            relay_counts *far;
             void *receiving, *sending;
             uint64_t left;
             relay_source *sources;

@@ -281,9 +281,12 @@ class RelayProcess(Relay):
         return self._opened(answer)[side]
 
     def _opened(self, answer: Json) -> dict[Side, LocalAddress]:
-        told = wire.members(answer)
-        self._rows |= wire.read_rows(told["rows"])
-        return wire.read_locals(told["locals"])
+        try:
+            told = wire.members(answer)
+            self._rows |= wire.read_rows(told["rows"])
+            return wire.read_locals(told["locals"])
+        except (wire.FrameError, KeyError, ValueError) as error:
+            raise RelayUnavailableError(f"the packet loop speaks nonsense: {error}") from None
 
     async def rekey(
         self,
@@ -302,11 +305,9 @@ class RelayProcess(Relay):
         """See :class:`Relay`."""
         name = None if side is None else side.value
         statistics = wire.read_statistics(await self._command("remove", stream=stream_id, side=name))
-        rows = self._rows.get(stream_id, {})
-        for each in statistics.sides:
-            rows.pop(each, None)
-        if not rows:
-            self._rows.pop(stream_id, None)
+        left = {each: row for each, row in self._rows.pop(stream_id, {}).items() if each not in statistics.sides}
+        if left:
+            self._rows[stream_id] = left
         return statistics
 
     async def tap(self, stream_id: str, *, enabled: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from threading import Lock
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
@@ -13,7 +16,13 @@ from sba.telemetry import Telemetry
 
 _Key = tuple[str, ...]
 CountsReader = Callable[[], Mapping[str, Mapping[Side, SideCounts]]]
-_NOTHING = SideCounts(0, 0, 0, 0, 0, 0, {})
+_ONE_EXPORT_S = 0.2
+"""The instruments of one export are read from the same counters, if they are no older than this."""
+
+
+def _nothing() -> SideCounts:
+    """Return a new object each time: who read meanwhile sees that it is another."""
+    return SideCounts(0, 0, 0, 0, 0, 0, {})
 
 
 class MediaMeter:
@@ -26,6 +35,9 @@ class MediaMeter:
         self._ended: Counter[_Key] = Counter()
         self._live: dict[tuple[str, Side], SideCounts] = {}
         self._read: CountsReader = dict
+        self._read_at = -math.inf
+        self._lock = Lock()
+        """Instruments are read in a thread of the exporter."""
         self._meter = meter = telemetry.meter
         meter.create_observable_counter(
             "media.packets", [self._observe("packets", "network.io.direction")], "{packet}", "RTP packets by side"
@@ -62,32 +74,42 @@ class MediaMeter:
 
     def refresh(self) -> None:
         """Read the present counters of the sides that have begun and not ended."""
-        for stream_id, sides in self._read().items():
-            for side, found in sides.items():
-                if (stream_id, side) in self._live:
-                    self._live[stream_id, side] = found
+        with self._lock:
+            before = dict(self._live)
+        read = self._read()
+        with self._lock:
+            for key, last in before.items():
+                found = read.get(key[0], {}).get(key[1])
+                if found is not None and self._live.get(key) is last:  # else it ended meanwhile, or was read again
+                    self._live[key] = found
+            self._read_at = time.monotonic()
 
     def began(self, stream_id: str, side: Side) -> None:
         """Count a side from now on."""
-        self._live[stream_id, side] = _NOTHING
+        with self._lock:
+            self._live[stream_id, side] = _nothing()
 
     def interrupted(self, stream_id: str, side: Side) -> SideCounts:
         """Keep what was last read of a side whose packet loop died, as it starts again at nothing; returns that."""
-        found = self._live.get((stream_id, side), _NOTHING)
-        self._ended.update(_counts(side, found))
-        self._live[stream_id, side] = _NOTHING
+        with self._lock:
+            found = self._live.get((stream_id, side), _nothing())
+            self._ended.update(_counts(side, found))
+            self._live[stream_id, side] = _nothing()
         return found
 
     def ended(self, stream_id: str, side: Side, final: SideStatistics | None) -> None:
         """Take the last counters of a side; None where nobody knows them: as last read."""
-        last = self._live.pop((stream_id, side), _NOTHING)
-        self._ended.update(_counts(side, final or last))
+        with self._lock:
+            last = self._live.pop((stream_id, side), _nothing())
+            self._ended.update(_counts(side, final or last))
 
     def _observe(self, what: str, label: str) -> Callable[[CallbackOptions], list[Observation]]:
         def read(_options: CallbackOptions) -> list[Observation]:
-            self.refresh()
-            total = Counter(self._ended)
-            for (_, side), told in tuple(self._live.items()):
+            if time.monotonic() - self._read_at > _ONE_EXPORT_S:
+                self.refresh()
+            with self._lock:
+                total, live = Counter(self._ended), list(self._live.items())
+            for (_, side), told in live:
                 total.update(_counts(side, told))
             return [
                 Observation(count, {"media.side": key[1], label: key[2]})

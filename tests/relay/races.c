@@ -91,7 +91,7 @@ int main(int count, char **words)
             connect(outputs[i], (struct sockaddr *)&sink, sizeof sink) < 0)
             return 2;
         sources[i].ssrc = KNOWN;
-        flows[i] = (relay_flow){.counts = &counts[i], .out = outputs[i], .open = 1, .source_count = 1, .source_limit = 16, .sources = &sources[i], .rate = 8000, .left = UINT64_MAX};
+        flows[i] = (relay_flow){.counts = &counts[i], .far = &counts[i], .out = outputs[i], .open = 1, .source_count = 1, .source_limit = 16, .sources = &sources[i], .rate = 8000, .left = UINT64_MAX};
         loop_hold(loop);
         if (loop_watch(loop, inputs[i], &flows[i]))
             return 2;
