@@ -39,6 +39,8 @@ _LIMITS = {
 """What is right where a value is out of its range, by the model's word for it."""
 _ALIKE = 0.7
 """How alike two names are, from 0 to 1, for one to be taken for the other misspelt."""
+_FEW = 8
+"""So many entries a table may have for all to be named beside one that it does not have."""
 _PATTERNS = {
     "Name": "a lower-case name such as pcscf-a",
     "Domain": "a domain such as ims.test",
@@ -156,13 +158,18 @@ def _found(kind: str, message: str, value: object) -> str:
 
 
 def _meant(model: type[BaseModel], location: Location) -> str:
-    """Return the entry that is spelled almost like the last part of ``location``; empty without one."""
-    models = [model]
+    """Return the entry that is spelled almost like the last part of ``location``, else all of its table where they are
+    few; empty without one."""
+    models, sure = [model], len(location) > 1
     for part in location[:-1]:
         fields = [entry.model_fields[str(part)] for entry in models if str(part) in entry.model_fields]
-        models = [found for field in fields for found in _models(field.annotation)] or models
+        inner = [found for field in fields for found in _models(field.annotation)]
+        sure = sure and (bool(inner) or isinstance(part, int))
+        models = inner or models
     known = [name for entry in models for name in entry.model_fields]
-    return next(iter(get_close_matches(str(location[-1]), known, 1, _ALIKE)), "")
+    alike = get_close_matches(str(location[-1]), known, 1, _ALIKE)
+    few = f"one of {', '.join(known)}" if sure and len(known) <= _FEW else ""
+    return alike[0] if alike else few
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:

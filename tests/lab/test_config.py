@@ -90,6 +90,11 @@ def test_an_entry_written_twice_is_refused() -> None:
         ("nmae: x\n", "is unknown", "name, or no such entry"),
         ("users: [{naem: x}]", "is unknown", "name, or no such entry"),
         ("kms: {statik_psk: true}", "is unknown", "static_psk, or no such entry"),
+        (
+            "access_networks: [{packet_workers: {prio: 1}}]",
+            "is unknown",
+            "one of count, cpus, priority, or no such entry",
+        ),
         ("zzz: x\n", "is unknown", "no such entry here; remove it or correct its spelling"),
     ],
 )
