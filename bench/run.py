@@ -55,9 +55,11 @@ RECORDED: list[Bench] = [
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--json", type=Path, metavar="DIR", default=HERE.parent / "build" / "bench")
-    parser.add_argument("--only", action="append", choices=sorted({name for name, _ in SHORT}))
+    parser.add_argument("--only", action="append", choices=sorted({name for name, _ in SHORT}), help="this bench alone")
     parser.add_argument("--recorded", action="store_true", help="the relay alone, in its long form")
-    parser.add_argument("--part", type=int, action="append", choices=range(len(RECORDED)), metavar="N")
+    parser.add_argument(
+        "--part", type=int, action="append", choices=range(len(RECORDED)), metavar="N", help="the Nth alone, from 0"
+    )
     parser.add_argument("--docs", action="store_true", help="draw the plots into docs/performance")
     options = parser.parse_args()
     options.json.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@
 #define FLOW 0
 #define STRANGERS 1
 
-/* Causes of a drop, in the order of media.relay.compiled.CAUSES. */
+/* Causes of a drop, in the order of media.relay.board.CAUSES. */
 #define DROP_AUTH_FAILED 0
 #define DROP_REPLAYED 1
 #define DROP_MKI 2
