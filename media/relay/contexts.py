@@ -7,7 +7,15 @@ from hmac import compare_digest
 
 from keying.suites import CryptoSuite
 from media.relay import libsrtp
-from media.relay.interface import OLD_KEY_GRACE_S, BadStreamConfigError, DropCause, KeyReusedError, KeySet, SrtpIndex
+from media.relay.interface import (
+    MAX_SSRCS,
+    OLD_KEY_GRACE_S,
+    BadStreamConfigError,
+    DropCause,
+    KeyReusedError,
+    KeySet,
+    SrtpIndex,
+)
 from media.relay.libsrtp import PacketBuffer
 from media.relay.reference import SrtpSession, open_session
 
@@ -23,6 +31,7 @@ CAUSE_OF: Mapping[int, DropCause] = {
 """Cause of a drop by libsrtp error; any other error counts as failed authentication."""
 
 _DIGEST_OCTETS = 32
+_MOST_SRTCP_BEHIND = 4096
 _E_BIT = 0x80
 _RTCP_LEAST = 8 + 4
 """Octets of an RTCP header and the SRTCP index."""
@@ -227,15 +236,42 @@ class Receiver(Context):
 class Sender(Context):
     """Protects what goes to the peer."""
 
-    __slots__ = ()
+    __slots__ = ("_behind", "_srtcp_sent")
 
     def __init__(self, keys: KeySet, buffer: PacketBuffer) -> None:
         super().__init__(keys, buffer, sender=True)
+        self._srtcp_sent = 0
+        self._behind: set[int] | None = None
+        """SSRCs whose SRTCP index was brought up to that."""
+
+    def go_on_after(self, srtcp_sent: int) -> None:
+        """Begin the SRTCP index of each SSRC behind so many packets that a context before this one sent at most.
+
+        No more than 4096: each is protected anew, for the SRTP library cannot be told an index.
+        """
+        self._srtcp_sent = min(srtcp_sent, _MOST_SRTCP_BEHIND)
+
+    def _catch_up(self) -> None:
+        """Use up SRTCP indices of the SSRC whose packet is in the buffer; what is made of them never leaves here."""
+        buffer = self.buffer
+        packet = buffer.packet()
+        ssrc = int.from_bytes(packet[4:8], "big")
+        self._behind = self._behind or set()
+        if ssrc in self._behind or len(self._behind) >= MAX_SSRCS:
+            return
+        self._behind.add(ssrc)
+        empty = b"\x80\xc9\x00\x01" + packet[4:8]  # a receiver report about nobody (RFC 3550 6.4.2)
+        for _ in range(self._srtcp_sent):
+            buffer.load(empty)
+            self.session.rtcp(buffer.data, buffer.length)
+        self.lifetime.srtcp_used += self._srtcp_sent
+        buffer.load(packet)
 
     def rekey(self, keys: KeySet, *, reset_roc: bool) -> None:
         """Change to `keys`; ROC and SRTCP index of every SSRC go on unless `reset_roc`."""
         if reset_roc:
             self.session = open_session(keys, sender=True)
+            self._srtcp_sent = 0
         else:
             self.session.update(keys)
         self._note(keys)
@@ -246,6 +282,8 @@ class Sender(Context):
         if lifetime.expired:
             return DropCause.KEY_EXPIRED
         buffer = self.buffer
+        if rtcp and self._srtcp_sent:
+            self._catch_up()
         status = (self.session.rtcp if rtcp else self.session.rtp)(buffer.data, buffer.length)
         if status != libsrtp.OK:
             return CAUSE_OF.get(status, DropCause.AUTH_FAILED)

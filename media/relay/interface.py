@@ -198,15 +198,19 @@ class Resume:
     peer was heard: nobody else gets a chance to be first. `received` and `sent` are the last known positions by SSRC,
     where the first keys that the side is given begin: the peer changes its key and keeps its ROC (RFC 4568 7.1.4).
 
-    There is no SRTCP index here, and none is needed: it begins at 0, which with a key that was used would be a two-time
-    pad (RFC 3711 9.1), and no such key is taken. A side that has positions in a direction had a key there that was
-    used: it comes without one. A key that a side comes with was not used, and begins like any other.
+    `srtcp_sent` is how many SRTCP packets went to the peer, at least: after them the SRTCP index goes on, which a new
+    key does not reset (RFC 3711 3.4); the peer would take smaller ones for replays.
+
+    A used key is not taken again: the replay windows are gone, and what was sent last may not be known (RFC 3711 9.1).
+    A side that has positions in a direction had a key there that was used: it comes without one. A key that a side
+    comes with was not used, and begins like any other.
     """
 
     port: int
     latched: Address | None = None
     received: Mapping[int, SrtpIndex] = field(default_factory=dict)
     sent: Mapping[int, SrtpIndex] = field(default_factory=dict)
+    srtcp_sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

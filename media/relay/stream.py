@@ -187,6 +187,7 @@ class StreamSide:
             self.sender = Sender(keys, self.stream.buffer)
             if self.resume is not None and not reset_roc:
                 self.sender.resume(keys, self.resume.sent)
+                self.sender.go_on_after(self.resume.srtcp_sent)
         else:
             self.sender.rekey(keys, reset_roc=reset_roc)
 

@@ -258,13 +258,16 @@ def _write_resume(resume: Resume) -> Json:
         "latched": _json_address(resume.latched),
         "received": write_positions(resume.received),
         "sent": write_positions(resume.sent),
+        "srtcp_sent": resume.srtcp_sent,
     }
 
 
 def _read_resume(value: Json) -> Resume:
     fields = members(value)
     received, sent = read_positions(fields["received"]), read_positions(fields["sent"])
-    return Resume(number(fields["port"]), _address(fields["latched"]), received, sent)
+    return Resume(
+        number(fields["port"]), _address(fields["latched"]), received, sent, max(0, number(fields["srtcp_sent"]))
+    )
 
 
 def write_positions(positions: Mapping[int, SrtpIndex]) -> Json:

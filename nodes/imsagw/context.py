@@ -36,6 +36,8 @@ class StreamRecord:
     latched: Address | None = None
     received: dict[int, SrtpIndex] = field(default_factory=dict)
     sent: dict[int, SrtpIndex] = field(default_factory=dict)
+    srtcp_sent: int = 0
+    """SRTCP packets that packet loops which died had sent."""
 
     def opens(self, config: SideConfig) -> None:
         """Note what a configuration allows, before the packet loop has it.
@@ -51,7 +53,7 @@ class StreamRecord:
         Sending under the same key from index 0 would be a two-time pad; receiving would take replays (RFC 3711 3.3.2,
         9.1). So a key that stays is one that nothing was sent or checked under: of a stream whose gate was closed all
         the time, and lines that were not answered yet; not those that the packet loop was told to send with when it
-        died. Its SRTCP index begins at 0, as a fresh key's does.
+        died.
         """
         if self.config.protection is not Protection.SRTP or not self.opened:
             return

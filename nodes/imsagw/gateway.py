@@ -44,6 +44,10 @@ class _Change:
     """None = removed."""
 
 
+_UNTOLD = 16
+"""SRTCP packets that may have left and not been counted when a packet loop died."""
+
+
 class MediaGateway:
     """Contexts and the relay behind them. `clock` gives seconds; `changed` is called when a stream came, went or
     re-keyed."""
@@ -176,9 +180,12 @@ class MediaGateway:
     def interrupted(self) -> None:
         """Note that the packet loop died: requests wait for the next one."""
         self.usable.clear()
+        last = self.relay.counts()
         for context in self.contexts.values():
             for termination in context.terminations.values():
                 for record in termination.streams.values():
+                    counted = last.get(context.relay_id(record.stream_id), {}).get(termination.side)
+                    record.srtcp_sent += _UNTOLD + (counted.rtcp_out if counted is not None else 0)
                     self._associations.interrupted(record)
 
     def resumed(self, relay: Relay) -> None:

@@ -89,6 +89,7 @@ def _write_stream(record: StreamRecord) -> dict[str, Any]:
         "receiving": _write_line(record.receiving),
         "local": None if local is None else [local.ip, local.port, local.rtcp_port],
         "keyless": record.keyless,
+        "srtcp_sent": record.srtcp_sent,
     }
 
 
@@ -105,6 +106,7 @@ def _read_stream(stored: dict[str, Any]) -> StreamRecord:
         local=None if local is None else LocalAddress(str(local[0]), int(local[1]), int(local[2])),
         opened=True,  # the command that opened its gate may have been the last, and no note of it left
         keyless=bool(stored.get("keyless", False)),
+        srtcp_sent=int(stored.get("srtcp_sent", 0)),
         unsure=stored["sending"] not in stored["offered"] and bool(offered),  # a change may have been under way
     )
 

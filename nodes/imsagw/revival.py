@@ -110,4 +110,4 @@ def _records(context: Context, stream_id: int) -> dict[Side, StreamRecord]:
 
 def _resume(record: StreamRecord) -> Resume:
     port = record.local.port if record.local is not None else 0
-    return Resume(port, record.latched, dict(record.received), dict(record.sent))
+    return Resume(port, record.latched, dict(record.received), dict(record.sent), record.srtcp_sent)

@@ -27,7 +27,7 @@ from media.relay import (
 )
 from media.relay.engine import RelayEngine
 from sba.testing import async_test
-from tests.relay.ends import SSRC, Ends, context, keys, received, receiver_report, rtp, udp
+from tests.relay.ends import SSRC, Ends, keys, received, receiver_report, rtp, udp
 from tests.relay.test_keys import _set, wrapped
 from tests.relay.test_process import plain, read
 
@@ -40,7 +40,13 @@ def resumed(ends: Ends, *, latched: bool = True) -> StreamConfig:
     used = [key for half in (ends.access.send, ends.access.receive) if half is not None for key in half.keys]
     told = {side: ends.statistics(side) for side in Side}
     again = {
-        side: Resume(ends.port(side)[1], told[side].latched if latched else None, told[side].received, told[side].sent)
+        side: Resume(
+            ends.port(side)[1],
+            told[side].latched if latched else None,
+            told[side].received,
+            told[side].sent,
+            told[side].rtcp_out,
+        )
         for side in Side
     }
     digests = frozenset(sha256(key.key_salt.reveal()).digest() for key in used)
@@ -118,7 +124,7 @@ def test_without_fresh_keys_nothing_passes_and_the_former_ones_are_refused(ends:
 
 
 @pytest.mark.clause("RFC 3711", "9.1")
-def test_srtcp_index_begins_anew_under_a_fresh_key_and_under_no_other(ends: Ends):
+def test_srtcp_index_goes_on_under_a_fresh_key_and_under_no_other(ends: Ends):
     ends.open(access=ends.secured(ends.phone, rtcp_mux=True), core=ends.plain(ends.far, rtcp_mux=True))
     ends.talk([0])
     for _ in range(3):
@@ -132,10 +138,36 @@ def test_srtcp_index_begins_anew_under_a_fresh_key_and_under_no_other(ends: Ends
     assert received(ends.phone) == [], "no SRTCP without a key"
     receive, send = keys(), keys()
     ends.modify(Side.ACCESS, replace(ends.access, receive=receive, send=send))
+    ends.hearer.rekey_to(_set(send))
+    for ssrc in (7, 8):
+        ends.throw(receiver_report(ssrc), side=Side.CORE)
+    packets = received(ends.phone)
+    assert [_srtcp_index(packet) for packet in packets] == [4, 4], "of each SSRC, as no more is known"
+    assert [ends.hearer.unprotect_rtcp(packet) for packet in packets] == [receiver_report(7), receiver_report(8)]
+    assert ends.engine._streams["s"].sides[Side.ACCESS].sender.lifetime.srtcp_used == 3 + 3 + 2
+    ends.modify(Side.ACCESS, replace(ends.access, receive=keys(), send=(third := keys())))
+    ends.hearer.rekey_to(_set(third))
     ends.throw(receiver_report(7), side=Side.CORE)
     (packet,) = received(ends.phone)
-    assert _srtcp_index(packet) == 1
-    assert context(send).unprotect_rtcp(packet) == receiver_report(7)
+    assert _srtcp_index(packet) == 5
+    assert ends.hearer.unprotect_rtcp(packet) == receiver_report(7)
+
+
+@pytest.mark.attack("T3")
+def test_who_sent_ever_so_much_rtcp_does_not_hold_up_the_next_packet_loop(ends: Ends):
+    ends.open(access=ends.secured(ends.phone, rtcp_mux=True), core=ends.plain(ends.far, rtcp_mux=True))
+    ends.talk([0])
+    config = resumed(ends)
+    config = replace(config, resume={side: replace(each, srtcp_sent=1 << 40) for side, each in config.resume.items()})
+    ends.engine.close()
+    ends.engine = RelayEngine(clock=ends.clock, compiled=ends.engine.loop == "compiled")
+    ends.local, ends.access = ends.engine.add(config), config.sides[Side.ACCESS]
+    ends.modify(Side.ACCESS, replace(ends.access, receive=keys(), send=keys()))
+    for ssrc in range(40):
+        ends.throw(receiver_report(ssrc), side=Side.CORE)
+    indices = [_srtcp_index(packet) for packet in received(ends.phone)]
+    assert set(indices) == {4097}
+    assert len(indices) <= 16
 
 
 @pytest.mark.clause("RFC 3711", "9.1")
