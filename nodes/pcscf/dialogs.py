@@ -9,12 +9,12 @@ from typing import Any, Final
 from nodes.pcscf.media_plan import Side
 from nodes.pcscf.session_timer import SessionTimer
 from signalling.sip.grammar import GrammarError, format_params, parse_digits, parse_params
-from signalling.sip.headers import parse_name_addr
+from signalling.sip.headers import MAX_CSEQ, parse_name_addr
 from signalling.sip.message import SipMessage, SipRequest, SipResponse
 from signalling.sip.uri import SipUri
 
-_CSEQ_MAX: Final = 2**31 - 1
-"""RFC 3261 8.1.1.5."""
+CSEQ_MOST: Final = MAX_CSEQ - 2**20
+"""No request numbered above this passes: what this node sends in the dialog lies above it (RFC 3261 12.2.1.1)."""
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class EdgeDialog:
         if (shifted := self.shifted(number, towards)) != number:
             changed["CSeq"] = f"{shifted} {method}"
         named = (request.headers.get("RAck") or "").split()
-        known = parse_digits(named[1], _CSEQ_MAX) if len(named) == 3 else None
+        known = parse_digits(named[1], CSEQ_MOST) if len(named) == 3 else None
         if known is not None and (shifted := self.shifted(known, towards)) != known:
             changed["RAck"] = f"{named[0]} {shifted} {named[2]}"
         event = request.headers.get("Event")
@@ -161,7 +161,8 @@ class EdgeDialog:
         seen = self.cseqs[sender]
         steps = self.inserted.setdefault(towards, [])
         made = steps[-1][1] if steps else 0
-        start, count = (seen + 1, made + 1) if seen else (0, made + 2)  # its first may be numbered 0
+        begun = seen or sender is self.caller
+        start, count = (seen + 1, made + 1) if begun else (0, made + 2)  # its first may be numbered 0
         if steps and steps[-1][0] == start:
             steps.pop()
         steps.append((start, count))
@@ -269,7 +270,7 @@ def _refer_of(event: str) -> int | None:
     if package.strip(" \t").lower() != "refer":
         return None
     try:
-        return parse_digits(parse_params(rest).get("id") or "", _CSEQ_MAX)
+        return parse_digits(parse_params(rest).get("id") or "", CSEQ_MOST)
     except GrammarError:
         return None
 

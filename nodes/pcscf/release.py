@@ -8,6 +8,7 @@ from nodes.pcscf.media_plan import Side
 from nodes.pcscf.rejection import RejectionError
 from nodes.pcscf.session import Session
 from signalling.sip.flow import Hop, TransactionFailure
+from signalling.sip.grammar import GrammarError
 from signalling.sip.message import SipRequest, SipResponse
 
 MEDIA_SECURITY = 'SIP;cause=488;text="media security"'
@@ -61,12 +62,12 @@ class Releaser:
     def _send(self, session: Session, request: SipRequest, towards: Side, *, acknowledge: bool = False) -> None:
         try:
             hop, role = self.way(session, request, towards)
-        except RejectionError:
-            return  # nobody there any more
-        if acknowledge:
-            self._edge.stack.send_ack(request, hop, role)
-            return
-        self._edge.stack.send(request, hop, role=role, on_response=_ignore_response, on_failure=_ignore_failure)
+            if acknowledge:
+                self._edge.stack.send_ack(request, hop, role)
+            else:
+                self._edge.stack.send(request, hop, role=role, on_response=_ignore_response, on_failure=_ignore_failure)
+        except (RejectionError, GrammarError):
+            return  # nobody there any more, or what the other side said of itself makes no request
 
     def way(self, session: Session, request: SipRequest, towards: Side) -> tuple[Hop, str]:
         """Hop and role for a request of a session that carries the route set of its dialog.

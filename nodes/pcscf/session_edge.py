@@ -9,7 +9,7 @@ from typing import Final
 from nodes.pcscf import mediasec
 from nodes.pcscf.bindings import Registration
 from nodes.pcscf.bodies import OFFER_METHODS, check_answer_body, check_body, drop_body, has_sdp
-from nodes.pcscf.dialogs import EdgeDialog, dialog_of
+from nodes.pcscf.dialogs import CSEQ_MOST, EdgeDialog, dialog_of
 from nodes.pcscf.edge import MW, Edge
 from nodes.pcscf.flowtoken import FlowAddress
 from nodes.pcscf.forwarding import Forwarding, take_hop
@@ -55,6 +55,7 @@ class SessionEdge:
         """A request that came over Gm. Raises RejectionError."""
         request = txn.request.copy()
         take_hop(request)
+        _check_number(request)
         arrived = await self._ue.accept(request, txn.flow)
         check_body(request)
         if request.to_tag is None:
@@ -78,6 +79,7 @@ class SessionEdge:
         """A request that came over Mw. Raises RejectionError."""
         request = txn.request.copy()
         take_hop(request)
+        _check_number(request)
         check_body(request)
         taken = self._ue.take_routes(request)
         if request.to_tag is not None:
@@ -112,6 +114,7 @@ class SessionEdge:
         sender = Side.CORE if from_core else Side.ACCESS
         try:
             take_hop(ack)
+            _check_number(ack)
             tokens = self._ue.take_routes(ack)
             found = self._by_token(tokens, ack.call_id)
         except RejectionError:
@@ -523,6 +526,12 @@ def _check_standalone(request: SipRequest) -> None:
     """Offers and answers travel inside sessions only, where the ALG sees them (RFC 3261 13, RFC 3311 5.1)."""
     if request.method in OFFER_METHODS:
         raise RejectionError(481, "Call/Transaction Does Not Exist")
+
+
+def _check_number(request: SipRequest) -> None:
+    """Leave room above each CSeq for the requests of this node, a BYE at least; new ones begin below 2**31 anyway."""
+    if request.cseq[0] > CSEQ_MOST:
+        raise RejectionError(400, "CSeq Too Large")
 
 
 def _owner(registration: Registration | None, address: FlowAddress, *, emergency: bool) -> str:

@@ -33,8 +33,8 @@ class SessionTimer:
     """When the session ends for both ends unless it is refreshed, Unix time, s."""
     speakers: set[Side] = field(default_factory=set)
     """Sides that said that they know session timers."""
-    carrier: str = ""
-    """The last refresh that was answered: the answer may be repeated."""
+    answered: dict[tuple[Side, str], int] = field(default_factory=dict)
+    """CSeq of the last refresh that each side answered, by method: an answer may be repeated, also after others."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON form for the store."""
@@ -71,10 +71,9 @@ class SessionTimer:
         if request.method not in _REFRESHES or response.status < 200:
             return
         number, method = request.cseq
-        carrier = f"{number} {method} {sender}"
-        if carrier == self.carrier:
+        if number <= self.answered.get((sender, method), -1):
             return
-        self.carrier = carrier
+        self.answered[sender, method] = number
         if response.status >= 300:
             self.raised(response)
             return
