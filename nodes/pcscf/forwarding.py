@@ -35,16 +35,23 @@ def take_hop(request: SipRequest) -> None:
 class Forwarding:
     """A stateful proxy's view of one request: the server transaction, the client transaction, and the queue between.
 
-    `transform` may await (Iq); responses are handed to it one after another, so their order stays.
+    `transform` may await (Iq); responses are handed to it one after another, so their order stays. A 2xx to an INVITE
+    that comes again goes back as it did before, without it, as long as `lasts` says so: an exchange that began since
+    is none of its business.
     """
 
-    def __init__(self, stack: SipStack, txn: ServerTxn, *, transform: Transform) -> None:
+    def __init__(
+        self, stack: SipStack, txn: ServerTxn, *, transform: Transform, lasts: Callable[[], bool] = lambda: True
+    ) -> None:
         self._stack = stack
         self._txn = txn
         self._transform = transform
+        self._lasts = lasts
         self._client: ClientTxn | None = None
         self._queue: asyncio.Queue[SipResponse | TransactionFailure] = asyncio.Queue()
         self._invite = txn.request.method == "INVITE"
+        self._passed: dict[str, SipResponse] = {}
+        """Each 2xx to an INVITE as it went back, by To tag, while it may come again (RFC 3261 13.3.1.4)."""
         self._cancelled = False
         self._timer_c: asyncio.TimerHandle | None = None
         self._worker: asyncio.Future[None] | None = None
@@ -92,6 +99,10 @@ class Forwarding:
             return
         if response.status < 200:
             self._restart_timer_c()
+        again = self._passed.get(response.to_tag or "") if 200 <= response.status < 300 else None
+        if again is not None and self._lasts():
+            self._final(again.copy())
+            return
         received = response.copy()
         for name in ("Via", "CSeq"):  # not what came back in it: the request may have been numbered anew
             received.headers.set_values(name, self._txn.request.headers.get_all(name))
@@ -107,8 +118,10 @@ class Forwarding:
             answer.status, answer.reason = 500, "Server Internal Error"  # RFC 3261 16.7 step 6
         if answer.status < 200:
             self._txn.respond(answer, forwarded=True)
-        else:
-            self._final(answer)
+            return
+        if self._invite and answer.status < 300:
+            self._passed[response.to_tag or ""] = answer.copy()
+        self._final(answer)
 
     def _failed(self, failure: TransactionFailure) -> None:
         self._stop_timer_c()
@@ -136,6 +149,7 @@ class Forwarding:
         self._stop_timer_c()
         if not self.done.done():
             self.done.set_result(0)
+        self._passed.clear()
         if self._worker is not None:
             self._worker.cancel()
 

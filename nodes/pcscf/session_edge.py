@@ -169,7 +169,10 @@ class SessionEdge:
         session = self._new_session(request, caller, registration, address, txn.flow, emergency=emergency)
         self._edge.admission.enter(session, told=registration.core_sessions if registration else 0)
         forwarding = Forwarding(
-            self._edge.stack, txn, transform=lambda response: self._invite_response(session, request, response)
+            self._edge.stack,
+            txn,
+            transform=lambda response: self._invite_response(session, request, response),
+            lasts=lambda: not session.ended,
         )
         session.invite = forwarding
         self._invites[txn.key] = forwarding
@@ -393,6 +396,7 @@ class SessionEdge:
             self._edge.stack,
             txn,
             transform=lambda response: self._dialog_response(session, dialog, request, response, sender),
+            lasts=lambda: not session.ended,
         )
         if request.method == "INVITE":
             self._invites[txn.key] = forwarding

@@ -8,12 +8,12 @@ from nodes.pcscf.media_plan import Side
 from nodes.pcscf.session_timer import SessionTimer
 from protos import iq_pb2
 from sba.testing import async_test
-from signalling.sip.message import SipRequest
+from signalling.sip.dialog import Dialog
 from signalling.sip.stack import make_response
-from tests.pcscf.edge import EdgeFixture, audio, edge, ok
-from tests.pcscf.test_rekeying import ANSWER, called, dialog, lose_keys, numbered, rekeyed
+from tests.pcscf.edge import CRYPTO_1, EdgeFixture, audio, edge, ok
+from tests.pcscf.test_rekeying import ANSWER, FRESH, called, dialog, lose_keys, numbered, rekeyed
 from tests.pcscf.test_session_timer import KNOWS, answered, expires, request, told
-from tests.pcscf.test_sessions import answer_next, call_out, eventually
+from tests.pcscf.test_sessions import SECURE, answer_next, call_out, eventually
 
 pytestmark = pytest.mark.attack("T7")
 LAST = 2**32 - 1
@@ -142,3 +142,66 @@ async def test_a_min_se_that_is_none_ends_in_a_refusal_or_another_offer(tmp_path
         else:
             await answer_next(alice, "BYE", b"", alice.contact)
             await eventually(lambda: not it.iq.contexts)
+
+
+@pytest.mark.clause("RFC 3261", "13.3.1.4")
+@pytest.mark.parametrize("moment", ["asked", "answered"])
+@async_test
+async def test_a_2xx_that_comes_again_while_the_ue_gets_new_keys_is_no_offer(tmp_path, moment):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        attempt = alice.send(alice.invite("sip:bob@ims.test", SECURE), alice.hop)
+        invite = await it.core.next("INVITE")
+        response = ok(invite, audio(50000), contact=f"<{it.core_uri('bob')}>")
+        invite.respond(response)
+        first = await attempt.final()
+        near = Dialog.from_uac(attempt.txn.request, first)
+        alice.stack.send_ack(near.ack_for(first), alice.hop, "ue")
+        await it.core.next_ack()
+        lose_keys(it)
+        offer = await alice.next("INVITE")
+        if moment == "asked":
+            invite.send_success_again(response)
+            again = await attempt.final()
+            assert again.to_bytes() == first.to_bytes()
+        offer.respond(ok(offer, ANSWER, tag="", contact=alice.contact))
+        await alice.next_ack()
+        if moment == "answered":
+            invite.send_success_again(response)
+            again = await attempt.final()
+            assert again.to_bytes() == first.to_bytes()
+        alice.stack.send_ack(near.ack_for(first), alice.hop, "ue")
+        await it.core.next_ack()
+        assert it.iq.contexts
+        assert len(it.node.edge.sessions) == 1
+
+
+@pytest.mark.clause("RFC 3261", "13.3.1.4")
+@pytest.mark.parametrize("moment", ["asked", "answered"])
+@async_test
+async def test_a_2xx_of_the_ue_that_comes_again_while_it_gets_new_keys_is_no_offer(tmp_path, moment):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        attempt = call.from_core("INVITE", audio(51000, version=2))
+        invite = await alice.next("INVITE")
+        response = ok(invite, audio(40000, "RTP/SAVP", CRYPTO_1), tag="", contact=alice.contact)
+        invite.respond(response)
+        first = await attempt.final()
+        ack = call.far.ack_for(first)
+        it.core.stack.send_ack(ack, it.mw_hop(), "mw")
+        await alice.next_ack()
+        lose_keys(it)
+        offer = await alice.next("INVITE")
+        if moment == "asked":
+            invite.send_success_again(response)
+            assert (await attempt.final()).to_bytes() == first.to_bytes()
+        offer.respond(ok(offer, audio(40000, "RTP/SAVP", FRESH, version=3), tag="", contact=alice.contact))
+        await alice.next_ack()
+        if moment == "answered":
+            invite.send_success_again(response)
+            assert (await attempt.final()).to_bytes() == first.to_bytes()
+        it.core.stack.send_ack(ack, it.mw_hop(), "mw")
+        assert (await alice.next_ack()).cseq[0] == invite.request.cseq[0]
+        assert it.iq.contexts
+        assert len(it.node.edge.sessions) == 1
