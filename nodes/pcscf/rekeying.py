@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -240,7 +241,7 @@ class Rekeying:
         await session.media.withdraw()
         if answer is None or answer.status in _GONE:
             return await self._fail(session, UE_LOST, "the UE does not answer"), 0.0
-        later = parse_digits(answer.headers.get("Retry-After") or "", 10)
+        later = parse_digits(re.split("[;( \t]", answer.headers.get("Retry-After") or "", maxsplit=1)[0], 10)
         if answer.status == 491:
             low, high = (210, 400) if session.caller is Side.CORE else (0, 200)  # who made the Call-ID waits longer
             return Outcome.AGAIN, self._random.randint(low, high) / 100

@@ -148,8 +148,15 @@ class SessionEdge:
     async def _ack_media(self, session: Session, ack: SipRequest, sender: Side, tag: str) -> None:
         """The answer an ACK owes; a body that nobody waits for does not go on (RFC 3264 4, T1)."""
         exchange = session.media.exchange
-        if exchange is None or not exchange.open or exchange.own or exchange.decision.offered_by is sender:
+        if exchange is None or exchange.own or exchange.decision.offered_by is sender:
             drop_body(ack)
+            return
+        if not exchange.open:
+            known = session.media.answer_known(ack.body, tag)
+            if ack.body and known and exchange.carrier == f"{ack.cseq[0]} INVITE {ack.from_tag} {tag}":
+                ack.body = known  # the same again, as the 2xx came again (RFC 3261 13.2.2.4)
+            else:
+                drop_body(ack)
             return
         if ack.body and not has_sdp(ack):
             raise AnswerFaultError(Refusal(488, text="a body that is no session description"))

@@ -205,3 +205,36 @@ async def test_a_2xx_of_the_ue_that_comes_again_while_it_gets_new_keys_is_no_off
         assert (await alice.next_ack()).cseq[0] == invite.request.cseq[0]
         assert it.iq.contexts
         assert len(it.node.edge.sessions) == 1
+
+
+@pytest.mark.clause("RFC 3261", "13.2.2.4")
+@async_test
+async def test_an_ack_that_comes_again_still_carries_its_answer(tmp_path):
+    async with edge(tmp_path) as it:
+        alice, call = await called(it)
+        attempt = call.from_core("INVITE")
+        invite = await alice.next("INVITE")
+        invite.respond(ok(invite, audio(40000, "RTP/SAVP", CRYPTO_1), tag="", contact=alice.contact))
+        final = await attempt.final()
+        body = audio(51000, version=2)
+        ack = call.far.ack_for(final, headers=[("Content-Type", "application/sdp")], body=body)
+        it.core.stack.send_ack(ack, it.mw_hop(), "mw")
+        first = await alice.next_ack()
+        assert first.body
+        it.core.stack.send_ack(ack, it.mw_hop(), "mw")
+        assert (await alice.next_ack()).body == first.body
+        await rekeyed(it, alice, audio(40000, "RTP/SAVP", FRESH, version=3))
+
+
+@pytest.mark.clause("RFC 3261", "20.33")
+@pytest.mark.parametrize("later", ["0", "0;duration=60", "0 (busy)"])
+@async_test
+async def test_a_ue_that_is_busy_is_asked_again_however_it_says_when(tmp_path, later):
+    async with edge(tmp_path) as it:
+        alice, _ = await called(it)
+        lose_keys(it)
+        first = await alice.next("INVITE")
+        first.respond(make_response(first.request, 500, headers=[("Retry-After", later)]))
+        second = await alice.next("INVITE")
+        second.respond(ok(second, ANSWER, tag="", contact=alice.contact))
+        await alice.next_ack()
