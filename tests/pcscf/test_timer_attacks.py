@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from nodes.pcscf.media_plan import Side
@@ -238,3 +240,55 @@ async def test_a_ue_that_is_busy_is_asked_again_however_it_says_when(tmp_path, l
         second = await alice.next("INVITE")
         second.respond(ok(second, ANSWER, tag="", contact=alice.contact))
         await alice.next_ack()
+
+
+@pytest.mark.clause("RFC 4028", "7.3")
+@pytest.mark.parametrize("answer", ["422", "488", "481", "491", "500", "old key", "none", "garbage", "ended"])
+@async_test
+async def test_an_emergency_call_stays_whatever_its_ue_says_to_the_offer_of_new_keys(tmp_path, monkeypatch, answer):
+    monkeypatch.setattr("nodes.pcscf.rekeying.ANSWER_S", 0.5)
+    monkeypatch.setattr("nodes.pcscf.rekeying.REST_S", 0.1)
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        call = await call_out(it, alice)
+        (session,) = it.node.edge.sessions
+        session.emergency = True
+        lose_keys(it)
+        tries = 6 if answer in ("422", "491") else 1
+        for attempt in range(tries):
+            invite = await alice.next("INVITE")
+            match answer:
+                case "none":
+                    pass
+                case "old key":
+                    invite.respond(
+                        ok(
+                            invite,
+                            audio(40000, "RTP/SAVP", CRYPTO_1.replace(":1", ":2", 1)),
+                            tag="",
+                            contact=alice.contact,
+                        )
+                    )
+                    await alice.next_ack()
+                case "garbage":
+                    invite.respond(ok(invite, b"v=0\r\n", tag="", contact=alice.contact))
+                    await alice.next_ack()
+                case "ended":
+                    invite.respond(ok(invite, audio(0, "RTP/SAVP", FRESH), tag="", contact=alice.contact))
+                    await alice.next_ack()
+                case _:
+                    invite.respond(
+                        make_response(invite.request, int(answer), headers=[("Min-SE", str(1000 + attempt))])
+                    )
+        await asyncio.sleep(0.8)
+        assert it.iq.contexts
+        assert not session.ended
+        update = call.from_ue("UPDATE", audio(40000, "RTP/SAVP", "3ge2ae:requested", FRESH, version=3))
+        received = await it.core.next("UPDATE")
+        received.respond(ok(received, audio(50000, version=2), tag="", contact=f"<{it.core_uri('bob')}>"))
+        assert (await update.final()).status == 200
+        bye = call.from_ue("BYE")
+        await answer_next(it.core, "BYE", b"", FAR)
+        assert (await bye.final()).status == 200
+        await eventually(lambda: not it.iq.contexts)
