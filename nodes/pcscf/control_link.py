@@ -147,7 +147,8 @@ class ControlLink:
             else:
                 session = self._edge.sessions.of_context(gateway, note.context_id)
                 if session is not None:
-                    await self._session_event(session, note, kind)
+                    # a fault in one call is told, and the others are still watched over
+                    await asyncio.wait([self._run(self._session_event(session, note, kind))])
 
     async def _session_event(self, session: Session, note: iq_pb2.Notification, kind: str) -> None:
         settings = self._edge.settings

@@ -287,6 +287,10 @@ class SessionEdge:
                 return None  # nobody forks so wide: the callee makes it up
             dialog = self._learn_dialog(session, request, response, tag)
             final = response.status >= 200
+            if _answers_too_late(session, request, response):
+                if final and dialog is not None and not (dialog.confirmed or dialog.ended):
+                    self._releaser.refuse_answered(session, dialog, MEDIA_SECURITY)
+                return None
             if dialog is not None:
                 dialog.timer.response_seen(request, response, callee, self._edge.now())
             try:
@@ -537,6 +541,13 @@ def _check_standalone(request: SipRequest) -> None:
     """Offers and answers travel inside sessions only, where the ALG sees them (RFC 3261 13, RFC 3311 5.1)."""
     if request.method in OFFER_METHODS:
         raise RejectionError(481, "Call/Transaction Does Not Exist")
+
+
+def _answers_too_late(session: Session, request: SipRequest, response: SipResponse) -> bool:
+    """A fork answers the offer of the INVITE after the call was answered and agreed anew: that is no offer either."""
+    exchange = session.media.exchange
+    superseded = exchange is not None and exchange.carrier != _carrier(request)
+    return superseded and session.confirmed is not None and has_sdp(request) and has_sdp(response)
 
 
 def _check_number(request: SipRequest) -> None:

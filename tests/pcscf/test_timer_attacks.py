@@ -292,3 +292,49 @@ async def test_an_emergency_call_stays_whatever_its_ue_says_to_the_offer_of_new_
         await answer_next(it.core, "BYE", b"", FAR)
         assert (await bye.final()).status == 200
         await eventually(lambda: not it.iq.contexts)
+
+
+@pytest.mark.clause("RFC 3261", "13.2.2.4", "16.7")
+@pytest.mark.parametrize("status", [183, 200])
+@pytest.mark.parametrize("moment", ["asked", "answered"])
+@async_test
+async def test_a_fork_that_is_late_does_not_end_the_call_that_gets_new_keys(tmp_path, moment, status):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        attempt = alice.send(alice.invite("sip:bob@ims.test", SECURE), alice.hop)
+        invite = await it.core.next("INVITE")
+        far = f"<{it.core_uri('bob')}>"
+        invite.respond(ok(invite, audio(50000), contact=far))
+        first = await attempt.final()
+        near = Dialog.from_uac(attempt.txn.request, first)
+        alice.stack.send_ack(near.ack_for(first), alice.hop, "ue")
+        await it.core.next_ack()
+        lose_keys(it)
+        offer = await alice.next("INVITE")
+        late = ok(invite, audio(52000), tag="late", contact=far, status=status)
+        if moment == "asked":
+            (invite.send_success_again if status == 200 else invite.respond)(late)
+            await asyncio.sleep(0.1)
+        offer.respond(ok(offer, ANSWER, tag="", contact=alice.contact))
+        await alice.next_ack()
+        if moment == "answered":
+            (invite.send_success_again if status == 200 else invite.respond)(late)
+            await asyncio.sleep(0.1)
+        assert it.iq.contexts
+        (session,) = it.node.edge.sessions
+        assert not session.media.offer_open
+        assert attempt.responses.empty()
+
+
+@async_test
+async def test_a_fault_in_one_call_does_not_end_the_watch_over_the_gateway(tmp_path, monkeypatch):
+    async with edge(tmp_path) as it:
+        await called(it)
+        with monkeypatch.context() as patch:
+            patch.setattr(it.node.edge.stack, "send", None)
+            silent(it)
+            await eventually(lambda: next(iter(it.node.edge.sessions)).confirmed.ended)
+        await asyncio.sleep(0.1)
+        silent(it)
+        await eventually(lambda: not it.iq.contexts)
