@@ -71,6 +71,8 @@ class ImsAgw(NetworkFunction):
         self._watching: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Future[None]] = set()
         self._restarting: asyncio.Future[None] | None = None
+        self._telling: asyncio.Future[None] | None = None
+        """The NRF is being told that there is no packet loop."""
         self._restarts = 0
         self._refuge = self._find_refuge()
         adopted = await self._adopt_relay()
@@ -122,7 +124,7 @@ class ImsAgw(NetworkFunction):
 
     async def close_node(self) -> None:
         """End the media of every context."""
-        for task in (self._watching, self._restarting):
+        for task in (self._watching, self._restarting, self._telling):
             if task is not None:
                 task.cancel()
         if self._restarting is not None:
@@ -146,8 +148,12 @@ class ImsAgw(NetworkFunction):
 
     def attributes(self) -> dict[str, str]:
         """Whether SRTP is carried, where the packets are handled, and by which loop."""
+        relay = self.gateway.relay
+        loop = relay.loop + (f", pid {relay.pid}" if isinstance(relay, RelayProcess) else "")
+        if not self.gateway.usable.is_set():
+            loop = "died, another one is being started"
         times = f"; died and was started again, {self._restarts} in all" if self._restarts else ""
-        where = {"relay": self.settings.relay, "packet_loop": self.gateway.relay.loop + times}
+        where = {"relay": self.settings.relay, "packet_loop": loop + times}
         return {"srtp": self.settings.srtp, "epoch": self.gateway.epoch, **where}
 
     def work_left(self) -> tuple[int, str]:
@@ -244,6 +250,7 @@ class ImsAgw(NetworkFunction):
         self._meter.refresh()  # the dead process's last counters are still to be read
         self.gateway.interrupted()
         self.telemetry.log("packet-loop-died", level="error", contexts=len(self.gateway.contexts))
+        self._telling = asyncio.ensure_future(self.refresh_registration())
         self._restarting = asyncio.ensure_future(self._restart_relay(time.monotonic()))
 
     async def _restart_relay(self, died: float) -> None:
@@ -271,6 +278,8 @@ class ImsAgw(NetworkFunction):
         if isinstance(relay, RelayProcess) and not relay.alive:  # it died when that was not listened to yet
             self._relay_died()
             return
+        if self._telling is not None:
+            await self._telling
         await self.refresh_registration()
 
     def _revived(self, relay: Relay, revival: Revival, seconds: float) -> None:
