@@ -391,7 +391,8 @@ async def test_reservation_whose_answer_is_lost_leaves_no_context_behind(tmp_pat
         await call_out(it, alice)
         asked = [method for method, _ in first.iq.log if method in ("Reserve", "Audit")]
         start = asked.index("Reserve")  # an association begins with an Audit, and heartbeats may audit later
-        assert asked[start : start + 3] == ["Reserve", "Audit", "Reserve"]
+        again = asked.index("Reserve", start + 1)
+        assert set(asked[start + 1 : again]) == {"Audit"}, "whether the context is there is asked before it is made"
         assert len({request.tx_id for request in first.iq.requests("Reserve")}) == 1, "asked again, not anew"
         serving = first if lost == 1 else second
         [session] = it.node.edge.sessions
