@@ -18,6 +18,8 @@ from lab.printable import one_line
 
 _STATE_STYLE = {"serving": "green", "starting": "yellow", "fallen": "red", "failed": "bold red", "stopped": "dim"}
 _RESULT_STYLE = {"established": "bold green", "refused": "bold yellow", "failed": "bold red"}
+_TALK_TIME_OVER = "talk time over"
+"""What a UE says of a call that it ended when it was to (nodes.ue.service)."""
 PROTECTION_STYLE = {"SRTP": "green", "RTP": "yellow", "opaque": "cyan"}
 """Colour of a media leg by its protection, on the screen as on the page."""
 
@@ -203,6 +205,8 @@ def verdict_table(verdict: Params) -> None:
     )
     if verdict.get("meaning"):
         console.print(str(verdict["meaning"]), soft_wrap=True)
+    if result == "established" and verdict.get("reason") not in (None, "", _TALK_TIME_OVER):
+        console.print(f"[yellow]ended before its time[/]: {verdict['reason']}", soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("node", "side", "protection", "keying", "suite", "in", "out", "auth failures", "replays"):
         table.add_column(column)

@@ -217,8 +217,8 @@ class SharedCounters:
 
 
 def _read(words: memoryview, rows: Rows) -> Mapping[str, Mapping[Side, SideCounts]]:
-    present = tuple(rows.items())  # a metric is read in a thread of its own, and streams come and go
-    return {stream: {side: _counts(words, row) for side, row in sides.items()} for stream, sides in present}
+    present = dict(rows)  # in one step: a metric is read in a thread of its own, and streams come and go
+    return {stream: {side: _counts(words, row) for side, row in sides.items()} for stream, sides in present.items()}
 
 
 def _counts(words: memoryview, row: int) -> SideCounts:

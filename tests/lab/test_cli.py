@@ -357,6 +357,22 @@ def test_logs_verdicts_and_answers_give_the_terminal_no_command_of_a_sender(
     assert_harmless(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"), [("talk time over", False), ('SIP;cause=503;text="media gateway lost the session"', True)]
+)
+def test_an_established_call_that_was_broken_off_says_so(
+    reason: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab import show
+
+    verdict: dict[str, Json] = {
+        "call_id": "c", "trace_id": "t", "result": "established", "sip_status": 200, "setup_ms": 1.0,
+        "security": "e2ae-sdes", "legs": [], "audio": {}, "reason": reason,
+    }  # fmt: skip
+    show.verdict_table(verdict)
+    assert (f"ended before its time: {reason}" in capsys.readouterr().out) is told
+
+
 def test_the_command_line_loads_nothing_heavy() -> None:
     code = (
         "import sys, lab.cli; from click.testing import CliRunner;"
