@@ -123,9 +123,10 @@ class Call:
     def _what_is_wrong(self, heard: list[bytes], count: int) -> str:
         numbers = [int.from_bytes(packet[2:4], "big") for packet in heard]
         missing = sorted(set(range(count)) - set(numbers))
-        return (
-            f"{self.name}: {len(heard)} of {count} heard, missing {missing[:20]}, in order {numbers == sorted(numbers)}"
-        )
+        more = [
+            (at, heard[at].hex()[:80]) for at, number in enumerate(numbers) if number >= count or number in numbers[:at]
+        ]
+        return f"{self.name}: {len(heard)} of {count} heard, missing {missing[:20]}, one too many {more[:5]}"
 
     def close(self) -> None:
         self.phone.close()
