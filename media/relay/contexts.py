@@ -245,7 +245,7 @@ class Sender(Context):
         """SSRCs whose SRTCP index was brought up to that."""
 
     def go_on_after(self, srtcp_sent: int) -> None:
-        """Begin the SRTCP index of each SSRC behind so many packets that a context before this one sent at most.
+        """Begin the SRTCP index of each SSRC behind as many packets as contexts before this one sent.
 
         No more than 4096: each is protected anew, for the SRTP library cannot be told an index.
         """
