@@ -31,6 +31,8 @@ class EdgeDialog:
     """Highest CSeq each side used."""
     routes: dict[Side, tuple[str, ...]]
     """Route set towards a side."""
+    described: bool = False
+    """A response to the INVITE has brought a session description."""
     confirmed: bool = False
     ended: bool = False
     invite_cseq: int = 0
@@ -48,6 +50,7 @@ class EdgeDialog:
             "contacts": _plain(self.contacts),
             "cseqs": _plain(self.cseqs),
             "routes": {str(side): list(route) for side, route in self.routes.items()},
+            "described": self.described,
             "confirmed": self.confirmed,
             "invite_cseq": self.invite_cseq,
             "inserted": {str(side): [list(step) for step in steps] for side, steps in self.inserted.items()},
@@ -65,6 +68,7 @@ class EdgeDialog:
             contacts=_sided(stored["contacts"]),
             cseqs=_sided(stored["cseqs"]),
             routes={Side(side): tuple(route) for side, route in stored["routes"].items()},
+            described=bool(stored.get("described")),
             confirmed=bool(stored["confirmed"]),
             invite_cseq=int(stored["invite_cseq"]),
             inserted={

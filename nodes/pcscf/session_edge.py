@@ -291,7 +291,14 @@ class SessionEdge:
                 if final and dialog is not None and not (dialog.confirmed or dialog.ended):
                     self._releaser.refuse_answered(session, dialog, MEDIA_SECURITY)
                 return None
+            if has_sdp(response) and _agreed_anew(session, request, tag):
+                if (dialog is not None and dialog.described) or (has_sdp(request) and not final):
+                    drop_body(response)
+                elif has_sdp(request):
+                    late = Refusal(500, text="answers an offer after which another dialog agreed anew")
+                    return await self._give_up(session, dialog, request, late, final=final)
             if dialog is not None:
+                dialog.described = dialog.described or has_sdp(response)
                 dialog.timer.response_seen(request, response, callee, self._edge.now())
             try:
                 await self._response_media(session, response, callee, tag, _carrier(request), final=final)
@@ -467,6 +474,8 @@ class SessionEdge:
                 return response
             dialog.response_seen(response, answerer)
             tag = dialog.tags[dialog.caller.other]
+            if has_sdp(request) and _superseded(session, request):
+                drop_body(response)  # the answer was in an earlier response (RFC 3261 13.2.1)
             try:
                 await self._response_media(
                     session, response, answerer, tag, _carrier(request), final=response.status >= 200
@@ -543,11 +552,24 @@ def _check_standalone(request: SipRequest) -> None:
         raise RejectionError(481, "Call/Transaction Does Not Exist")
 
 
+def _superseded(session: Session, request: SipRequest, tag: str = "") -> bool:
+    """Something was offered after what a request, or a response to it in the dialog `tag`, offered."""
+    exchange = session.media.exchange
+    return exchange is not None and exchange.carrier not in (_carrier(request), f"{_carrier(request)} {tag}")
+
+
 def _answers_too_late(session: Session, request: SipRequest, response: SipResponse) -> bool:
     """A fork answers the offer of the INVITE after the call was answered and agreed anew: that is no offer either."""
-    exchange = session.media.exchange
-    superseded = exchange is not None and exchange.carrier != _carrier(request)
+    superseded = _superseded(session, request)
     return superseded and session.confirmed is not None and has_sdp(request) and has_sdp(response)
+
+
+def _agreed_anew(session: Session, request: SipRequest, tag: str) -> bool:
+    """An UPDATE came before the answer to the INVITE: a description that is repeated in it is to be ignored.
+
+    So RFC 3261 13.2.1 has it for each dialog, once it has described itself.
+    """
+    return session.confirmed is None and _superseded(session, request, tag)
 
 
 def _check_number(request: SipRequest) -> None:

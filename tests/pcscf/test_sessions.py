@@ -290,6 +290,107 @@ async def test_a_forked_call_follows_the_dialog_that_wins(tmp_path):
         assert parse_sdp(final.body).media[0].crypto == parse_sdp(answers[0].body).media[0].crypto
 
 
+class Early:
+    """A call of the UE that the core has answered in a reliable 183, and an UPDATE of the UE has changed."""
+
+    def __init__(self, it: EdgeFixture, alice: Ue) -> None:
+        self.it, self.alice, self.contact = it, alice, f"<{it.core_uri('bob')}>"
+
+    async def begin(self, offer: bytes = SECURE) -> None:
+        self.attempt = self.alice.send(self.alice.invite("sip:bob@ims.test", offer), self.alice.hop)
+        self.invite = await self.it.core.next("INVITE")
+        reliable = [("Require", "100rel"), ("RSeq", "1")]
+        self.invite.respond(
+            ok(self.invite, audio(50000), status=183, tag="one", contact=self.contact, headers=reliable)
+        )
+        self.progress = await self.attempt.next()
+        self.near = Dialog.from_uac(self.attempt.txn.request, self.progress)
+
+    async def say(self, method: str, body: bytes, answer: bytes, headers=()) -> None:
+        sent = self.alice.send(self.near.request(method, headers=_body(body, headers), body=body), self.alice.hop)
+        await answer_next(self.it.core, method, answer, self.contact)
+        assert (await sent.final()).status == 200
+
+    async def hold(self) -> None:
+        body = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1, "sendonly", version=2)
+        await self.say("UPDATE", body, audio(50000, "RTP/AVP", "recvonly", version=2))
+
+
+@pytest.mark.clause("RFC 3261", "13.2.1")
+@pytest.mark.parametrize("offering", [True, False])
+@async_test
+async def test_a_description_repeated_in_the_200_after_an_update_is_ignored(tmp_path, offering):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        call = Early(it, alice)
+        await call.begin(SECURE if offering else b"")
+        if offering:
+            await call.say("PRACK", b"", b"", [("RAck", "1 1 INVITE")])
+        else:
+            tag = parse_sdp(call.progress.body).media[0].crypto[2].split(" ")[0]
+            answer = audio(40000, "RTP/SAVP", CRYPTO_1.replace("crypto:1", f"crypto:{tag}"))
+            await call.say("PRACK", answer, b"", [("RAck", "1 1 INVITE")])
+        await call.hold()
+        asked = len(it.iq.requests("Configure"))
+        call.invite.respond(ok(call.invite, audio(50000), tag="one", contact=call.contact))
+        final = await call.attempt.final()
+        assert (final.status, final.body, final.headers.get("Content-Type")) == (200, b"", None)
+        alice.stack.send_ack(call.near.ack_for(final), alice.hop, "ue")
+        await it.core.next_ack()
+        assert len(it.iq.requests("Configure")) == asked
+        (session,) = it.node.edge.sessions
+        assert not session.media.offer_open
+        bye = alice.send(call.near.request("BYE"), alice.hop)
+        await answer_next(it.core, "BYE", b"", call.contact)
+        assert (await bye.final()).status == 200
+
+
+@pytest.mark.clause("RFC 3261", "13.2.1")
+@async_test
+async def test_a_fork_that_answers_after_another_has_agreed_anew_rings_but_cannot_take_the_call(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        call = Early(it, alice)
+        await call.begin()
+        await call.say("PRACK", b"", b"", [("RAck", "1 1 INVITE")])
+        await call.hold()
+        call.invite.respond(ok(call.invite, audio(52000), status=183, tag="two", contact=call.contact))
+        ringing = await call.attempt.next()
+        assert (ringing.to_tag, ringing.status, ringing.body) == ("two", 183, b"")
+        call.invite.respond(ok(call.invite, audio(52000), tag="two", contact=call.contact))
+        assert (await call.attempt.final()).status == 500
+        await it.core.next_ack()
+        bye = await it.core.next("BYE")
+        assert bye.request.to_tag == "two"
+        await eventually(lambda: not it.iq.contexts)
+
+
+@pytest.mark.clause("RFC 3261", "14.1")
+@async_test
+async def test_a_description_repeated_in_the_200_to_a_re_invite_after_an_update_is_ignored(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        call = await call_out(it, alice)
+        far = f"<{it.core_uri('bob')}>"
+        again = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1, version=2)
+        attempt = call.from_ue("INVITE", again)
+        invite = await it.core.next("INVITE")
+        invite.respond(ok(invite, audio(50000, version=2), status=183, tag="", contact=far))
+        assert (await attempt.next()).status == 183
+        held = audio(40000, "RTP/SAVP", REQUESTED, CRYPTO_1, "sendonly", version=3)
+        update = call.from_ue("UPDATE", held)
+        await answer_next(it.core, "UPDATE", audio(50000, "RTP/AVP", "recvonly", version=3), far)
+        assert (await update.final()).status == 200
+        invite.respond(ok(invite, audio(50000, version=2), tag="", contact=far))
+        final = await attempt.final()
+        assert (final.status, final.body) == (200, b"")
+        (session,) = it.node.edge.sessions
+        assert not session.media.offer_open
+
+
 def _core_port(it: EdgeFixture) -> int:
     streams = [info.streams[0] for info in it.iq.requests("Configure")[-1].terminations if info.side == iq_pb2.CORE]
     return streams[0].remote.port
