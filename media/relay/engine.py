@@ -458,7 +458,7 @@ class RelayEngine:
     def _configure_ports(self, side: StreamSide, config: SideConfig, *, again: bool) -> None:
         for port in side.ports:
             before = port.flow
-            early = port.configure(config, again=again)
+            early = port.configure(config, side.config, again=again)
             if port.flow is not before:
                 self._sockets_changed(side, port, early)
 

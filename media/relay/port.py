@@ -21,10 +21,15 @@ def usable(address: Address | None) -> Address | None:
     """
     if address is None or not address[1]:
         return None
-    host = str(ipaddress.ip_address(address[0]))
+    host = _host(address[0])
     if host in _NO_HOST:
         return None
     return address if host == address[0] else (host, address[1])
+
+
+@lru_cache(maxsize=1024)
+def _host(text: str) -> str:
+    return str(ipaddress.ip_address(text))
 
 
 def terms_of(config: SideConfig) -> SideConfig:
@@ -109,14 +114,14 @@ class Port:
         """Have a peer from the beginning: it was heard when another packet loop had this port."""
         self.latched = latched
 
-    def configure(self, config: SideConfig, *, again: bool) -> list[tuple[bytes, Address]]:
-        """Take a new configuration; `again` when a Configure asked for it, which alone arms RELATCH.
+    def configure(self, config: SideConfig, terms: SideConfig, *, again: bool) -> list[tuple[bytes, Address]]:
+        """Take a new configuration and keep its `terms`; `again`: a Configure asked for it, which alone arms RELATCH.
 
         Returns packets that came while the sockets were changed.
         """
         remote = self._signalled(config)
         moved = remote is not None and self._remote is not None and remote != self._remote
-        self._config = terms_of(config)
+        self._config = terms
         if remote is not None:
             self._remote = remote
         if config.latching is Latching.OFF or moved:
