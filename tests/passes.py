@@ -1,8 +1,9 @@
 """Every test, in passes: ``python -m tests.passes [--results FILE] [PYTEST ARGUMENTS]``.
 
 First what needs no lab, then whole labs, then what fills every core, then containers. Where a process may have a network
-of its own, the first two passes run in two workers, each with a loopback of its own: ports and addresses never meet.
-Elsewhere, and on one core, the same tests run one after the other.
+of its own, the first two passes run in two workers, each with a loopback of its own: ports and addresses never meet. What
+fills every core runs in one, where no datagram of anything else on this machine arrives. Elsewhere the same tests run one
+after the other.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tests import namespace
 
 MOST_WORKERS = 2
 """Labs side by side: more of them than cores make media late."""
+SLOWEST = 15
+"""Tests whose times a pass tells at its end."""
 NOTHING_COLLECTED = 5
 
 
@@ -31,28 +34,28 @@ class Pass:
 
     name: str
     expression: str
-    alone: bool = False
+    most_workers: int = MOST_WORKERS
+    """Workers with a network of their own; 0: these tests need the machine's."""
 
 
 PASSES = (
     Pass("engines and nodes", "not lab and not compose and not load"),
     Pass("labs", "lab and not compose and not load"),
-    Pass("floods and soak", "load and not compose", alone=True),
-    Pass("containers", "compose", alone=True),
+    Pass("floods and soak", "load and not compose", most_workers=1),
+    Pass("containers", "compose", most_workers=0),
 )
 
 
 def workers() -> int:
-    """Return how many workers a pass has."""
-    cores = len(os.sched_getaffinity(0))
-    return min(MOST_WORKERS, cores) if namespace.possible() else 1
+    """Return how many workers there may be, each with a network of its own; 0 where none may have one."""
+    return len(os.sched_getaffinity(0)) if namespace.possible() else 0
 
 
 def command(one: Pass, count: int, results: Path | None, arguments: Sequence[str]) -> list[str]:
     """Return the command of a pass."""
-    made = [sys.executable, "-m", "pytest", "-m", one.expression]
-    if count > 1 and not one.alone:
-        made += ["-n", str(count), "--dist", "loadfile", "--own-network"]
+    made = [sys.executable, "-m", "pytest", "-m", one.expression, "--durations", str(SLOWEST), "--durations-min", "5"]
+    if side_by_side := min(count, one.most_workers):
+        made += ["-n", str(side_by_side), "--dist", "loadfile", "--own-network"]
     if results is not None:
         made += ["--results", str(results)]
     return [*made, *arguments]

@@ -201,6 +201,12 @@ class Calls:
         return {at[1] for call in self.calls for at in (*call.local.values(), *call.rtcp.values())}
 
 
+def too_long_a_header(packet: bytes) -> bytes:
+    """The same with 15 CSRCs and a header extension that is longer than the packet (RFC 3550 5.3.1)."""
+    length = 12 + 15 * 4 + 2
+    return b"\x9f" + packet[1:length] + b"\xff\xff" + packet[length + 2 :]
+
+
 def hostile(call: Call) -> dict[str, bytes]:
     """One packet of each kind, for the access side of a call; none may pass."""
     flipped = bytearray(call.unsent)
@@ -216,7 +222,7 @@ def hostile(call: Call) -> dict[str, bytes]:
         "oversized": call.unsent + bytes(MAX_DATAGRAM),
         "large": call.unsent + bytes(2000),
         "wrong SSRC": foreign,
-        "header too long": b"\x9f" + call.unsent[1:14] + b"\xff\xff" + call.unsent[16:],
+        "header too long": too_long_a_header(call.unsent),
         "RTCP": bytes([0x80, 201]) + call.unsent[2:],
         "STUN": bytes.fromhex("000100002112a442") + secrets.token_bytes(12),
         "DTLS": bytes.fromhex("16fefd00000000000000000000") + secrets.token_bytes(60),
