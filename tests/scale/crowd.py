@@ -46,6 +46,11 @@ class Crowd:
         for name in (*CALLERS, "bob", "carol"):
             assert self.ask("register", user=name, media_security="", expires=0)["registered"], name
 
+    def again(self, name: str) -> None:
+        """Have a UE go and register anew: at the P-CSCF whose turn it is."""
+        self.ask("deregister", user=name)
+        assert self.ask("register", user=name, media_security="", expires=0)["registered"], name
+
     def serving(self, name: str) -> str:
         """The P-CSCF at which a UE is registered; empty while it is at none."""
         status = self.ask("ue", user=name)
