@@ -151,9 +151,12 @@ class SessionEdge:
         if exchange is None or exchange.own or exchange.decision.offered_by is sender:
             drop_body(ack)
             return
+        if exchange.carrier != f"{ack.cseq[0]} INVITE {ack.from_tag} {tag}":
+            drop_body(ack)  # the answer is due elsewhere: this ACK crossed an offer, or came again
+            return
         if not exchange.open:
             known = session.media.answer_known(ack.body, tag)
-            if ack.body and known and exchange.carrier == f"{ack.cseq[0]} INVITE {ack.from_tag} {tag}":
+            if ack.body and known:
                 ack.body = known  # the same again, as the 2xx came again (RFC 3261 13.2.2.4)
             else:
                 drop_body(ack)

@@ -391,6 +391,26 @@ async def test_a_description_repeated_in_the_200_to_a_re_invite_after_an_update_
         assert not session.media.offer_open
 
 
+@pytest.mark.clause("RFC 3261", "13.2.2.4")
+@async_test
+async def test_an_ack_that_crosses_an_offer_of_the_far_end_is_not_its_answer(tmp_path):
+    async with edge(tmp_path) as it:
+        alice = await it.ue("alice")
+        await alice.sign_on()
+        call = await call_out(it, alice)
+        call.from_core("UPDATE", audio(51000, version=2))
+        update = await alice.next("UPDATE")
+        again = call.near.request("ACK")
+        again.headers.set("CSeq", "1 ACK")
+        alice.stack.send_ack(again, alice.hop, "ue")
+        assert (await it.core.next_ack()).body == b""
+        (session,) = it.node.edge.sessions
+        assert session.media.offer_open
+        update.respond(ok(update, audio(40000, "RTP/SAVP", CRYPTO_1), tag="", contact=alice.contact))
+        await eventually(lambda: not session.media.offer_open)
+        assert not session.ended
+
+
 def _core_port(it: EdgeFixture) -> int:
     streams = [info.streams[0] for info in it.iq.requests("Configure")[-1].terminations if info.side == iq_pb2.CORE]
     return streams[0].remote.port
