@@ -31,10 +31,10 @@ class EdgeDialog:
     """Highest CSeq each side used."""
     routes: dict[Side, tuple[str, ...]]
     """Route set towards a side."""
-    described: bool = False
-    """A response to the INVITE has brought a session description."""
     confirmed: bool = False
     ended: bool = False
+    described: str = ""
+    """The last INVITE to which a response brought a session description; not stored, as it is not to outlive it."""
     invite_cseq: int = 0
     inserted: dict[Side, list[tuple[int, int]]] = field(default_factory=dict)
     """Requests of this node towards a side: (CSeq of the peer from which on it counts, by how much), rising."""
@@ -50,7 +50,6 @@ class EdgeDialog:
             "contacts": _plain(self.contacts),
             "cseqs": _plain(self.cseqs),
             "routes": {str(side): list(route) for side, route in self.routes.items()},
-            "described": self.described,
             "confirmed": self.confirmed,
             "invite_cseq": self.invite_cseq,
             "inserted": {str(side): [list(step) for step in steps] for side, steps in self.inserted.items()},
@@ -68,7 +67,6 @@ class EdgeDialog:
             contacts=_sided(stored["contacts"]),
             cseqs=_sided(stored["cseqs"]),
             routes={Side(side): tuple(route) for side, route in stored["routes"].items()},
-            described=bool(stored.get("described")),
             confirmed=bool(stored["confirmed"]),
             invite_cseq=int(stored["invite_cseq"]),
             inserted={

@@ -126,7 +126,7 @@ class SessionEdge:
             return
         async with found.lock:
             try:
-                await self._ack_media(found, ack, sender, dialog.tags[dialog.caller.other])
+                await self._ack_media(found, ack, sender, dialog)
             except AnswerFaultError:
                 await self._releaser.release(found, MEDIA_SECURITY)
                 return
@@ -145,9 +145,10 @@ class SessionEdge:
         self._edge.stack.send_ack(dialog.renumbered(ack, sender.other), hop, role)
         await self._edge.sessions.save(found)
 
-    async def _ack_media(self, session: Session, ack: SipRequest, sender: Side, tag: str) -> None:
+    async def _ack_media(self, session: Session, ack: SipRequest, sender: Side, dialog: EdgeDialog) -> None:
         """The answer an ACK owes; a body that nobody waits for does not go on (RFC 3264 4, T1)."""
         exchange = session.media.exchange
+        tag = dialog.tags[dialog.caller.other]
         if exchange is None or exchange.own or exchange.decision.offered_by is sender:
             drop_body(ack)
             return
@@ -163,7 +164,7 @@ class SessionEdge:
             return
         if ack.body and not has_sdp(ack):
             raise AnswerFaultError(Refusal(488, text="a body that is no session description"))
-        ack.body = await self._answer(session, ack.body, sender, tag, final=True)
+        ack.body = await self._answer(session, ack.body, sender, tag, opens=dialog.confirmed)
 
     # -- INVITE -------------------------------------------------------------------------------------------------------
 
@@ -290,21 +291,23 @@ class SessionEdge:
                 return None  # nobody forks so wide: the callee makes it up
             dialog = self._learn_dialog(session, request, response, tag)
             final = response.status >= 200
-            if _answers_too_late(session, request, response):
-                if final and dialog is not None and not (dialog.confirmed or dialog.ended):
+            if session.confirmed not in (None, dialog):  # there is one media path, and it is that of the first 2xx
+                if final and dialog is not None and not dialog.ended:
                     self._releaser.refuse_answered(session, dialog, MEDIA_SECURITY)
                 return None
-            if has_sdp(response) and _agreed_anew(session, request, tag):
-                if (dialog is not None and dialog.described) or (has_sdp(request) and not final):
+            if has_sdp(response) and _superseded(session, request, tag):
+                if _described(dialog, request) or (has_sdp(request) and not final):
                     drop_body(response)
                 elif has_sdp(request):
                     late = Refusal(500, text="answers an offer after which another dialog agreed anew")
                     return await self._give_up(session, dialog, request, late, final=final)
             if dialog is not None:
-                dialog.described = dialog.described or has_sdp(response)
+                dialog.described = _carrier(request) if has_sdp(response) else dialog.described
                 dialog.timer.response_seen(request, response, callee, self._edge.now())
             try:
-                await self._response_media(session, response, callee, tag, _carrier(request), final=final)
+                await self._response_media(session, response, callee, tag, _carrier(request), final=final, opens=final)
+                if final:
+                    await self._take(session, tag, f"{_carrier(request)} {tag}")
             except AnswerFaultError as fault:
                 return await self._give_up(session, dialog, request, fault.refusal, final=final)
             except RejectionError as rejection:  # an offer in the response that cannot be taken
@@ -327,26 +330,43 @@ class SessionEdge:
             dialog.response_seen(response, session.caller.other)
         return dialog
 
+    async def _take(self, session: Session, tag: str, offering: str) -> None:
+        """The dialog `tag` is answered: the media are those that it agreed to, and no other dialog's. Raises
+        AnswerFaultError.
+
+        `offering` names the 2xx, which may have brought an offer; then the media are whose answer comes.
+        """
+        media = session.media
+        if media.exchange is not None and media.exchange.open and media.exchange.carrier == offering:
+            return
+        await media.settle(tag, session.policy)
+        if media.holder not in ("", tag):
+            raise AnswerFaultError(Refusal(500, text="answered in one dialog after another agreed anew"))
+
     async def _response_media(
-        self, session: Session, response: SipResponse, sender: Side, tag: str, carrier: str, *, final: bool
+        self, session: Session, response: SipResponse, sender: Side, tag: str, carrier: str, *, final: bool, opens: bool
     ) -> None:
-        """The session description of a provisional or successful response: an answer, a repetition, or an offer."""
+        """The session description of a provisional or successful response: an answer, a repetition, or an offer.
+
+        `opens`: the call is answered, the gates open.
+        """
         check_answer_body(response)
         media = session.media
         if not has_sdp(response):
             if final and media.exchange is not None and media.exchange.carrier == carrier:
-                if media.exchange.open:
+                if tag not in media.exchange.answers:
                     raise AnswerFaultError(Refusal(500, text="accepted without answer"))
-                await media.settle(tag, session.policy)
+                if opens:
+                    await media.settle(tag, session.policy)
             return
         offered_here = media.exchange is not None and media.exchange.decision.offered_by is not sender
         if offered_here and media.exchange is not None and media.exchange.carrier == carrier:
             known = media.answer_known(response.body, tag)
             if known is None:
-                response.body = await self._answer(session, response.body, sender, tag, final=final)
+                response.body = await self._answer(session, response.body, sender, tag, opens=opens)
             else:
                 response.body = known
-                if final:
+                if opens:
                     await media.settle(tag, session.policy)
             return
         response.body = await self._offer_in_response(session, response, sender, f"{carrier} {tag}")
@@ -362,10 +382,10 @@ class SessionEdge:
             body, sender, session.policy, carrier, lambda streams: self._edge.admission.streams(session, streams)
         )
 
-    async def _answer(self, session: Session, body: bytes, sender: Side, tag: str, *, final: bool) -> bytes:
+    async def _answer(self, session: Session, body: bytes, sender: Side, tag: str, *, opens: bool) -> bytes:
         if not body:
             raise AnswerFaultError(Refusal(500, text="no answer where one was due"))
-        gate_open = final or self._edge.settings.early_media
+        gate_open = opens or self._edge.settings.early_media
         return await session.media.answer(body, sender, tag, session.policy, gate_open=gate_open)
 
     async def _give_up(
@@ -394,12 +414,11 @@ class SessionEdge:
         if dialog is None:
             raise RejectionError(481, "Call/Transaction Does Not Exist")
         carrier = _carrier(request)
-        tag = dialog.tags[dialog.caller.other]
         async with session.lock:
             dialog.request_seen(request, sender)
             session.policy = self._policy_now(session)
             if request.method in OFFER_METHODS and has_sdp(request):
-                await self._request_media(session, request, sender, tag, carrier)
+                await self._request_media(session, request, sender, dialog, carrier)
             if sender is Side.ACCESS:
                 self._ue.steer(dialog, request, session.registration)
                 request.headers.set("P-Charging-Vector", charging_vector(session.icid, self._edge.network))
@@ -444,7 +463,9 @@ class SessionEdge:
             registration, encrypted=registration.encrypted, emergency=session.emergency, flow=session.flow
         )
 
-    async def _request_media(self, session: Session, request: SipRequest, sender: Side, tag: str, carrier: str) -> None:
+    async def _request_media(
+        self, session: Session, request: SipRequest, sender: Side, dialog: EdgeDialog, carrier: str
+    ) -> None:
         exchange = session.media.exchange
         answers = (
             request.method == "PRACK"
@@ -456,8 +477,9 @@ class SessionEdge:
         if not answers:
             request.body = await self._offer(session, request.body, sender, carrier)
             return
+        tag = dialog.tags[dialog.caller.other]
         try:
-            request.body = await self._answer(session, request.body, sender, tag, final=False)
+            request.body = await self._answer(session, request.body, sender, tag, opens=dialog.confirmed)
         except AnswerFaultError as fault:
             await self._releaser.release(session, MEDIA_SECURITY)
             raise media_rejection(fault.refusal, self._edge.node) from fault
@@ -477,11 +499,14 @@ class SessionEdge:
                 return response
             dialog.response_seen(response, answerer)
             tag = dialog.tags[dialog.caller.other]
-            if has_sdp(request) and _superseded(session, request):
-                drop_body(response)  # the answer was in an earlier response (RFC 3261 13.2.1)
+            carrier, final = _carrier(request), response.status >= 200
+            if has_sdp(response) and _of_no_exchange(session, dialog, request, tag):
+                drop_body(response)
+            if request.method == "INVITE" and has_sdp(response):
+                dialog.described = carrier
             try:
                 await self._response_media(
-                    session, response, answerer, tag, _carrier(request), final=response.status >= 200
+                    session, response, answerer, tag, carrier, final=final, opens=final and dialog.confirmed
                 )
             except AnswerFaultError as fault:
                 await self._releaser.release(session, MEDIA_SECURITY)
@@ -555,24 +580,28 @@ def _check_standalone(request: SipRequest) -> None:
         raise RejectionError(481, "Call/Transaction Does Not Exist")
 
 
-def _superseded(session: Session, request: SipRequest, tag: str = "") -> bool:
-    """Something was offered after what a request, or a response to it in the dialog `tag`, offered."""
+def _superseded(session: Session, request: SipRequest, tag: str) -> bool:
+    """Neither what a request offered nor what a response to it in the dialog `tag` did is what was offered last."""
     exchange = session.media.exchange
-    return exchange is not None and exchange.carrier not in (_carrier(request), f"{_carrier(request)} {tag}")
+    return exchange is None or exchange.carrier not in (_carrier(request), f"{_carrier(request)} {tag}")
 
 
-def _answers_too_late(session: Session, request: SipRequest, response: SipResponse) -> bool:
-    """A fork answers the offer of the INVITE after the call was answered and agreed anew: that is no offer either."""
-    superseded = _superseded(session, request)
-    return superseded and session.confirmed is not None and has_sdp(request) and has_sdp(response)
+def _described(dialog: EdgeDialog | None, request: SipRequest) -> bool:
+    """A response to an INVITE had a session description: others in the same dialog are ignored (RFC 3261 13.2.1).
 
-
-def _agreed_anew(session: Session, request: SipRequest, tag: str) -> bool:
-    """An UPDATE came before the answer to the INVITE: a description that is repeated in it is to be ignored.
-
-    So RFC 3261 13.2.1 has it for each dialog, once it has described itself.
+    They repeat it, and an UPDATE may have changed what it said.
     """
-    return session.confirmed is None and _superseded(session, request, tag)
+    return dialog is not None and dialog.described == _carrier(request)
+
+
+def _of_no_exchange(session: Session, dialog: EdgeDialog, request: SipRequest, tag: str) -> bool:
+    """A description in a response inside a dialog is neither answer nor offer (RFC 6337 2.2, 3.1.1).
+
+    It was in an earlier response; or the request asked for none, and nobody would answer it.
+    """
+    if request.method != "INVITE" and not has_sdp(request):
+        return True
+    return _superseded(session, request, tag) and (has_sdp(request) or _described(dialog, request))
 
 
 def _check_number(request: SipRequest) -> None:

@@ -69,6 +69,8 @@ class Exchange:
     """Dialog tag whose answer the IMS-AGW has."""
     own: bool = False
     """This node made the offer, and it alone gets the answer."""
+    before: Exchange | None = None
+    """The complete one that holds again if this one comes to nothing."""
 
     @property
     def open(self) -> bool:
@@ -98,6 +100,8 @@ class SessionMedia:
         self.exchange: Exchange | None = None
         self.lines = 0
         """Streams that are reserved or about to be."""
+        self.holder = ""
+        """Tag of the dialog whose agreement the IMS-AGW has; not stored, it counts while the INVITE is under way."""
         self._locals: LocalMap = {}
         self._told = b""
         """What the UE was last told in a complete exchange, without keys of the IMS-AGW."""
@@ -136,7 +140,7 @@ class SessionMedia:
         towards = side.other
         lines = alg_media.offer_lines(decision, self._locals)
         rewritten = sdp_writer.rewrite(sdp, lines, self.origins[towards], self._fallback[towards])
-        self.exchange = Exchange(decision, carrier, rewritten)
+        self.exchange = Exchange(decision, carrier, rewritten, before=self.exchange)
         return rewritten
 
     def _decide(self, sdp: SessionDescription, side: Side, policy: AlgPolicy) -> AlgDecision:
@@ -211,8 +215,11 @@ class SessionMedia:
         return alg_answers.answer_from_access(sdp, offer.plans, offered, policy)
 
     async def settle(self, tag: str, policy: AlgPolicy) -> None:
-        """The dialog `tag` won (2xx): its answer holds and the gates open. Raises AnswerFaultError."""
-        exchange = self.exchange
+        """The dialog `tag` won (2xx): its answer holds and the gates open. Raises AnswerFaultError.
+
+        While another offer is open that is the answer to the one before.
+        """
+        exchange = self.exchange.before if self.exchange is not None and self.exchange.open else self.exchange
         known = exchange.answers.get(tag) if exchange else None
         if exchange is None or known is None or (exchange.applied == tag and exchange.gate_open):
             return
@@ -259,7 +266,7 @@ class SessionMedia:
             raise AnswerFaultError(error.refusal) from error
         lines = alg_media.offer_lines(decision, self._locals)
         offer = sdp_writer.rewrite(sdp, lines, self.origins[Side.ACCESS], self._fallback[Side.ACCESS])
-        self.exchange = Exchange(decision, carrier, offer, own=True)
+        self.exchange = Exchange(decision, carrier, offer, own=True, before=self.exchange)
         return offer
 
     async def rekey_answer(self, body: bytes, tag: str, policy: AlgPolicy) -> None:
@@ -300,7 +307,8 @@ class SessionMedia:
             except IqError as error:
                 self._recorder.refused(self._call_id, error.refusal, "iq")
                 raise AnswerFaultError(error.refusal) from error
-        exchange.applied, exchange.gate_open = tag, gate_open
+        exchange.applied, exchange.gate_open, exchange.before = tag, gate_open, None
+        self.holder = tag
         self.streams = self._counted(alg_media.streams_after(exchange.decision, decision, self._locals))
         for stream in decision.streams:
             state = self.streams[stream.plan.index]
@@ -312,7 +320,8 @@ class SessionMedia:
 
     async def withdraw(self) -> None:
         """The open offer came to nothing: what it added goes, everything else stays as it was (7.4-2)."""
-        exchange, self.exchange = self.exchange, None
+        exchange = self.exchange
+        self.exchange = exchange.before if exchange is not None and exchange.open else None
         self._counted(self.streams)
         if exchange is None or not exchange.open or self.context is None or not self.streams:
             return
