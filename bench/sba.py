@@ -164,7 +164,9 @@ def load_node(config: str, in_flight: int) -> int:
         client = SbiClient.open(NodeEnvironment.load(config, "alg"))
         nrf = __import__("protos.nrf_nfm_pb2", fromlist=["x"])
         node = NodeEnvironment.load(config, "alg").node
-        profile = nrf.NfProfile(nf_instance_id=node.nf_instance_id, nf_types=["PCSCF"], fqdn=node.fqdn)
+        profile = nrf.NfProfile(
+            nf_instance_id=node.nf_instance_id, nf_types=["PCSCF"], fqdn=node.fqdn, instance_name=node.instance
+        )
         profile.host, profile.port, profile.heartbeat_s = "127.0.0.1", 1, 3600
         register = nrf.DESCRIPTOR.services_by_name["NnrfNfManagement"].methods_by_name["NfRegister"]
         await client.call(register, nrf.NfRegisterRequest(profile=profile))
@@ -202,17 +204,21 @@ class Role:
     """One process of the bench."""
 
     def __init__(self, *arguments: str) -> None:
+        self.name = arguments[0]
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
             [sys.executable, HERE, "--role", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.log,
             text=True,
         )
 
     def wait_ready(self) -> None:
         if self.process.stdout.readline().strip() != "ready":
-            raise SystemExit("a process of the bench did not start")
+            self.process.wait()
+            self.log.seek(0)
+            raise SystemExit(f"{self.name} of the bench did not start:\n{self.log.read()[-2000:]}")
 
     def measure(self, seconds: float) -> float:
         self.process.stdin.write(f"{seconds}\n")
@@ -224,6 +230,7 @@ class Role:
         self.process.terminate()
         output = self.process.stdout.read()
         self.process.wait()
+        self.log.close()
         return output
 
 
