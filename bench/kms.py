@@ -251,8 +251,8 @@ async def layers(
     results, parties = Results(), Parties(PAIRS)
     stores = {SQLITE: ""}
     if server is not None:
-        stores[POSTGRESQL] = server.create("layers", await_disk=True)
-        stores[NOT_AWAITED] = server.create("layers_not_awaited", await_disk=False)
+        stores[POSTGRESQL] = await server.create("layers", await_disk=True)
+        stores[NOT_AWAITED] = await server.create("layers_not_awaited", await_disk=False)
     async with AsyncExitStack() as stack:
         handlers = {
             layer: await stack.enter_async_context(handler(folder / f"layer-{number}", url, parties))
@@ -284,7 +284,7 @@ async def growth(options: argparse.Namespace, folder: Path, server: Postgres | N
         for tickets in options.tickets:
             stores = {SQLITE: ""}
             if server is not None:
-                stores[NOT_AWAITED] = server.create(f"tickets_{tickets}", await_disk=False)
+                stores[NOT_AWAITED] = await server.create(f"tickets_{tickets}", await_disk=False)
             for layer, url in stores.items():
                 began = time.monotonic()
                 opened = handler(folder / f"{layer[:6]}-{tickets}", url, parties, tickets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -44,13 +43,13 @@ class Postgres:
         options += " -c shared_buffers=512MB -c max_wal_size=8GB"
         self.run("pg_ctl", "-D", data, "-w", "-l", self.folder / "log", "-o", options, "start")
 
-    def create(self, database: str, *, await_disk: bool) -> str:
+    async def create(self, database: str, *, await_disk: bool) -> str:
         """Make a database for a KMS and return its URL; without `await_disk` a commit returns before it is on disk."""
         self._sql(f"CREATE DATABASE {database}")
         if not await_disk:
             self._sql(f"ALTER DATABASE {database} SET synchronous_commit = off")
         address = DatabaseAddress.parse(self.url(database))
-        asyncio.run(prepare(address, Administrator("bench"), [Tenant("kms", ("kms",))]))
+        await prepare(address, Administrator("bench"), [Tenant("kms", ("kms",))])
         return self.url(database)
 
     def _sql(self, statement: str) -> None:

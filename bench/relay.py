@@ -5,7 +5,8 @@
 
 One generator on another core drives all engines through the same two sockets: it keeps a fixed number of packets
 under way (``--window`` a stream), so that every engine runs as fast as it can and none loses packets to a full queue.
-rtpengine drops a stream for good after five bursts of 50 queued packets, hence the window.
+rtpengine drops a stream for good after five bursts of 50 queued packets, hence the window. The far end counts what
+arrives without reading it (``--read``: it does): who reads every packet is slower than the quickest engines.
 
 Rounds are interleaved, each with fresh streams; a ratio is made per round. ``us`` is processor time of the engine a
 packet: it tells the cost also where the generator or other work on the machine is what limits, and that of thousands
@@ -45,7 +46,7 @@ FASTEST = 700_000
 """Packets a second that the prepared packets suffice for."""
 WARM = 12
 """Packets a stream before the measurement: contexts are made at the first ones."""
-IDENTITY = ("engine", "streams", "direction", "suite", "window")
+IDENTITY = ("engine", "streams", "direction", "suite", "window", "reads")
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Case:
     direction: str
     suite: str
     window: int
+    reads: bool
     processes: int = 1
     rates: dict[str, list[float]] = field(default_factory=dict)
     losses: dict[str, list[float]] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Case:
                 "direction": self.direction,
                 "suite": self.suite,
                 "window": self.window,
+                "reads": self.reads,
                 "processes": self.processes,
                 "rounds": len(rates),
                 "packets_per_s": spread(rates),
@@ -101,9 +104,9 @@ async def measure(case: Case, running: list[Engine], generator: Generator, secon
             packets = plain if engine.name == BARE else protected
             packets.aim([call.access for call in await engine.open(wanted)])
             with undisturbed():
-                _, _, start = generator.run(packets, 10.0, stop=warm, window=min(case.window, 2))
+                _, _, start = generator.run(packets, 10.0, stop=warm, window=min(case.window, 2), reads=True)
                 before, begin = cpu_seconds(*engine.pids), time.perf_counter()
-                rate, loss, end = generator.run(packets, seconds, start=start, window=case.window)
+                rate, loss, end = generator.run(packets, seconds, start=start, window=case.window, reads=case.reads)
                 used, elapsed = cpu_seconds(*engine.pids) - before, time.perf_counter() - begin
             expected = HEADER + PAYLOAD + (tag if case.direction == TO_SRTP and engine.name != BARE else 0)
             if generator.sink.size() != expected:
@@ -127,7 +130,7 @@ async def bench(options: argparse.Namespace) -> None:
             with engines.started_on({own}):
                 for suite in options.suite:
                     for direction in options.direction:
-                        case = Case(streams, direction, suite, options.window, processes)
+                        case = Case(streams, direction, suite, options.window, options.read, processes)
                         await measure(case, present, generator, options.seconds, options.rounds)
                         rows = list(case.rows())
                         print("\n".join(map(line, rows)), flush=True)
@@ -157,6 +160,7 @@ def main() -> None:
     parser.add_argument("--direction", nargs="+", default=[TO_SRTP, FROM_SRTP], choices=[TO_SRTP, FROM_SRTP])
     parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--window", type=int, default=4, help="packets under way, a stream")
+    parser.add_argument("--read", action="store_true", help="the far end reads every packet")
     asyncio.run(bench(parser.parse_args()))
 
 

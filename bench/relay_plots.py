@@ -45,7 +45,7 @@ def short(suite: str) -> str:
 
 def throughput(rows: list[Row]) -> Files:
     """One plot of packets a second and two of ratios for each suite."""
-    rows = [row for row in rows if row["window"] == 4]
+    rows = [row for row in rows if row["window"] == 4 and not row["reads"]]
     for suite in ordered(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]
         present = sorted({row["streams"] for row in mine})
@@ -75,7 +75,11 @@ def throughput(rows: list[Row]) -> Files:
 def cost(rows: list[Row]) -> Files:
     """Processor time a packet over the number of streams."""
     suite = "AES_CM_128_HMAC_SHA1_80"
-    mine = [row for row in rows if row["suite"] == suite and row["direction"] == TO_SRTP and row["window"] == 4]
+    mine = [
+        row
+        for row in rows
+        if row["suite"] == suite and row["direction"] == TO_SRTP and row["window"] == 4 and not row["reads"]
+    ]
     series = {
         SHOWN[engine]: [(row["streams"], row["us_per_packet"]) for row in mine if row["engine"] == engine]
         for engine in (COMPILED, INTERPRETED, BARE, RTPENGINE)

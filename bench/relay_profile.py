@@ -139,7 +139,7 @@ async def profile(engine: Engine, case: Row, generator: Generator, seconds: floa
     events = [word for name in SYSTEM_CALLS for word in ("-e", f"syscalls:sys_enter_{name}")]
     with tempfile.TemporaryDirectory() as folder, undisturbed():
         samples = Path(folder, "samples")
-        _, _, start = generator.run(packets, 10.0, stop=WARM * streams, window=2)
+        _, _, start = generator.run(packets, 10.0, stop=WARM * streams, window=2, reads=True)
         watch = Watch("record", "-q", "-F", str(FREQUENCY), "-g", "-o", str(samples), "-p", pids)
         _, _, start = generator.run(packets, SETTLE_S, start=start)
         used, first = cpu_seconds(*engine.pids), start

@@ -138,7 +138,7 @@ async def driven(
     peers = generator.source.getsockname(), generator.target.getsockname()
     packets.aim([call.access for call in await relay.open(Wanted(TO_SRTP, SUITE, keys, peers))])
     with undisturbed():
-        _, _, start = generator.run(packets, 10.0, stop=WARM * packets.streams, window=2)
+        _, _, start = generator.run(packets, 10.0, stop=WARM * packets.streams, window=2, reads=True)
         used, begin = cpu_seconds(*relay.pids), time.perf_counter()
         rate, _, end = generator.run(packets, seconds, start=start)
         used, elapsed = cpu_seconds(*relay.pids) - used, time.perf_counter() - begin

@@ -59,6 +59,21 @@ def test_carried_is_what_lost_nothing_and_left_no_queue(offered: Offered, carrie
     assert offered.carried is carried
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_far_end_counts_every_packet_whether_it_reads_them_or_not(reads: bool):
+    generator, packets = Generator(), Packets(4, 400, None)
+    try:
+        packets.aim([generator.target.getsockname()] * 4)
+        generator.source.sendto(b"from before", generator.target.getsockname())
+        _, lost, end = generator.run(packets, 10.0, stop=200, reads=reads)
+        assert (lost, end) == (0, 200)
+        _, lost, end = generator.run(packets, 10.0, start=200, reads=True)
+        assert (lost, end) == (0, 400)
+        assert generator.sink.size() == 172
+    finally:
+        generator.close()
+
+
 def test_more_streams_than_descriptors_take_more_processes():
     assert [processes_for(streams, 20_000) for streams in (1, 4950, 4951, 9900)] == [1, 1, 2, 2]
 
@@ -106,8 +121,8 @@ def test_plots_and_tables_are_made_of_the_rows(tmp_path: Path):
         ratio = [rate / 2, rate / 2, rate / 2]
         names = [f"{kind}ratio_to_{other}" for kind in ("", "cost_") for other in ("rtpengine", "bare")]
         return {
-            "engine": engine, "streams": 100, "direction": TO_SRTP, "suite": SUITE, "window": 4, "processes": 1,
-            "rounds": 3, "packets_per_s": [rate, rate, rate], "us_per_packet": [1.0, 2.0, 3.0],
+            "engine": engine, "streams": 100, "direction": TO_SRTP, "suite": SUITE, "window": 4, "reads": False,
+            "processes": 1, "rounds": 3, "packets_per_s": [rate, rate, rate], "us_per_packet": [1.0, 2.0, 3.0],
             "core_busy": [1.0, 1.0, 1.0], "loss": 0.0, **dict.fromkeys(names, ratio),
         }  # fmt: skip
 
