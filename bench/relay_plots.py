@@ -45,7 +45,7 @@ def short(suite: str) -> str:
 
 def throughput(rows: list[Row]) -> Files:
     """One plot of packets a second and two of ratios for each suite."""
-    rows = [row for row in rows if row["window"] == 4 and not row["reads"]]
+    rows = [row for row in rows if row["window"] == 4 and not row.get("reads")]
     for suite in ordered(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]
         present = sorted({row["streams"] for row in mine})
@@ -78,7 +78,7 @@ def cost(rows: list[Row]) -> Files:
     mine = [
         row
         for row in rows
-        if row["suite"] == suite and row["direction"] == TO_SRTP and row["window"] == 4 and not row["reads"]
+        if row["suite"] == suite and row["direction"] == TO_SRTP and row["window"] == 4 and not row.get("reads")
     ]
     series = {
         SHOWN[engine]: [(row["streams"], row["us_per_packet"]) for row in mine if row["engine"] == engine]

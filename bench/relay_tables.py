@@ -42,11 +42,11 @@ def rank(row: Row) -> int:
 def throughput(rows: list[Row]) -> Iterator[str]:
     head = ["streams", "direction", "engine", "1000 packets/s", "us a packet", "to rtpengine", "by cost"]
     head += ["to the loop without crypto", "by cost", "core busy"]
-    for case in dict.fromkeys((row["suite"], row["window"], row["reads"]) for row in rows):
+    for case in dict.fromkeys((row["suite"], row["window"], row.get("reads")) for row in rows):
         suite, window, reads = case
         yield f"{suite}, {window} packets a stream under way{', which the far end reads' if reads else ''}:"
         yield ""
-        mine = [row for row in rows if (row["suite"], row["window"], row["reads"]) == case]
+        mine = [row for row in rows if (row["suite"], row["window"], row.get("reads")) == case]
         mine.sort(key=lambda row: (row["streams"], row["direction"], rank(row)))
         yield from table(
             head,

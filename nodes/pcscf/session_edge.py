@@ -9,6 +9,7 @@ from typing import Final
 from nodes.pcscf import mediasec
 from nodes.pcscf.bindings import Registration
 from nodes.pcscf.bodies import OFFER_METHODS, check_answer_body, check_body, drop_body, has_sdp
+from nodes.pcscf.descriptions import carrier_of, is_described, is_of_no_exchange, is_superseded
 from nodes.pcscf.dialogs import CSEQ_MOST, EdgeDialog, dialog_of
 from nodes.pcscf.edge import MW, Edge
 from nodes.pcscf.flowtoken import FlowAddress
@@ -196,7 +197,7 @@ class SessionEdge:
                 else:
                     clean_towards_ue(request)
                 if has_sdp(request):
-                    request.body = await self._offer(session, request.body, caller, _carrier(request))
+                    request.body = await self._offer(session, request.body, caller, carrier_of(request))
                 self._edge.sessions.add(session)
                 await self._edge.sessions.save(session)
             hop, role = await self._first_hop(request, caller, registration)
@@ -290,24 +291,24 @@ class SessionEdge:
             if tag not in session.dialogs and len(session.dialogs) >= MAX_DIALOGS:
                 return None  # nobody forks so wide: the callee makes it up
             dialog = self._learn_dialog(session, request, response, tag)
-            final = response.status >= 200
+            carrier, final = carrier_of(request), response.status >= 200
             if session.confirmed not in (None, dialog):  # there is one media path, and it is that of the first 2xx
                 if final and dialog is not None and not dialog.ended:
                     self._releaser.refuse_answered(session, dialog, MEDIA_SECURITY)
                 return None
-            if has_sdp(response) and _superseded(session, request, tag):
-                if _described(dialog, request) or (has_sdp(request) and not final):
+            if has_sdp(response) and is_superseded(session, request, tag):
+                if is_described(dialog, request) or (has_sdp(request) and not final):
                     drop_body(response)
                 elif has_sdp(request):
                     late = Refusal(500, text="answers an offer after which another dialog agreed anew")
                     return await self._give_up(session, dialog, request, late, final=final)
             if dialog is not None:
-                dialog.described = _carrier(request) if has_sdp(response) else dialog.described
+                dialog.described = carrier if has_sdp(response) else dialog.described
                 dialog.timer.response_seen(request, response, callee, self._edge.now())
             try:
-                await self._response_media(session, response, callee, tag, _carrier(request), final=final, opens=final)
+                await self._response_media(session, response, callee, tag, carrier, final=final, opens=final)
                 if final:
-                    await self._take(session, tag, f"{_carrier(request)} {tag}")
+                    await self._take(session, tag, f"{carrier} {tag}")
             except AnswerFaultError as fault:
                 return await self._give_up(session, dialog, request, fault.refusal, final=final)
             except RejectionError as rejection:  # an offer in the response that cannot be taken
@@ -413,7 +414,7 @@ class SessionEdge:
         dialog = session.dialog_for(request, sender)
         if dialog is None:
             raise RejectionError(481, "Call/Transaction Does Not Exist")
-        carrier = _carrier(request)
+        carrier = carrier_of(request)
         async with session.lock:
             dialog.request_seen(request, sender)
             session.policy = self._policy_now(session)
@@ -499,8 +500,8 @@ class SessionEdge:
                 return response
             dialog.response_seen(response, answerer)
             tag = dialog.tags[dialog.caller.other]
-            carrier, final = _carrier(request), response.status >= 200
-            if has_sdp(response) and _of_no_exchange(session, dialog, request, tag):
+            carrier, final = carrier_of(request), response.status >= 200
+            if has_sdp(response) and is_of_no_exchange(session, dialog, request, tag):
                 drop_body(response)
             if request.method == "INVITE" and has_sdp(response):
                 dialog.described = carrier
@@ -580,30 +581,6 @@ def _check_standalone(request: SipRequest) -> None:
         raise RejectionError(481, "Call/Transaction Does Not Exist")
 
 
-def _superseded(session: Session, request: SipRequest, tag: str) -> bool:
-    """Neither what a request offered nor what a response to it in the dialog `tag` did is what was offered last."""
-    exchange = session.media.exchange
-    return exchange is None or exchange.carrier not in (_carrier(request), f"{_carrier(request)} {tag}")
-
-
-def _described(dialog: EdgeDialog | None, request: SipRequest) -> bool:
-    """A response to an INVITE had a session description: others in the same dialog are ignored (RFC 3261 13.2.1).
-
-    They repeat it, and an UPDATE may have changed what it said.
-    """
-    return dialog is not None and dialog.described == _carrier(request)
-
-
-def _of_no_exchange(session: Session, dialog: EdgeDialog, request: SipRequest, tag: str) -> bool:
-    """A description in a response inside a dialog is neither answer nor offer (RFC 6337 2.2, 3.1.1).
-
-    It was in an earlier response; or the request asked for none, and nobody would answer it.
-    """
-    if request.method != "INVITE" and not has_sdp(request):
-        return True
-    return _superseded(session, request, tag) and (has_sdp(request) or _described(dialog, request))
-
-
 def _check_number(request: SipRequest) -> None:
     """Leave room above each CSeq for the requests of this node, a BYE at least; new ones begin below 2**31 anyway."""
     if request.cseq[0] > CSEQ_MOST:
@@ -622,11 +599,6 @@ def _asserted_caller(request: SipRequest) -> str:
         return str(parse_name_addr(value).uri)
     except GrammarError:
         return value
-
-
-def _carrier(request: SipRequest) -> str:
-    number, method = request.cseq
-    return f"{number} {method} {request.from_tag}"
 
 
 def _uris(record_route: tuple[str, ...]) -> tuple[str, ...]:
