@@ -49,7 +49,10 @@ _HOME_PLACES = range(3, 6)
 
 @dataclass(frozen=True)
 class Message:
-    """A SIP message as one node saw it leave or arrive; ``peer`` is the address at the other end."""
+    """A SIP message as one node saw it leave or arrive; ``peer`` is the address at the other end.
+
+    ``id`` names its span and the number of the event in it.
+    """
 
     time_ns: int
     node: str
@@ -63,6 +66,7 @@ class Message:
     transport: str
     local: tuple[str, int]
     remote: tuple[str, int]
+    id: str
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,16 @@ class Ladder:
 def messages_of(spans: Iterable[Span], names: Mapping[str, str]) -> list[Message]:
     """Return every SIP message of ``spans`` in time order; ``names`` gives the node behind an address."""
     found = [
-        _message(span, event, names)
+        _message(span, number, event, names)
         for span in spans
         if span.name.startswith("SIP ")
-        for event in span.events
+        for number, event in enumerate(span.events)
         if event.name == "sip.message"
     ]
     return sorted(found, key=lambda message: (message.time_ns, not message.sent))
 
 
-def _message(span: Span, event: SpanEvent, names: Mapping[str, str]) -> Message:
+def _message(span: Span, number: int, event: SpanEvent, names: Mapping[str, str]) -> Message:
     remote = (span.text("network.peer.address"), span.number("network.peer.port"))
     return Message(
         time_ns=event.time_ns,
@@ -104,6 +108,7 @@ def _message(span: Span, event: SpanEvent, names: Mapping[str, str]) -> Message:
         transport=span.text("sip.transport") or span.text("network.transport"),
         local=(span.text("network.local.address"), span.number("network.local.port")),
         remote=remote,
+        id=f"{span.span_id}.{number}",
     )
 
 
@@ -231,6 +236,7 @@ def _sip_steps(messages: Sequence[Message], nodes: frozenset[str], start_ns: int
             retransmission=seen.retransmission,
             unseen=arrived is None and target in nodes,
             text=seen.text,
+            ids=tuple(message.id for message in (sent, arrived) if message is not None),
         )
 
 
@@ -268,6 +274,7 @@ def _rpc_steps(own: Sequence[Span], spans: Sequence[Span], start_ns: int) -> Ite
             interface=next((point for prefix, point in _REFERENCE_POINTS.items() if service.startswith(prefix)), "SBI"),
             transport="gRPC",
             outcome="ERROR" if span.status == "ERROR" else "OK",
+            ids=(span.span_id,),
         )
 
 
@@ -298,8 +305,8 @@ def _decision_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
         tag, cs_ids = _of(span, "tag"), _of(span, "cs_ids")
         key = f"CS {cs_ids}" if cs_ids else f"tag {tag}" if tag and tag != "0" else ""
         label = " ".join(filter(None, (mode, outcome, suite, key)))
-        at = at_ms(span.start_ns, start_ns)
-        yield Step("decision", at, at, span.node, "", label or "decision", detail=reason, outcome=outcome)
+        at, ids = at_ms(span.start_ns, start_ns), (span.span_id,)
+        yield Step("decision", at, at, span.node, "", label or "decision", detail=reason, outcome=outcome, ids=ids)
 
 
 def media_ends(spans: Iterable[Span]) -> list[MediaEnd]:
@@ -370,6 +377,7 @@ def _media_steps(own: Sequence[Span], names: Mapping[str, str], start_ns: int, a
             detail=f"stream {stream or 1}, {packets} packets",
             protection=protection,
             ends=ends,
+            ids=tuple(span.span_id for span, _ in members),
         )
 
 

@@ -35,7 +35,8 @@ class Step:
     """One row of the ladder. ``at_ms`` counts from the first step; ``until_ms`` is the arrival or the end.
 
     ``kind``: ``sip``, ``rpc``, ``http``, ``decision``, ``mikey`` or ``media``. A decision and a note about a MIKEY
-    message have ``source`` alone.
+    message have ``source`` alone. ``ids`` name the records of a step, which stay what they are when more of the call
+    comes to be known: its span, for SIP with the number of the event in it; the sender's stands before the receiver's.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Step:
     text: str = ""
     protection: str = ""
     ends: tuple[MediaEnd, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 def arrow_label(step: Step) -> str:

@@ -61,7 +61,7 @@ class Api:
             ("GET", "/api/calls", self._calls),
             ("POST", "/api/calls", self._place),
             ("GET", "/api/calls/{call_id}", self._call),
-            ("GET", "/api/calls/{call_id}/messages/{number}", self._message),
+            ("GET", "/api/calls/{call_id}/messages/{step_id}", self._message),
             ("GET", "/api/calls/{call_id}/trace", self._call_trace),
             ("POST", "/api/calls/{call_id}/hang-up", self._hang_up),
             ("GET", "/api/traces/{trace_id}", self._trace),
@@ -195,7 +195,7 @@ class Api:
         return await self._pages.page(ask.parts["call_id"], self._feed.audits)
 
     async def _message(self, ask: Ask) -> Params:
-        return await self._pages.message(ask.parts["call_id"], ask.parts["number"])
+        return await self._pages.message(ask.parts["call_id"], ask.parts["step_id"])
 
     async def _call_trace(self, ask: Ask) -> Params:
         return await self._pages.trace(ask.parts["call_id"])

@@ -106,12 +106,12 @@ class CallPages:
                     "known": place is not None,
                 }
             )
-        steps: list[Json] = [self._step(number, step) for number, step in enumerate(drawn.steps)]
+        steps: list[Json] = [self._step(step) for step in drawn.steps]
         return {"participants": participants, "steps": steps}
 
-    def _step(self, number: int, step: Step) -> Params:
+    def _step(self, step: Step) -> Params:
         return {
-            "n": number,
+            "id": step.ids[0],
             "at_ms": step.at_ms,
             "until_ms": step.until_ms,
             "kind": step.kind,
@@ -178,20 +178,21 @@ class CallPages:
             answered=call.established,
         )
 
-    async def message(self, call_id: str, number: str) -> Params:
-        """Return the text of a message. Raises ``Problem`` 404 for a step that has none."""
-        return await asyncio.to_thread(self._message, call_id, number)
+    async def message(self, call_id: str, step_id: str) -> Params:
+        """Return the text of a message. Raises ``Problem`` 404 for a step that has none.
 
-    def _message(self, call_id: str, number: str) -> Params:
+        A step keeps its id while spans of the call arrive, also when the sender's come after the receiver's.
+        """
+        return await asyncio.to_thread(self._message, call_id, step_id)
+
+    def _message(self, call_id: str, step_id: str) -> Params:
         drawn = self._draw(self.record(call_id))
-        steps = drawn.ladder.steps
-        index = int(number) if number.isascii() and number.isdigit() and len(number) < 9 else len(steps)
-        if index >= len(steps) or not steps[index].text:
+        step = next((each for each in drawn.ladder.steps if step_id in each.ids), None)
+        if step is None or not step.text:
             raise Problem(404, "NOT_FOUND", "this step of the call has no text")
-        step = steps[index]
         text = redact(step.text)
         return {
-            "n": index,
+            "id": step.ids[0],
             "at": documents.ms(drawn.ladder.start_ns + int(step.at_ms * 1e6)),
             "from": step.source,
             "to": step.target,

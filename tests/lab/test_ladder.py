@@ -28,6 +28,16 @@ def test_a_message_seen_at_both_ends_is_one_arrow(call: Ladder) -> None:
     assert sum(step.source == "alice" for step in steps(call, "sip")) == 1
 
 
+@pytest.mark.parametrize("late", range(len([*call_spans(), *kms_spans()])))
+def test_a_step_keeps_its_id_whatever_span_of_the_call_comes_last(late: int) -> None:
+    spans = [*call_spans(), *kms_spans()]
+    whole = of_call(spans, CALL, NAMES).steps
+    assert len({step.ids[0] for step in whole}) == len(whole)
+    for early in of_call(spans[:late] + spans[late + 1 :], CALL, NAMES).steps:
+        same = [step for step in whole if early.ids[0] in step.ids]
+        assert [(step.kind, step.text) for step in same] == [(early.kind, early.text)]
+
+
 def test_a_response_is_labelled_with_its_status_and_method(call: Ladder) -> None:
     last = steps(call, "sip")[1]
     assert [step.label for step in steps(call, "sip") if step.outcome].count("200 OK (INVITE)") == 3

@@ -34,7 +34,7 @@ SDP = (
     "v=0\r\no=alice 1 1 IN IP4 127.1.1.13\r\ns=-\r\nc=IN IP4 127.1.1.13\r\nt=0 0\r\nm=audio 40000 RTP/SAVP 8\r\n"
     "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:<redacted>\r\na=rtpmap:8 PCMA/8000\r\n"
 )
-_ids = count(1)
+_ids = count(0x1000)
 
 
 def message(start: str, cseq: str, body: str = "") -> str:

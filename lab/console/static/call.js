@@ -28,7 +28,7 @@ export function callView(route) {
   const id = route.id;
   let call = null;
   let tab = route.with.tab ?? "ladder";
-  let step = route.with.step ? Number(route.with.step) : null;
+  let step = route.with.step || null;
   let timer = 0;
   let wide = 0;
   let shownState = "";
@@ -91,7 +91,7 @@ export function callView(route) {
   }
 
   function openStep(chosen) {
-    step = chosen.n;
+    step = chosen.id;
     note({ step });
     beside.classList.remove("alone");
     replace(panel, messagePanel(id, chosen, shutStep));
@@ -172,7 +172,7 @@ export function callView(route) {
     if (tab === "trace" && before) showTrace(before.spans.length);
     if (first || tab === "media" || tab === "decisions") showTab();
     if (first && step !== null) {
-      const chosen = call.ladder.steps.find((one) => one.n === step);
+      const chosen = call.ladder.steps.find((one) => one.id === step);
       if (chosen) {
         ladder.choose(step);
         openStep(chosen);

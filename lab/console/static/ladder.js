@@ -11,7 +11,7 @@ const HIDDEN_AT_FIRST = ["Nnrf"];
 /** What a step is filtered by: its interface, or its kind where it has none. */
 export const filterOf = (step) => KIND_NAMES[step.kind] ?? (step.interface || step.kind.toUpperCase());
 
-/** `onOpen(step)` is called when a step is opened. Returns {element, show(ladder), choose(n), close()}. */
+/** `onOpen(step)` is called when a step is opened. Returns {element, show(ladder), choose(id), close()}. */
 export function ladderView(callId, onOpen) {
   const filter = el("div", { class: "filters" });
   const drawing = el("div", { class: "card flush drawing" });
@@ -45,7 +45,7 @@ export function ladderView(callId, onOpen) {
       return replace(drawing, empty("No steps to draw", why));
     }
     const used = new Set(steps.flatMap((step) => [step.from, step.to]));
-    const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset?.n : null;
+    const focused = drawing.contains(document.activeElement) ? document.activeElement.dataset?.id : null;
     const before = drawing.firstElementChild;
     const [top, left] = [before?.scrollTop ?? 0, before?.scrollLeft ?? 0];
     const drawn = drawLadder({
@@ -61,17 +61,17 @@ export function ladderView(callId, onOpen) {
     focus(stepNode(focused ?? chosen) ?? drawn.querySelector(".step"), { quiet: focused === null });
   }
 
-  const stepNode = (n) => (n === null || n === undefined ? null : drawing.querySelector(`.step[data-n="${CSS.escape(String(n))}"]`));
+  const stepNode = (id) => (id ? drawing.querySelector(`.step[data-id="${CSS.escape(id)}"]`) : null);
 
   function open(step) {
-    choose(step.n);
+    choose(step.id);
     onOpen(step);
   }
 
-  function choose(n) {
-    chosen = n;
+  function choose(id) {
+    chosen = id;
     for (const node of drawing.querySelectorAll(".step")) {
-      const is = Number(node.dataset.n) === n;
+      const is = node.dataset.id === id;
       node.classList.toggle("chosen", is);
       node.setAttribute("aria-selected", String(is));
       if (is) focus(node, { quiet: true });
@@ -80,7 +80,7 @@ export function ladderView(callId, onOpen) {
 
   const focus = roving(drawing, {
     items: () => [...drawing.querySelectorAll(".step")],
-    onOpen: (node) => open(ladder.steps.find((step) => step.n === Number(node.dataset.n))),
+    onOpen: (node) => open(ladder.steps.find((step) => step.id === node.dataset.id)),
   });
   const stop = onWidth(drawing, (now) => {
     width = now;
