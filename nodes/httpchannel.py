@@ -6,6 +6,7 @@ The HTTPS server of the nodes and the console of the lab stand on it; neither tr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from io import BytesIO
@@ -20,6 +21,8 @@ from sba import runtime
 
 _DRAIN_S: Final = 2.0
 """Longest time that requests in progress get when the server stops, s."""
+_CLOSE_S: Final = 1.0
+"""Longest time that clients then get to read what was answered, s."""
 
 
 class HttpServer(ABC):
@@ -30,6 +33,7 @@ class HttpServer(ABC):
         self._channels: set[Channel] = set()
         self._from: Counter[str] = Counter()
         self._working: set[asyncio.Future[None]] = set()
+        self._empty = asyncio.Event()
 
     @abstractmethod
     def serve(self, request: Request) -> None:
@@ -55,22 +59,34 @@ class HttpServer(ABC):
     def opened(self, channel: Channel) -> None:
         """Count a connection."""
         self._channels.add(channel)
+        self._empty.clear()
         self._from[channel.remote[0]] += 1
 
     def closed(self, channel: Channel) -> None:
         """Count a connection no more."""
         if channel in self._channels:
             self._channels.remove(channel)
+            if not self._channels:
+                self._empty.set()
             self._from[channel.remote[0]] -= 1
             if not self._from[channel.remote[0]]:
                 del self._from[channel.remote[0]]
 
     async def end(self) -> None:
-        """Let requests in progress end, then close every connection."""
+        """Let requests in progress end and their answers leave, then close every connection; take no more of either."""
+        for channel in tuple(self._channels):
+            channel.last()
         if self._working:
             await asyncio.wait(tuple(self._working), timeout=_DRAIN_S)
         for task in tuple(self._working):
             task.cancel()
+        if not self._channels:
+            return
+        for channel in tuple(self._channels):
+            channel.loseConnection()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._empty.wait()
         for channel in tuple(self._channels):
             channel.abort()
 
@@ -135,6 +151,10 @@ class Channel(http.HTTPChannel):
             self.setTimeout(None)  # type: ignore[no-untyped-call]
             self._linger = cast("Any", runtime.reactor()).callLater(self.server.limits.linger_s, self.abort)
             super().loseConnection()  # type: ignore[no-untyped-call]
+
+    def last(self) -> None:
+        """Look at nothing more that the client sends."""
+        self._refused = True
 
     def abort(self) -> None:
         """Close at once."""

@@ -18,7 +18,10 @@ from sba.testing import async_test
 from tests.bsf.web import NAME, read_all, serving
 from tests.cscf.home import until
 
-GET = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"
+KEPT = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
+GET = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+LARGE = 2**20
+"""Octets of an answer that the kernel does not take at once."""
 
 
 async def echo(request: HttpRequest) -> HttpResponse:
@@ -243,6 +246,50 @@ async def test_requests_in_a_row_on_one_connection_are_answered_in_order(tmp_pat
         answer = await site.raw(many + GET)
         targets = [line.split(b": ")[1] for line in answer.split(b"\r\n") if line.lower().startswith(b"x-target")]
         assert targets == [*(b"/%d" % number for number in range(20)), b"/"]
+
+
+@async_test
+async def test_asked_to_stop_a_server_lets_whole_answers_leave(tmp_path):
+    started, go_on, handled = asyncio.Event(), asyncio.Event(), []
+
+    async def handler(request):
+        handled.append(request.path)
+        started.set()
+        await go_on.wait()
+        return HttpResponse(200, body=bytes(LARGE))
+
+    async with serving(tmp_path, handler) as site:
+        reader, writer = await site.open()
+        writer.write(KEPT)
+        async with asyncio.timeout(10):
+            await started.wait()
+        stopping = asyncio.ensure_future(site.server.stop())
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:
+                (await asyncio.open_connection("127.0.0.1", site.server.port))[1].close()
+        writer.write(KEPT)
+        go_on.set()
+        answer = await read_all(reader)
+        assert len(answer.partition(b"\r\n\r\n")[2]) == LARGE
+        await stopping
+        writer.close()
+        assert handled == ["/"], "what comes after the word to stop is not looked at"
+
+
+@pytest.mark.attack("T7")
+@async_test
+async def test_a_client_that_does_not_read_does_not_hold_a_server_that_stops(tmp_path):
+    async def handler(request):
+        del request
+        return HttpResponse(200, body=bytes(64 * LARGE))
+
+    async with serving(tmp_path, handler) as site:
+        reader, writer = await site.open()
+        writer.write(GET)
+        assert await reader.readline()
+        async with asyncio.timeout(10):
+            await site.server.stop()
+        writer.close()
 
 
 @async_test

@@ -14,7 +14,7 @@ import pytest
 from lab.state import StateFolder
 from lab.subscribers import load
 from tests.capture.conftest import CapturedLab
-from tests.capture.live import Capturing, Packet, is_malformed, packets, tshark
+from tests.capture.live import Capturing, Packet, malformed, packets, tshark
 from tests.e2e.lab import COMMAND, ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.peer("tshark", "sngrep"), pytest.mark.timeout(180)]
@@ -29,7 +29,7 @@ def having(found: list[Packet], protocol: str) -> list[Packet]:
 
 def test_wireshark_reads_all_of_it_and_finds_nothing_malformed(captured: CapturedLab) -> None:
     for found in (captured.packets, captured.keyed_packets):
-        assert [packet for packet in found if is_malformed(packet)] == []
+        assert malformed(found) == []
         assert having(found, "data") == []
     counts = {name: len(having(captured.packets, name)) for name in ("sip", "sdp", "http2", "http", "rtp")}
     assert all(counts.values()), counts
@@ -147,7 +147,7 @@ def test_a_call_with_pcap_is_read_with_the_same_settings(captured: CapturedLab) 
     file = captured.folder / "call.pcapng"
     captured.lab.call("alice", "bob", "--seconds", "0.4", "--pcap", str(file))
     found = packets(file, captured.settings)
-    assert [packet for packet in found if is_malformed(packet)] == []
+    assert malformed(found) == []
     assert len(having(found, "sip")) > 10
     assert len(having(found, "rtp")) > 20
 
