@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lab.ladder_http import HTTP_POINTS, http_steps, is_beside_sip, is_http, mikey_steps
-from lab.ladder_steps import MediaEnd, Step, at_ms
+from lab.ladder_steps import MediaEnd, Step, at_ms, record_id
 from lab.spans import Span, SpanEvent, as_number, as_text
 
 MATCH_SLACK_NS = 5_000_000
@@ -51,7 +51,7 @@ _HOME_PLACES = range(3, 6)
 class Message:
     """A SIP message as one node saw it leave or arrive; ``peer`` is the address at the other end.
 
-    ``id`` names its span and the number of the event in it.
+    ``id`` is that of its record.
     """
 
     time_ns: int
@@ -108,7 +108,7 @@ def _message(span: Span, number: int, event: SpanEvent, names: Mapping[str, str]
         transport=span.text("sip.transport") or span.text("network.transport"),
         local=(span.text("network.local.address"), span.number("network.local.port")),
         remote=remote,
-        id=f"{span.span_id}.{number}",
+        id=record_id(span, f"sip {number}"),
     )
 
 
@@ -274,7 +274,7 @@ def _rpc_steps(own: Sequence[Span], spans: Sequence[Span], start_ns: int) -> Ite
             interface=next((point for prefix, point in _REFERENCE_POINTS.items() if service.startswith(prefix)), "SBI"),
             transport="gRPC",
             outcome="ERROR" if span.status == "ERROR" else "OK",
-            ids=(span.span_id,),
+            ids=(record_id(span, "rpc"),),
         )
 
 
@@ -305,7 +305,7 @@ def _decision_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
         tag, cs_ids = _of(span, "tag"), _of(span, "cs_ids")
         key = f"CS {cs_ids}" if cs_ids else f"tag {tag}" if tag and tag != "0" else ""
         label = " ".join(filter(None, (mode, outcome, suite, key)))
-        at, ids = at_ms(span.start_ns, start_ns), (span.span_id,)
+        at, ids = at_ms(span.start_ns, start_ns), (record_id(span, "decision"),)
         yield Step("decision", at, at, span.node, "", label or "decision", detail=reason, outcome=outcome, ids=ids)
 
 
@@ -377,7 +377,7 @@ def _media_steps(own: Sequence[Span], names: Mapping[str, str], start_ns: int, a
             detail=f"stream {stream or 1}, {packets} packets",
             protection=protection,
             ends=ends,
-            ids=tuple(span.span_id for span, _ in members),
+            ids=tuple(record_id(span, "media") for span, _ in members),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lab.ladder_steps import Step, at_ms
+from lab.ladder_steps import Step, at_ms, record_id
 from lab.spans import Span
 
 HTTP_POINTS = {"KMS": "Ua", "BSF": "Ub"}
@@ -52,7 +52,7 @@ def http_steps(own: Sequence[Span], spans: Sequence[Span], names: Mapping[str, s
             interface=point,
             transport="HTTPS",
             unseen=server is None and not status,
-            ids=(f"{client.span_id}.request",),
+            ids=(record_id(client, "http request"),),
         )
         failed = client.text("error.type")
         if not status and not failed and server is None:
@@ -69,7 +69,7 @@ def http_steps(own: Sequence[Span], spans: Sequence[Span], names: Mapping[str, s
             transport="HTTPS",
             outcome=status or "ERROR",
             unseen=not status,
-            ids=(f"{client.span_id}.response",),
+            ids=(record_id(client, "http response"),),
         )
 
 
@@ -85,7 +85,7 @@ def mikey_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
             name, _, payloads = span.text("imslab.mikey.message").partition(": ")
             way = span.text("imslab.mikey.direction")
             label = " ".join(filter(None, (name, way)))
-            ids = (span.span_id,)
+            ids = (record_id(span, "mikey"),)
             yield Step("mikey", at, at, span.node, "", label or "MIKEY", detail=payloads, outcome=way, ids=ids)
         elif span.name == "kms.decision":
             fallen = at_ms(span.end_ns, start_ns)
@@ -98,7 +98,7 @@ def mikey_steps(own: Sequence[Span], start_ns: int) -> Iterable[Step]:
                 " ".join(filter(None, (span.text("imslab.kms.operation"), span.text("imslab.kms.outcome")))),
                 detail=_decided(span),
                 outcome=span.text("imslab.kms.outcome"),
-                ids=(span.span_id,),
+                ids=(record_id(span, "decision"),),
             )
 
 

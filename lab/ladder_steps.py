@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
+
+from lab.spans import Span
+
+_ID_DIGITS = 24
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class Step:
     """One row of the ladder. ``at_ms`` counts from the first step; ``until_ms`` is the arrival or the end.
 
     ``kind``: ``sip``, ``rpc``, ``http``, ``decision``, ``mikey`` or ``media``. A decision and a note about a MIKEY
-    message have ``source`` alone. ``ids`` name the records of a step, which stay what they are when more of the call
-    comes to be known: its span, for SIP with the number of the event in it; the sender's stands before the receiver's.
+    message have ``source`` alone. ``ids`` are those of its records (:func:`record_id`), the sender's before the
+    receiver's: one of them stays whatever more of the call comes to be known.
     """
 
     kind: str
@@ -54,7 +59,16 @@ class Step:
     text: str = ""
     protection: str = ""
     ends: tuple[MediaEnd, ...] = ()
-    ids: tuple[str, ...] = ()
+    ids: tuple[str, ...] = field(kw_only=True)
+
+
+def record_id(span: Span, what: str) -> str:
+    """Return the id of one thing that a node reported; ``what`` tells it from others in the same span.
+
+    Made of all that names a span, the node too: what one node reports never has the id of what another did.
+    """
+    named = "\0".join((span.trace_id, span.span_id, span.node, what))
+    return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]
 
 
 def arrow_label(step: Step) -> str:

@@ -15,6 +15,7 @@ def document(call: Ladder) -> dict[str, object]:
     steps = []
     for step in call.steps:
         fields = dataclasses.asdict(step)
+        del fields["ids"]
         steps.append({_RENAMED.get(name, name): value for name, value in fields.items()})
     return {
         "call_id": call.call_id,

@@ -73,7 +73,10 @@ class HttpServer(ABC):
                 del self._from[channel.remote[0]]
 
     async def end(self) -> None:
-        """Let requests in progress end and their answers leave, then close every connection; take no more of either."""
+        """Let requests in progress end and their answers leave, then close every connection; take no more of either.
+
+        Without TLS a client that goes on sending may lose the end of its answer: what is not read resets a connection.
+        """
         for channel in tuple(self._channels):
             channel.last()
         if self._working:
@@ -153,8 +156,12 @@ class Channel(http.HTTPChannel):
             super().loseConnection()  # type: ignore[no-untyped-call]
 
     def last(self) -> None:
-        """Look at nothing more that the client sends."""
+        """Look at nothing more that the client sends, and say so in the answer that it still gets (RFC 9112 9.6)."""
         self._refused = True
+        self.persistent = False
+        for request in self.requests:
+            if not request.startedWriting:
+                request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
 
     def abort(self) -> None:
         """Close at once."""

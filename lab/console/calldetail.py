@@ -111,7 +111,7 @@ class CallPages:
 
     def _step(self, step: Step) -> Params:
         return {
-            "id": step.ids[0],
+            "ids": list(step.ids),
             "at_ms": step.at_ms,
             "until_ms": step.until_ms,
             "kind": step.kind,
@@ -181,7 +181,7 @@ class CallPages:
     async def message(self, call_id: str, step_id: str) -> Params:
         """Return the text of a message. Raises ``Problem`` 404 for a step that has none.
 
-        A step keeps its id while spans of the call arrive, also when the sender's come after the receiver's.
+        Any of a step's ids will do: it gets more of them as spans of the call arrive, and loses none.
         """
         return await asyncio.to_thread(self._message, call_id, step_id)
 
@@ -192,7 +192,7 @@ class CallPages:
             raise Problem(404, "NOT_FOUND", "this step of the call has no text")
         text = redact(step.text)
         return {
-            "id": step.ids[0],
+            "ids": list(step.ids),
             "at": documents.ms(drawn.ladder.start_ns + int(step.at_ms * 1e6)),
             "from": step.source,
             "to": step.target,

@@ -69,6 +69,7 @@ class EventStream:
         self._left_at = float("-inf")
         self._gap = 0
         """Number of the last event that was not made because nobody watched."""
+        self._over = False
 
     @property
     def watched(self) -> bool:
@@ -93,7 +94,9 @@ class EventStream:
 
     @contextmanager
     def watching(self, last_seen: str | None) -> Iterator[Client]:
-        """Give a client its stream, beginning with ``hello``. Raises ``Problem`` 503 when there are too many."""
+        """Give a client its stream, beginning with ``hello``. Raises ``Problem`` 503: too many, or the end."""
+        if self._over:
+            raise Problem(503, "STOPPING", "the console stops")
         if len(self._clients) >= MOST_CLIENTS:
             raise Problem(503, "BUSY", f"{MOST_CLIENTS} pages watch already", (("Retry-After", "5"),))
         client = Client()
@@ -119,7 +122,8 @@ class EventStream:
         return [octets for each, octets in self._kept if each > number]
 
     def close(self) -> None:
-        """End every stream."""
+        """End every stream; there are no more."""
+        self._over = True
         for client in self._clients:
             client.cut = True
             client.news.set()

@@ -270,7 +270,9 @@ async def test_asked_to_stop_a_server_lets_whole_answers_leave(tmp_path):
         writer.write(KEPT)
         go_on.set()
         answer = await read_all(reader)
-        assert len(answer.partition(b"\r\n\r\n")[2]) == LARGE
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"\r\nConnection: close" in head
+        assert len(body) == LARGE
         await stopping
         writer.close()
         assert handled == ["/"], "what comes after the word to stop is not looked at"

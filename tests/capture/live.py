@@ -109,17 +109,18 @@ def packets(path: Path, settings: Path) -> list[Packet]:
 def malformed(found: list[Packet]) -> list[Packet]:
     """The packets of a capture that Wireshark finds fault with, without those whose suite it could not know.
 
-    The word with the E flag stands at the end of an SRTCP packet, behind or before tag and MKI (RFC 3711 3.4, RFC 7714
-    9.2). Wireshark 4.0 looks for it where AES-CM has it unless the SDP named a suite it knows; at another place half of
-    all packets look unencrypted to it, and it reads ciphertext as reports.
+    In an SRTCP packet the word with the E flag stands before MKI and tag under AES-CM (RFC 3711 3.4), and behind the tag
+    under the AEAD suites (RFC 7714 9.2). Wireshark 4.0 takes it from a wrong place where the SDP that set up a stream
+    accepts an AEAD suite, or names none because a KMS gives the keys: it finds such packets unencrypted, and reads
+    ciphertext as reports.
     """
     suites = {packet["frame.number"]: packet["sdp.crypto.crypto_suite"] for packet in found}
 
     def unreadable(packet: Packet) -> bool:
-        protected = "access SRTP" in packet["frame.comment"] or " opaque" in packet["frame.comment"]
-        of_suite = [suites.get(number, "") for number in packet["rtcp.setup-frame"].split(",")]
-        unknown = any("AEAD" in one or not one for one in of_suite)
-        return protected and unknown and "rtcp" in packet["frame.protocols"].split(":")
+        suite = suites.get(packet["rtcp.setup-frame"].partition(",")[0])
+        accepted = "access SRTP" in packet["frame.comment"] and suite in {"AEAD_AES_128_GCM", "AEAD_AES_256_GCM"}
+        by_kms = " opaque" in packet["frame.comment"] and suite == ""
+        return "rtcp" in packet["frame.protocols"].split(":") and (accepted or by_kms)
 
     return [packet for packet in found if _is_malformed(packet) and not unreadable(packet)]
 

@@ -36,6 +36,16 @@ async def test_nothing_is_made_while_nobody_watches_and_who_comes_back_is_told_t
         assert b'"resumed":false' in await client.next()
 
 
+def test_who_comes_when_the_streams_have_ended_is_told_so():
+    stream = EventStream(lambda: 0.0)
+    with stream.watching(None) as client:
+        stream.close()
+        assert client.cut
+    with pytest.raises(Problem) as stopping, stream.watching(None):
+        pass
+    assert (stopping.value.status, stopping.value.cause) == (503, "STOPPING")
+
+
 @async_test
 async def test_a_client_that_comes_back_has_what_it_missed_and_nothing_twice():
     now = [0.0]

@@ -171,13 +171,13 @@ async def test_a_call_is_told_as_it_happens_and_shown_from_end_to_end(lab: Lab) 
 
     texts = [step for step in call["ladder"]["steps"] if step["has_text"]]
     offer = next(step for step in texts if step["label"].startswith("INVITE"))
-    message = await page.ask(f"/api/calls/{quote(call_id, safe='')}/messages/{offer['id']}")
+    message = await page.ask(f"/api/calls/{quote(call_id, safe='')}/messages/{offer['ids'][0]}")
     assert message["text"].startswith("INVITE sip:bob@ims.test SIP/2.0")
     assert (message["from"], message["to"], message["secured"]) == ("alice", "pcscf-a", "TLS")
     assert message["redactions"] >= 1
     assert "inline:<redacted>" in message["text"]
     silent = next(step for step in call["ladder"]["steps"] if not step["has_text"])
-    for wrong in (silent["id"], "0", "x", "-1"):
+    for wrong in (silent["ids"][0], "0", "x", "-1"):
         assert (await page.get(f"/api/calls/{quote(call_id, safe='')}/messages/{wrong}")).status == 404
 
     trace = await page.ask(f"/api/calls/{quote(call_id, safe='')}/trace")

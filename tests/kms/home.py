@@ -176,6 +176,7 @@ class Home:
             "lab_domains": ["ims.test", "partner.test"],
             "http": {"host": "127.0.0.1", "port": self.port},
             "heartbeat_s": 1,
+            "bsf_timeout_s": 10.0,  # a machine may be slow
         } | more
 
     async def start_bsf(self):

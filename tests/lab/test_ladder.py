@@ -38,6 +38,17 @@ def test_a_step_keeps_its_id_whatever_span_of_the_call_comes_last(late: int) -> 
         assert [(step.kind, step.text) for step in same] == [(early.kind, early.text)]
 
 
+@pytest.mark.attack("T9")
+def test_a_node_that_copies_the_ids_of_a_span_of_another_does_not_get_the_ids_of_its_steps() -> None:
+    spans = call_spans()
+    copied = [
+        replace(one, node="eve", start_ns=one.start_ns - 1, attributes={**one.attributes, "lie": 1}) for one in spans
+    ]
+    ids = [name for step in of_call([*copied, *spans], CALL, NAMES).steps for name in step.ids]
+    assert len(set(ids)) == len(ids)
+    assert {name for step in of_call(spans, CALL, NAMES).steps for name in step.ids} <= set(ids)
+
+
 def test_a_response_is_labelled_with_its_status_and_method(call: Ladder) -> None:
     last = steps(call, "sip")[1]
     assert [step.label for step in steps(call, "sip") if step.outcome].count("200 OK (INVITE)") == 3
@@ -272,7 +283,7 @@ def test_nodes_and_interfaces_can_be_left_out(keyed: Ladder) -> None:
     ],
 )
 def test_a_reference_point_is_named_once_on_an_arrow(interface: str, label: str, arrow: str) -> None:
-    assert arrow_label(Step("rpc", 0, 0, "a", "nrf", label, interface=interface)) == arrow
+    assert arrow_label(Step("rpc", 0, 0, "a", "nrf", label, interface=interface, ids=("1",))) == arrow
 
 
 @pytest.mark.attack("T1")

@@ -94,7 +94,7 @@ def test_page_loads_nothing_from_elsewhere(call: Ladder) -> None:
 
 def test_what_a_message_says_cannot_become_markup(call: Ladder) -> None:
     evil = '<script>alert(1)</script>"&'
-    step = Step("sip", 0, 0, "a<b", evil, evil, text=evil)
+    step = Step("sip", 0, 0, "a<b", evil, evil, text=evil, ids=("1",))
     page = render_html.render_page([Ladder(evil, "t", 0, ("a<b", evil), (step,))], title=evil)
     assert "<script>alert" not in page
     assert 'data-text="' in page
@@ -126,7 +126,7 @@ def test_every_format_shows_the_exchanges_with_the_kms_and_their_payloads() -> N
 @pytest.mark.parametrize("note", ["request granted", "refused: " + "a long reason " * 12])
 def test_notes_of_the_last_lane_stay_in_the_drawing(call: Ladder, note: str) -> None:
     last = call.participants[-1]
-    noted = replace(call, steps=(*call.steps, Step("decision", 9, 9, last, "", note)))
+    noted = replace(call, steps=(*call.steps, Step("decision", 9, 9, last, "", note, ids=("1",))))
     row = render_text.render(noted, width=160).splitlines()[-3]
     assert note.strip() in row
     assert row.endswith("*") is (note == "request granted")

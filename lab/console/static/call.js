@@ -91,7 +91,7 @@ export function callView(route) {
   }
 
   function openStep(chosen) {
-    step = chosen.id;
+    step = chosen.ids[0];
     note({ step });
     beside.classList.remove("alone");
     replace(panel, messagePanel(id, chosen, shutStep));
@@ -172,9 +172,9 @@ export function callView(route) {
     if (tab === "trace" && before) showTrace(before.spans.length);
     if (first || tab === "media" || tab === "decisions") showTab();
     if (first && step !== null) {
-      const chosen = call.ladder.steps.find((one) => one.id === step);
+      const chosen = call.ladder.steps.find((one) => one.ids.includes(step));
       if (chosen) {
-        ladder.choose(step);
+        ladder.choose(chosen);
         openStep(chosen);
         ladder.reveal();
       }

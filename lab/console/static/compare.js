@@ -130,14 +130,14 @@ export function compareView(route) {
     const open = (step) => {
       const shut = () => {
         panel.replaceChildren();
-        focus(drawing.querySelector(`[data-id="${CSS.escape(step.id)}"]`));
+        focus(drawing.querySelector(`[data-id="${CSS.escape(step.ids[0])}"]`));
       };
       replace(panel, messagePanel(ids[side], step, shut));
       panel.scrollIntoView({ block: "nearest" });
     };
     const focus = roving(drawing, {
       items: () => [...drawing.querySelectorAll(".step")],
-      onOpen: (node) => open(calls[side].ladder.steps.find((step) => step.id === node.dataset.id)),
+      onOpen: (node) => open(calls[side].ladder.steps.find((step) => step.ids.includes(node.dataset.id))),
     });
     ends.push(onWidth(drawing, (width) => {
       replace(drawing, drawLadder({ participants, rows, width, least: LANE, label: `Ladder of call ${side.toUpperCase()}`, onOpen: open }));

@@ -11,7 +11,7 @@ const HIDDEN_AT_FIRST = ["Nnrf"];
 /** What a step is filtered by: its interface, or its kind where it has none. */
 export const filterOf = (step) => KIND_NAMES[step.kind] ?? (step.interface || step.kind.toUpperCase());
 
-/** `onOpen(step)` is called when a step is opened. Returns {element, show(ladder), choose(id), close()}. */
+/** `onOpen(step)` is called when a step is opened. Returns {element, show(ladder), choose(step), close()}. */
 export function ladderView(callId, onOpen) {
   const filter = el("div", { class: "filters" });
   const drawing = el("div", { class: "card flush drawing" });
@@ -58,20 +58,24 @@ export function ladderView(callId, onOpen) {
     });
     replace(drawing, drawn);
     [drawn.scrollTop, drawn.scrollLeft] = [top, left];
-    focus(stepNode(focused ?? chosen) ?? drawn.querySelector(".step"), { quiet: focused === null });
+    const again = stepNode(focused);
+    focus(again ?? stepNode(chosen) ?? drawn.querySelector(".step"), { quiet: !again });
   }
 
-  const stepNode = (id) => (id ? drawing.querySelector(`.step[data-id="${CSS.escape(id)}"]`) : null);
+  const stepOf = (id) => ladder.steps.find((step) => step.ids.includes(id));
+  const nodeOf = (step) => step && drawing.querySelector(`.step[data-id="${CSS.escape(step.ids[0])}"]`);
+  /** The node of the step that has this id now: a step gets more of them, a new one first, as more of the call is known. */
+  const stepNode = (id) => nodeOf(stepOf(id));
 
   function open(step) {
-    choose(step.id);
+    choose(step);
     onOpen(step);
   }
 
-  function choose(id) {
-    chosen = id;
+  function choose(step) {
+    [chosen] = step.ids;
     for (const node of drawing.querySelectorAll(".step")) {
-      const is = node.dataset.id === id;
+      const is = node.dataset.id === chosen;
       node.classList.toggle("chosen", is);
       node.setAttribute("aria-selected", String(is));
       if (is) focus(node, { quiet: true });
@@ -80,7 +84,7 @@ export function ladderView(callId, onOpen) {
 
   const focus = roving(drawing, {
     items: () => [...drawing.querySelectorAll(".step")],
-    onOpen: (node) => open(ladder.steps.find((step) => step.id === node.dataset.id)),
+    onOpen: (node) => open(stepOf(node.dataset.id)),
   });
   const stop = onWidth(drawing, (now) => {
     width = now;

@@ -69,12 +69,12 @@ function drawRow(row, top, geometry, chosen, onOpen) {
   }
   if (!row.step) return svg("rect", { class: "absent", x: 2, y: top + 2, width: full - 4, height: ROW - 4, rx: 4 });
   const { step, mark } = row;
-  const classes = ["step", CLASSES[step.kind] ?? "sip", isBad(step) && "error", step.retransmission && "again", mark && `marked ${mark}`, step.id === chosen && "chosen"];
+  const classes = ["step", CLASSES[step.kind] ?? "sip", isBad(step) && "error", step.retransmission && "again", mark && `marked ${mark}`, step.ids.includes(chosen) && "chosen"];
   const draw = { decision: drawNote, mikey: drawNote, media: drawMedia }[step.kind] ?? drawArrow;
   const told = { only: "only in this call, ", differs: "differs, " }[mark] ?? "";
   return svg(
     "g",
-    { class: classes.filter(Boolean).join(" "), role: "option", tabindex: -1, "data-id": step.id, "aria-selected": String(step.id === chosen), "aria-label": told + wordsOf(step), on: { click: () => onOpen(step) } },
+    { class: classes.filter(Boolean).join(" "), role: "option", tabindex: -1, "data-id": step.ids[0], "aria-selected": String(step.ids.includes(chosen)), "aria-label": told + wordsOf(step), on: { click: () => onOpen(step) } },
     svg("rect", { class: "hit", x: 2, y: top + 1, width: full - 4, height: ROW - 2, rx: 4 }),
     mark && svg("text", { class: "mark-sign", x: 8, y: top + 19 }, mark === "only" ? "+" : "≠"),
     svg("text", { class: "time", x: 54, y: top + 19, "text-anchor": "end" }, stamp(step.at_ms)),

@@ -53,7 +53,7 @@ export function messagePanel(callId, step, onClose) {
 
   async function load() {
     try {
-      const message = await api.message(callId, step.id);
+      const message = await api.message(callId, step.ids[0]);
       replace(text,
         message.redactions > 0 && el("p", { class: "dim" }, `${plural(message.redactions, "secret")} redacted; a mark stands where each was.`),
         sipText(message.text));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 from playwright.sync_api import Page, expect
 
@@ -176,6 +177,22 @@ def test_everything_of_a_call_has_a_link(thread: BrowserThread, watched: Watched
     page.reload()
     expect(page.get_by_role("complementary", name="Message").get_by_role("heading")).to_have_text(label)
     expect(watched.steps().nth(3)).to_have_attribute("aria-selected", "true")
+
+
+def test_a_link_to_what_the_receiver_reported_opens_the_step(
+    thread: BrowserThread, watched: Watched, e2ae_call: dict[str, Any]
+) -> None:
+    page = watched.page
+    with page.expect_response(lambda answer: answer.url.endswith(quote(e2ae_call["call_id"], safe=""))) as answered:
+        watched.call(e2ae_call["call_id"])
+    steps = answered.value.json()["ladder"]["steps"]
+    sender, receiver = next(step["ids"] for step in steps if len(step["ids"]) == 2)
+    watched.go("/topology")
+    watched.call(e2ae_call["call_id"], step=receiver)
+    expect(page.locator("pre.message")).to_contain_text("INVITE")
+    expect(page.locator(".step.chosen")).to_have_attribute("data-id", sender)
+    page.get_by_role("complementary", name="Message").get_by_role("button", name="Close").click()
+    expect(page.locator(".step:focus")).to_have_attribute("data-id", sender)
 
 
 def test_unknown_call_is_told_in_words(thread: BrowserThread, watched: Watched) -> None:
