@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 import shutil
 import socket
 import ssl
@@ -37,20 +38,23 @@ def base64_key(line: CryptoAttribute) -> str:
     return base64.b64encode(line.keys[0].key_salt.reveal()).decode()
 
 
-def even_port(ip: str) -> int:
-    """A free UDP port with a free neighbour for RTCP."""
+def even_port() -> int:
+    """A UDP port that is free with its neighbour for RTCP, at every address: ffmpeg listens at all of them.
+
+    Below those that the kernel gives to whoever asks for any: nothing of the lab takes it before ffmpeg is there.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
+        port = 2 * random.randrange(5_000, lowest // 2)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rtp, socket.socket(
             socket.AF_INET, socket.SOCK_DGRAM
         ) as rtcp:  # fmt: skip
-            rtp.bind((ip, 0))
-            port: int = rtp.getsockname()[1]
             try:
-                rtcp.bind((ip, port + 1))
-            except (OSError, OverflowError):
+                rtp.bind(("", port))
+                rtcp.bind(("", port + 1))
+            except OSError:
                 continue
-            if port % 2 == 0:
-                return port
+            return port
 
 
 @contextmanager
@@ -91,7 +95,8 @@ class Recording:
     def samples(self, wait_s: float = 20) -> array[int]:
         """The sound, 16 bits at 8 kHz; empty when ffmpeg opened nothing within `wait_s`."""
         try:
-            self.process.wait(wait_s)
+            status = self.process.wait(wait_s)
+            assert status == 0, self.process.communicate()[1].decode()
         except subprocess.TimeoutExpired:
             self.process.terminate()
             self.process.wait(10)
@@ -119,9 +124,9 @@ def listening(
 
 
 def wait_bound(process: subprocess.Popen[bytes], port: int, seconds: float = 10) -> None:
-    """Until some socket has the UDP port: ffmpeg says nothing when it begins to listen."""
+    """Until a socket has the UDP port at every address: ffmpeg says nothing when it begins to listen."""
     deadline = time.monotonic() + seconds
-    while f":{port:04X} " not in Path("/proc/net/udp").read_text():
+    while f" 00000000:{port:04X} " not in Path("/proc/net/udp").read_text():
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline, "ffmpeg does not listen"
         time.sleep(0.02)
@@ -168,7 +173,7 @@ class SdesPhone(DigestPhone):
         self._waiting: list[bytes] = []
         pcscf = (row["pcscf"]["host"], row["pcscf"]["tls_port"])
         super().__init__(pcscf, row["address"], row["impu"], row["impi"], facts["password"])
-        self.media: Address = (self.ip, even_port(self.ip))
+        self.media: Address = (self.ip, even_port())
         self.agreed = ""
         """The P-CSCF's list, as every later request verifies it."""
 
