@@ -205,13 +205,13 @@ class Party:
     def flow_closed(self, flow: Flow) -> None:
         pass
 
-    async def next(self, method: str, wait_s: float = 5.0) -> ServerTxn:
+    async def next(self, method: str, wait_s: float = 20.0) -> ServerTxn:
         async with asyncio.timeout(wait_s):
             txn = await self.requests.get()
         assert txn.request.method == method, txn.request.to_bytes()
         return txn
 
-    async def next_ack(self, wait_s: float = 5.0) -> SipRequest:
+    async def next_ack(self, wait_s: float = 20.0) -> SipRequest:
         async with asyncio.timeout(wait_s):
             return await self.acks.get()
 
@@ -228,7 +228,7 @@ class Exchange:
             request, hop, role=party.role, on_response=self.responses.put_nowait, on_failure=self.responses.put_nowait
         )
 
-    async def next(self, wait_s: float = 5.0) -> SipResponse:
+    async def next(self, wait_s: float = 20.0) -> SipResponse:
         async with asyncio.timeout(wait_s):
             while True:
                 response = await self.responses.get()
@@ -237,7 +237,7 @@ class Exchange:
                 if response.status != 100:
                     return response
 
-    async def final(self, wait_s: float = 5.0) -> SipResponse:
+    async def final(self, wait_s: float = 20.0) -> SipResponse:
         while (response := await self.next(wait_s)).status < 200:
             pass
         return response

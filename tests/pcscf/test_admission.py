@@ -91,7 +91,7 @@ async def test_an_ended_call_counts_no_more(tmp_path):
         bye = await it.core.next("BYE")
         bye.respond(make_response(bye.request, 200))
         assert (await attempt.final()).status == 200
-        await eventually(lambda: not it.iq.contexts)
+        await eventually(lambda: not it.iq.contexts and not len(it.node.edge.sessions))
         dial(alice, 3)
         await it.core.next("INVITE")
 

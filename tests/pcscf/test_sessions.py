@@ -53,7 +53,7 @@ async def call_out(
     return Call(it, ue, near, far)
 
 
-async def eventually(condition, wait_s: float = 5.0) -> None:
+async def eventually(condition, wait_s: float = 20.0) -> None:
     async with asyncio.timeout(wait_s):
         while not condition():  # noqa: ASYNC110 - the other end is a socket
             await asyncio.sleep(0.01)
