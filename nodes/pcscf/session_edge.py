@@ -324,7 +324,7 @@ class SessionEdge:
     ) -> EdgeDialog | None:
         dialog = session.dialogs.get(tag)
         if dialog is None:
-            dialog = dialog_of(request, response, session.caller, _uris(session.record_route))
+            dialog = dialog_of(request, response, session.caller, session.record_route)
             if dialog is not None:
                 session.dialogs[tag] = dialog
         else:
@@ -599,7 +599,3 @@ def _asserted_caller(request: SipRequest) -> str:
         return str(parse_name_addr(value).uri)
     except GrammarError:
         return value
-
-
-def _uris(record_route: tuple[str, ...]) -> tuple[str, ...]:
-    return record_route

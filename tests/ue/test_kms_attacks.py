@@ -20,9 +20,9 @@ from signalling.sdp import MediaDescription, parse_sdp
 from signalling.sip.dialog import Dialog
 from signalling.sip.message import SipResponse
 from tests.ue.fake_pcscf import until
+from tests.ue.kms_calls import Bob, Kms, called, caller, established, final, offered, talking
 from tests.ue.kms_stand_in import ALICE, BOB, CAROL, MALLORY, StandInKms
 from tests.ue.test_calls import far_end, place
-from tests.ue.test_kms_calls import Bob, Kms, called, caller, established, final, offered, talking
 from tests.ue.test_mikey_calls import CONTEXT, End, agreed, pair
 from tests.ue.test_session_media import side
 

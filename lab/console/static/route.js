@@ -1,4 +1,4 @@
-// Where the page is, as its hash: #/call/<Call-ID>?tab=trace&step=5f0c….1 . Everything one sees can be linked to.
+// Where the page is, as its hash: #/call/<Call-ID>?tab=trace&step=5f0c… . Everything one sees can be linked to.
 
 /** The route of `hash`: `view`, `id` (decoded, may be empty) and `with`, its parameters. */
 export function parse(hash) {
