@@ -8,7 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.capture_decode_as import HTTP, HTTP2, SIP, LabPorts
+import grpc
+
+from lab.capture_decode_as import HTTP, HTTP2, SIP, LabPorts, hosts_of
 from lab.capture_frames import Frames
 from lab.capture_merge import FAR_AHEAD_NS, MEDIA, CallChoice, Merger, Seen, of_message, of_packet
 from lab.control import ControlError, Json
@@ -29,8 +31,12 @@ KINDS = {
 LOOK_EVERY_S = 1.0
 """Pause between two looks at which nodes there are, seconds."""
 WRITE_EVERY_S = 0.05
-START_WAIT_S = 3.0
+START_WAIT_S = 5.0
 """How long nodes may take to begin, seconds."""
+AGAIN_S = 0.2
+"""Pause before a node that could not be reached is asked again, while nodes begin, seconds."""
+END_LOOKS = 8
+"""How often the end looks, ``WRITE_EVERY_S`` apart, whether nodes have told of all that another one told of."""
 _NODE_SERVICE = service_contract(capture_pb2.DESCRIPTOR.services_by_name["NodeCapture"]).service_name
 _MEDIA_SERVICE = service_contract(capture_pb2.DESCRIPTOR.services_by_name["MediaCapture"]).service_name
 _OWN_LOOK = method_contract(LIST_OF_NODES).path
@@ -42,7 +48,8 @@ _PROTOCOLS: dict[int | str, str] = {
 }
 
 Emit = Callable[[bytes], Awaitable[None]]
-Tell = Callable[[str], Awaitable[None]]
+Tell = Callable[[str, str], Awaitable[None]]
+"""Takes ``joined`` or ``returned`` and the node."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,9 @@ class LiveCapture:
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._begun: set[tuple[str, str]] = set()
         self._begin = asyncio.Event()
-        self._returned: list[str] = []
+        self._refused: set[tuple[str, str]] = set()
+        self._started = False
+        self._news: list[tuple[str, str]] = []
         self._notes = [said, "THIS FILE HOLDS MEDIA KEYS"] if order.with_keys else [said]
         self._writer = PcapngWriter()
         self.ports = LabPorts.of_names(names)
@@ -104,8 +113,14 @@ class LiveCapture:
         """Nodes that were captured, sorted."""
         return sorted({node for node, _ in self._begun})
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """Why a node is not captured, or not all of it, by its name."""
+        missing = sorted({node for node, _ in self._tasks.keys() - self._begun})
+        return {node: self.faults.get(node, "it has not answered yet") for node in missing}
+
     async def start(self) -> None:
-        """Begin at every node there is.
+        """Begin at every node there is; those that cannot be reached are asked again for ``START_WAIT_S``.
 
         Raises ``ControlError`` of kind usage where a wanted node is not there, and when none can be captured.
         """
@@ -117,9 +132,13 @@ class LiveCapture:
         self._open(profiles)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_WAIT_S):
-                while len(self._begun) < len(self._tasks) and not all(task.done() for task in self._tasks.values()):
-                    await self._begin.wait()
+                while self._tasks.keys() - self._begun - self._refused:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(AGAIN_S):
+                            await self._begin.wait()
                     self._begin.clear()
+                    self._open(profiles)
+        self._started = True
         if not self._begun:
             why = "; ".join(f"{node}: {reason}" for node, reason in self.faults.items())
             await self.stop()
@@ -131,36 +150,19 @@ class LiveCapture:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def run(self, emit: Emit, returned: Tell) -> Json:
+    async def run(self, emit: Emit, tell: Tell) -> Json:
         """Write until the order is filled or this is cancelled; returns what there is to say of the file.
 
-        ``returned`` is told the name of each node that went and is captured again: between the two nothing was seen.
+        ``tell`` hears of each node that is captured from now on: ``returned`` when it had gone, and between the two
+        nothing was seen; ``joined`` when it is new.
         """
-        deadline = time.monotonic() + self._order.seconds if self._order.seconds else float("inf")
-        ended = "stopped"
         self._writer.comment = "\n".join(self._notes)
-        looking = time.monotonic() + LOOK_EVERY_S
         try:
-            await self._emit(emit, self._writer.begin())
-            while True:
-                pause = min(WRITE_EVERY_S, deadline - time.monotonic())
-                if pause <= 0:
-                    ended = "time is up"
+            ended = await self._follow_all(emit, tell)
+            for _ in range(END_LOOKS):
+                if not self._merger.awaits:
                     break
-                await asyncio.sleep(pause)
-                if time.monotonic() >= looking:
-                    looking = time.monotonic() + LOOK_EVERY_S
-                    await self._look()
-                await self._write(emit, self._merger.settled(time.time_ns()))
-                while self._returned:
-                    await returned(self._returned.pop(0))
-                if self._order.most_octets and self.octets >= self._order.most_octets:
-                    ended = "the file is as large as it may be"
-                    break
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()  # what was captured is still to be written
+                await asyncio.sleep(WRITE_EVERY_S)
         finally:
             await self.stop()
         await self._write(emit, self._merger.settled(FAR_AHEAD_NS))
@@ -174,6 +176,31 @@ class LiveCapture:
             "ended": ended,
             "ports": self.ports.document(),
         }
+
+    async def _follow_all(self, emit: Emit, tell: Tell) -> str:
+        """Write what nodes tell until it is enough; returns why it is."""
+        deadline = time.monotonic() + self._order.seconds if self._order.seconds else float("inf")
+        looking = time.monotonic() + LOOK_EVERY_S
+        try:
+            await self._emit(emit, self._writer.begin())
+            while True:
+                pause = min(WRITE_EVERY_S, deadline - time.monotonic())
+                if pause <= 0:
+                    return "time is up"
+                await asyncio.sleep(pause)
+                if time.monotonic() >= looking:
+                    looking = time.monotonic() + LOOK_EVERY_S
+                    await self._look()
+                await self._write(emit, self._merger.settled(time.time_ns()))
+                while self._news:
+                    await tell(*self._news.pop(0))
+                if self._order.most_octets and self.octets >= self._order.most_octets:
+                    return "the file is as large as it may be"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()  # what was captured is still to be written
+            return "stopped"
 
     async def _emit(self, emit: Emit, octets: bytes) -> None:
         self.octets += len(octets)
@@ -220,8 +247,9 @@ class LiveCapture:
                 self._follow(profile, MEDIA, self._media(profile))
 
     def _is_free(self, profile: NfProfile, what: str) -> bool:
-        task = self._tasks.get((profile.instance_name, what))
-        return task is None or task.done()
+        key = (profile.instance_name, what)
+        task = self._tasks.get(key)
+        return task is None or (task.done() and (self._started or key not in self._refused))
 
     def _follow(self, profile: NfProfile, what: str, work: Awaitable[None]) -> None:
         key = (profile.instance_name, what)
@@ -232,13 +260,19 @@ class LiveCapture:
             await work
         except RemoteProblem as problem:
             self.faults[key[0]] = str(problem)
+            if problem.code is not grpc.StatusCode.UNAVAILABLE:
+                self._refused.add(key)
+                self._begin.set()
         finally:
-            self._begin.set()
+            if key[1] != MEDIA:
+                self._merger.captures(key[0], ())
 
     def _has_begun(self, node: str, what: str) -> None:
-        known = (node, what) in self._begun
-        if known and (what != MEDIA or (node, "messages") not in self._begun):  # a gateway gives both
-            self._returned.append(node)
+        if what != MEDIA or (node, "messages") not in self._begun:  # a gateway gives both
+            if (node, what) in self._begun:
+                self._news.append(("returned", node))
+            elif self._started:
+                self._news.append(("joined", node))
         self._begun.add((node, what))
         self.faults.pop(node, None)
         self._begin.set()
@@ -254,6 +288,7 @@ class LiveCapture:
                 case "lost":
                     self._merger.missed(node, item.lost.items)
                 case _:
+                    self._merger.captures(node, hosts_of(profile))
                     self._has_begun(node, "messages")
 
     async def _media(self, profile: NfProfile) -> None:

@@ -74,21 +74,23 @@ class LabPorts:
     def learn(self, profile: NfProfile) -> None:
         """Take over what a node registered of itself."""
         self.add("tcp", profile.port, HTTP2)
-        self._name(profile.host, profile.instance_name)
+        for host in hosts_of(profile):
+            self.hosts.setdefault(host, profile.instance_name)
         for endpoint in profile.endpoints:
             web = endpoint.role.startswith(_WEB_ROLES)
             kind = "udp" if endpoint.transport.upper() == "UDP" else "tcp"
             self.add(kind, endpoint.port, HTTP if web else SIP)
-            self._name(endpoint.host, profile.instance_name)
-
-    def _name(self, host: str, node: str) -> None:
-        if is_ip_literal(host) and not is_unspecified(host):
-            self.hosts.setdefault(host, node)
 
     def document(self) -> dict[str, Json]:
         """Return this as JSON knows it."""
         ports: list[Json] = [[kind, port, protocol] for (kind, port), protocol in sorted(self.ports.items())]
         return {"ports": ports, "hosts": dict(sorted(self.hosts.items()))}
+
+
+def hosts_of(profile: NfProfile) -> list[str]:
+    """Return the addresses that a node registered."""
+    hosts = dict.fromkeys([profile.host, *(endpoint.host for endpoint in profile.endpoints)])
+    return [host for host in hosts if is_ip_literal(host) and not is_unspecified(host)]
 
 
 def _read(document: Mapping[str, Json]) -> tuple[list[Port], dict[str, str]]:

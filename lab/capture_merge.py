@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from protos import capture_pb2
@@ -15,9 +15,9 @@ from protos import capture_pb2
 FAR_AHEAD_NS = 1 << 62
 """A time later than any."""
 SETTLE_NS = 400_000_000
-"""How long a message waits for earlier ones of other nodes, and for its other end, nanoseconds."""
+"""How long a message waits for earlier ones of other nodes, nanoseconds."""
 SAME_NS = 2_000_000_000
-"""Both ends of one message are seen within this time, nanoseconds."""
+"""Both ends of one message are seen within this time, nanoseconds; so long one that is captured is waited for."""
 MOST_WAITING = 50_000
 """Messages that wait; more are left out and counted."""
 MOST_OCTETS = 64 << 20
@@ -48,6 +48,7 @@ class Seen:
     trace_id: str = ""
     sba: capture_pb2.SbaStep | None = None
     lost_before: int = 0
+    both_ends: bool = False
 
     @property
     def size(self) -> int:
@@ -56,6 +57,7 @@ class Seen:
 
     def absorb(self, other: Seen) -> None:
         """Take over what the other end knows better: the sender its time, whoever knows it an address."""
+        self.both_ends = True
         source = self.source if self.source[1] else other.source
         destination = self.destination if self.destination[1] else other.destination
         if self.sba is not None and other.sba is not None and not self.sba.peer:
@@ -152,7 +154,12 @@ class Merger:
         self._octets = 0
         self._unpaired: dict[Hashable, deque[tuple[Seen, str]]] = {}
         self._gaps: dict[str, int] = {}
+        self._captured: dict[str, frozenset[str]] = {}
         self._swept = 0
+
+    def captures(self, node: str, hosts: Iterable[str]) -> None:
+        """Note at which addresses a node is that tells its messages; at none when it does no more."""
+        self._captured[node] = frozenset(hosts)
 
     def add(self, seen: Seen) -> None:
         """Take what a node saw; the second sight of a message completes the first."""
@@ -180,7 +187,9 @@ class Merger:
 
     def settled(self, now_ns: int) -> list[Seen]:
         """Return what has waited long enough, in order; with a time far ahead everything."""
-        horizon = now_ns - SETTLE_NS
+        patient = now_ns - SAME_NS
+        awaited = (seen.time_ns - 1 for seen in self._waiting if seen.time_ns > patient and self._awaits(seen))
+        horizon = min(now_ns - SETTLE_NS, *awaited, FAR_AHEAD_NS)
         ready = sorted((seen for seen in self._waiting if seen.time_ns <= horizon), key=lambda seen: seen.time_ns)
         if ready:
             self._waiting = [seen for seen in self._waiting if seen.time_ns > horizon]
@@ -192,6 +201,17 @@ class Merger:
         for seen in taken:
             seen.lost_before = self._gaps.pop(seen.node, 0)
         return taken
+
+    @property
+    def awaits(self) -> bool:
+        """Whether a message is here that another captured node has still to tell of."""
+        return any(map(self._awaits, self._waiting))
+
+    def _awaits(self, seen: Seen) -> bool:
+        if seen.both_ends or seen.kind == MEDIA:  # of media nobody tells but gateways
+            return False
+        far = (seen.destination if seen.sent else seen.source)[0]
+        return any(far in hosts for node, hosts in self._captured.items() if node != seen.node)
 
     def _sweep(self, now_ns: int) -> None:
         for key in list(self._unpaired):

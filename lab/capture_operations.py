@@ -41,13 +41,14 @@ class CaptureDesk:
             for at in range(0, len(octets), CHUNK):
                 await progress({"octets": base64.b64encode(octets[at : at + CHUNK]).decode("ascii")})
 
-        async def returned(node: str) -> None:
-            await progress({"returned": node})
+        async def tell(news: str, node: str) -> None:
+            await progress({news: node})
 
         try:
             await capture.start()
-            await progress({"nodes": [*capture.nodes], "ports": capture.ports.document()})
-            return await capture.run(emit, returned)
+            begun: Params = {"nodes": [*capture.nodes], "absent": {**capture.absent}}
+            await progress({**begun, "ports": capture.ports.document()})
+            return await capture.run(emit, tell)
         except ConnectionError:  # whoever asked has gone
             return None
         finally:

@@ -56,7 +56,7 @@ class HealthChecks:
             ("grpc.ssl_target_name_override", row.fqdn),
             ("grpc.default_authority", row.fqdn),
             ("grpc.initial_reconnect_backoff_ms", self._retry_ms),
-            ("grpc.min_reconnect_backoff_ms", self._retry_ms),
+            ("grpc.min_reconnect_backoff_ms", int(PROBE_TIMEOUT_S * 1000)),  # the least time an attempt has
             ("grpc.max_reconnect_backoff_ms", self._retry_ms * _MOST_WAITS),
             ("grpc.enable_http_proxy", 0),
             ("grpc.use_local_subchannel_pool", 1),

@@ -35,6 +35,8 @@ _NRF = "NRF"
 _STREAM_SETUP_S = 5.0
 _ATTEMPTS = 3
 _BACKOFF_S = 0.1
+_CONNECT_S = 0.8
+"""How long a connection may take to stand, TLS included; a producer that stays silent leaves time for another one."""
 _NEVER_SENT = ("failed to connect", "connections to all backends failing", "connection refused")
 _ROTATE_CHECK_S = 5.0
 _DRAIN_S = 300.0
@@ -388,7 +390,7 @@ class SbiClient:
                     ("grpc.max_receive_message_length", policy.max_message),
                     ("grpc.max_metadata_size", policy.max_metadata),
                     ("grpc.initial_reconnect_backoff_ms", 100),
-                    ("grpc.min_reconnect_backoff_ms", 100),
+                    ("grpc.min_reconnect_backoff_ms", int(_CONNECT_S * 1000)),  # the least time an attempt has
                     ("grpc.max_reconnect_backoff_ms", 1000),
                     ("grpc.enable_retries", 0),
                     ("grpc.enable_http_proxy", 0),

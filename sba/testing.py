@@ -279,7 +279,7 @@ class LabFixture:
         options = (
             ("grpc.ssl_target_name_override", node["fqdn"]),
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", 100),
         )
         target = f"{node['sbi']['host']}:{node['sbi']['port']}"

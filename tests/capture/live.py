@@ -28,12 +28,14 @@ class Capturing:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.said.append(line.rstrip())
-            self._begun.set()
+            if line.startswith("capturing at"):
+                self._begun.set()
         self._begun.set()
 
     def __enter__(self) -> Self:
         assert self._begun.wait(30), "the capture never began"
-        assert any(line.startswith("capturing at") for line in self.said), self.said
+        assert [line for line in self.said if not line.startswith("capturing at")] == []
+        assert self.said
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.capture_frames import Frames
-from lab.capture_merge import FAR_AHEAD_NS, SETTLE_NS, CallChoice, Merger, Seen, of_message, of_packet
+from lab.capture_merge import FAR_AHEAD_NS, SAME_NS, SETTLE_NS, CallChoice, Merger, Seen, of_message, of_packet
 from lab.pcapng import PcapngWriter, sip_payload
 from protos import capture_pb2
 
@@ -85,6 +85,50 @@ def test_what_may_still_have_something_before_it_waits() -> None:
     merger.add(sip("a", 100, b"2"))
     assert [seen.payload for seen in merger.settled(BASE + SETTLE_NS + 50)] == [b"1"]
     assert [seen.payload for seen in merger.settled(BASE + SETTLE_NS + 100)] == [b"2"]
+
+
+def heard_of(*, captured: dict[str, list[str]], told: list[Seen]) -> Merger:
+    merger = Merger()
+    for node, hosts in captured.items():
+        merger.captures(node, hosts)
+    for seen in told:
+        merger.add(seen)
+    return merger
+
+
+def test_what_one_end_told_waits_for_a_captured_node_at_the_other_and_nothing_overtakes_it() -> None:
+    sent, received, elsewhere = sip("a", 10), sip("b", 10, sent=False), sip("c", 20, b"later")
+    elsewhere.source = elsewhere.destination = ("127.1.1.3", 1)
+    for order in ((received, sent), (sent, received)):
+        first, second, later = map(of_copy, (*order, elsewhere))
+        merger = heard_of(captured={"a": [A[0]], "b": [B[0]]}, told=[first, later])
+        assert merger.awaits
+        assert merger.settled(BASE + SAME_NS) == []
+        merger.add(second)
+        assert [(seen.node, seen.payload) for seen in merger.settled(BASE + SAME_NS)] == [
+            ("a", b"INVITE"),
+            ("c", b"later"),
+        ]
+
+
+def test_an_end_that_tells_nothing_is_waited_for_no_longer_than_two_sights_may_be_apart() -> None:
+    merger = heard_of(captured={"a": [A[0]], "b": [B[0]]}, told=[sip("b", 0, sent=False)])
+    assert merger.settled(BASE + SAME_NS - 1) == []
+    assert [seen.node for seen in merger.settled(BASE + SAME_NS)] == ["b"]
+
+
+def test_only_other_nodes_that_are_captured_are_waited_for() -> None:
+    message = sip("b", 0, sent=False)
+    for captured in ({}, {"b": [A[0], B[0]]}, {"c": ["127.1.1.3"]}, {"a": []}):
+        merger = heard_of(captured=captured, told=[message])
+        assert not merger.awaits
+        assert merger.settled(BASE + SETTLE_NS) == [message]
+    gone = heard_of(captured={"a": [A[0]]}, told=[message])
+    gone.captures("a", [])
+    assert gone.settled(BASE + SETTLE_NS) == [message]
+    packet = capture_pb2.CapturedPacket(timestamp=BASE / 1e9, source_ip=A[0], destination_ip=B[0])
+    media = heard_of(captured={"a": [A[0]]}, told=[of_packet("imsagw-a", packet)])
+    assert len(media.settled(BASE + SETTLE_NS + 1000)) == 1, "UEs tell no media"
 
 
 def rpc(node: str, *, sent: bool, source: tuple[str, int], peer: str = "") -> Seen:

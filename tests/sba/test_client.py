@@ -1,7 +1,9 @@
 """The consumer side: tokens used until they expire, retries only where a repeat is harmless, fail-over."""
 
 import asyncio
+import contextlib
 import signal
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -132,6 +134,70 @@ async def test_a_call_that_is_not_idempotent_fails_over_while_it_was_never_sent(
         client = await lab.client("SCSCF")
         assert len(await client.discover("HSS", "nhss-ims-ueau")) == 2
         await first.server.stop()
+        await client.call(VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi="a"))
+        assert first.handled == []
+        assert len(second.handled) == 1
+
+
+@contextlib.asynccontextmanager
+async def behind(port: int, silence_s: float):
+    """Give the port of a host that takes connections, says nothing for a time, and then is the one at ``port``."""
+    tasks: set[asyncio.Task] = set()
+
+    async def pipe(reader, writer):
+        while octets := await reader.read(65536):
+            writer.write(octets)
+            await writer.drain()
+
+    async def joined(reader, writer):
+        with contextlib.ExitStack() as stack:
+            stack.callback(writer.close)
+            await asyncio.sleep(silence_s)
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(to_writer.close)
+            await asyncio.gather(pipe(reader, to_writer), pipe(to_reader, writer))
+
+    def accepted(reader, writer):
+        tasks.add(asyncio.create_task(joined(reader, writer)))
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def send_by(client, instance_id: str, port: int) -> None:
+    """Let a client reach an instance at another port."""
+    targets = client._targets
+
+    async def found(*arguments, **options):
+        known = await targets(*arguments, **options)
+        return [replace(target, port=port) if target.instance_id == instance_id else target for target in known]
+
+    client._targets = found
+
+
+@async_test
+async def test_a_producer_slow_to_greet_is_waited_for(tmp_path):
+    async with lab_with_gateway(tmp_path) as (lab, gateway), behind(gateway.server.port, 0.35) as port:
+        client = await lab.client("PCSCF")
+        send_by(client, lab.instance_id("agw-1"), port)
+        stream = client.stream(EVENTS, iq_pb2.EventsRequest(alg_id="alg"))
+        assert (await anext(stream)).event_id == 1, "streams are not repeated"
+        await stream.aclose()
+
+
+@async_test
+async def test_a_producer_that_never_greets_leaves_time_for_another(tmp_path):
+    async with LabFixture(tmp_path, nrf_settings={"discovery_validity_s": 60}) as lab, behind(1, 60.0) as port:
+        first = await lab.start("hss", "hss-1", {}, cls=Subscribers)
+        second = await lab.start("hss", "hss-2", {"priority": 20}, cls=Subscribers)
+        client = await lab.client("SCSCF")
+        send_by(client, lab.instance_id("hss-1"), port)
         await client.call(VECTORS, hss_ueau_pb2.GenerateVectorsRequest(impi="a"))
         assert first.handled == []
         assert len(second.handled) == 1
