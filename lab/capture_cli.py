@@ -25,7 +25,7 @@ DEFAULT_FILE = Path("capture.pcapng")
 DEFAULT_MEGABYTES = 256
 """Bound of a file, 10^6 octets."""
 _STDOUT = "-"
-_NEWS = {"returned": "came back and is captured again", "joined": "is captured from now on"}
+_NEWS = {"returned": "{} came back and is captured again", "joined": "captured from now on: {}"}
 
 
 @click.command()
@@ -163,11 +163,11 @@ def _begun(item: Params, decode_as: Path | None) -> None:
     nodes = item.get("nodes")
     for news, text in _NEWS.items():
         if isinstance(item.get(news), str):
-            click.echo(one_line(f"{item[news]} {text}"), err=True)
+            click.echo(one_line(text.format(item[news])), err=True)
             return
     absent = item.get("absent")
-    for node, why in absent.items() if isinstance(absent, dict) else ():
-        click.echo(one_line(f"not captured yet: {node}: {why}"), err=True)
+    for name, why in absent.items() if isinstance(absent, dict) else ():
+        click.echo(one_line(f"not captured yet: {name}: {why}"), err=True)
     if isinstance(nodes, list):
         click.echo(f"capturing at {len(nodes)} nodes; Ctrl-C ends it", err=True)
     if decode_as is not None:

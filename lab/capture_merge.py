@@ -18,9 +18,13 @@ SETTLE_NS = 400_000_000
 """How long a message waits for earlier ones of other nodes, nanoseconds."""
 SAME_NS = 2_000_000_000
 """Both ends of one message are seen within this time, nanoseconds; so long one that is captured is waited for."""
+TRANSIT_NS = 50_000_000
+"""A message was sent this much before it was received, at most, so far as the order of a capture goes; nanoseconds."""
 MOST_WAITING = 50_000
 """Messages that wait; more are left out and counted."""
 MOST_OCTETS = 64 << 20
+PATIENT_SHARE = 5
+"""Other ends are waited for as long as not more than a fifth of what may wait does."""
 MOST_TRACES = 10_000
 """Traces and Call-IDs of the chosen call that are remembered."""
 MOST_SECONDS = 1e10
@@ -154,12 +158,15 @@ class Merger:
         self._octets = 0
         self._unpaired: dict[Hashable, deque[tuple[Seen, str]]] = {}
         self._gaps: dict[str, int] = {}
-        self._captured: dict[str, frozenset[str]] = {}
+        self._nodes_at: dict[str, set[str]] = {}
         self._swept = 0
 
     def captures(self, node: str, hosts: Iterable[str]) -> None:
-        """Note at which addresses a node is that tells its messages; at none when it does no more."""
-        self._captured[node] = frozenset(hosts)
+        """Note under which addresses and FQDN a node is met that tells its messages; none when it does no more."""
+        others = {host: nodes - {node} for host, nodes in self._nodes_at.items()}
+        self._nodes_at = {host: nodes for host, nodes in others.items() if nodes}
+        for host in hosts:
+            self._nodes_at.setdefault(host, set()).add(node)
 
     def add(self, seen: Seen) -> None:
         """Take what a node saw; the second sight of a message completes the first."""
@@ -187,9 +194,7 @@ class Merger:
 
     def settled(self, now_ns: int) -> list[Seen]:
         """Return what has waited long enough, in order; with a time far ahead everything."""
-        patient = now_ns - SAME_NS
-        awaited = (seen.time_ns - 1 for seen in self._waiting if seen.time_ns > patient and self._awaits(seen))
-        horizon = min(now_ns - SETTLE_NS, *awaited, FAR_AHEAD_NS)
+        horizon = min(now_ns - SETTLE_NS, self._awaited_since(now_ns - SAME_NS) - 1)
         ready = sorted((seen for seen in self._waiting if seen.time_ns <= horizon), key=lambda seen: seen.time_ns)
         if ready:
             self._waiting = [seen for seen in self._waiting if seen.time_ns > horizon]
@@ -207,11 +212,23 @@ class Merger:
         """Whether a message is here that another captured node has still to tell of."""
         return any(map(self._awaits, self._waiting))
 
+    def _awaited_since(self, patient_ns: int) -> int:
+        """The time before which no message waits for its other end, but for those that have waited long enough."""
+        if len(self._waiting) * PATIENT_SHARE > MOST_WAITING or self._octets * PATIENT_SHARE > MOST_OCTETS:
+            return FAR_AHEAD_NS
+        since = (
+            seen.time_ns - (0 if seen.sent else TRANSIT_NS)
+            for seen in self._waiting
+            if seen.time_ns > patient_ns and self._awaits(seen)
+        )
+        return min(since, default=FAR_AHEAD_NS)
+
     def _awaits(self, seen: Seen) -> bool:
         if seen.both_ends or seen.kind == MEDIA:  # of media nobody tells but gateways
             return False
         far = (seen.destination if seen.sent else seen.source)[0]
-        return any(far in hosts for node, hosts in self._captured.items() if node != seen.node)
+        names = (far, seen.sba.peer) if seen.sba is not None else (far,)
+        return any(self._nodes_at.get(name, {seen.node}) - {seen.node} for name in names)
 
     def _sweep(self, now_ns: int) -> None:
         for key in list(self._unpaired):

@@ -221,7 +221,7 @@ class Operator:
             capture_pb2.DESCRIPTOR.services_by_name["NodeCapture"].methods_by_name["Capture"],
             capture_pb2.NodeCaptureRequest(kinds=kinds, with_keys=with_keys),
             instance=profile.nf_instance_id,
-            nf_type=profile.nf_types[0],
+            nf_type=next(iter(profile.nf_types), ""),
         )
         async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
             async for item in items:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
@@ -214,6 +214,9 @@ class SbiClient:
             call = stub(request, timeout=timeout, metadata=metadata)
             try:
                 async for response in call:
+                    if response is None:  # what gRPC gives where the response could not be parsed
+                        code = grpc.StatusCode.INTERNAL.name
+                        raise self._malformed(contract, target)
                     if self._tap.wants(SBA):
                         watch.response(response.SerializeToString())
                     yield response
@@ -267,6 +270,8 @@ class SbiClient:
             if watch is not None:
                 call = self._watched(watch, request, call)
             response = await call
+            if response is None:  # it could not be parsed
+                raise self._malformed(contract, target)
         except grpc.aio.AioRpcError as error:
             problem = RemoteProblem.from_rpc_error(error, instance=target.instance_id, method=contract.path)
             code = problem.code.name
@@ -274,14 +279,6 @@ class SbiClient:
         except RemoteProblem as problem:
             code = problem.code.name
             raise
-        except DecodeError as error:
-            code = grpc.StatusCode.INTERNAL.name
-            raise RemoteProblem(
-                grpc.StatusCode.INTERNAL,
-                message="malformed response",
-                instance=target.instance_id,
-                method=contract.path,
-            ) from error
         else:
             code = "OK"
             return response
@@ -303,7 +300,7 @@ class SbiClient:
         except grpc.aio.AioRpcError as error:
             watch.end(error.code(), error.details() or "")
             raise
-        watch.response(response.SerializeToString())
+        watch.response(b"" if response is None else response.SerializeToString())
         watch.end()
         return response
 
@@ -340,6 +337,12 @@ class SbiClient:
     def _timed_out(contract: MethodContract, target: Target) -> RemoteProblem:
         return RemoteProblem(
             grpc.StatusCode.DEADLINE_EXCEEDED, message="deadline", instance=target.instance_id, method=contract.path
+        )
+
+    @staticmethod
+    def _malformed(contract: MethodContract, target: Target) -> RemoteProblem:
+        return RemoteProblem(
+            grpc.StatusCode.INTERNAL, message="malformed response", instance=target.instance_id, method=contract.path
         )
 
     # Whom to call.

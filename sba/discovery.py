@@ -15,6 +15,8 @@ NfProfile = nrf_nfm_pb2.NfProfile
 _STALE_LIMIT_S = 3600.0
 _SUSPECT_S = 2.0
 _RETRY_S = 0.5
+_PATIENCE_S = 0.5
+"""How long an answer of before waits for a new one; that one is taken when it comes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,14 @@ class Discovery:
         """
         entry = self._entries.get(query)
         now = self._clock()
-        if entry is None or fresh or entry.fresh_until <= now or not entry.profiles:
+        if entry is None or not entry.profiles or now - entry.fetched > _STALE_LIMIT_S:
+            entry = await self._fetch(query)
+        elif fresh or entry.fresh_until <= now:
             try:
-                entry = await self._fetch(query)
-            except RemoteProblem:
-                if entry is None or not entry.profiles or now - entry.fetched > _STALE_LIMIT_S:
-                    raise
-                entry.fresh_until = now + _RETRY_S
+                async with asyncio.timeout(_PATIENCE_S):
+                    entry = await self._fetch(query)
+            except (RemoteProblem, TimeoutError):
+                entry.fresh_until = self._clock() + _RETRY_S
         return self._order(entry)
 
     def _order(self, entry: _Entry) -> list[NfProfile]:

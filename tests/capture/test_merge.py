@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.capture_frames import Frames
-from lab.capture_merge import FAR_AHEAD_NS, SAME_NS, SETTLE_NS, CallChoice, Merger, Seen, of_message, of_packet
+from lab.capture_merge import (
+    FAR_AHEAD_NS,
+    MOST_OCTETS,
+    PATIENT_SHARE,
+    SAME_NS,
+    SETTLE_NS,
+    CallChoice,
+    Merger,
+    Seen,
+    of_message,
+    of_packet,
+)
 from lab.pcapng import PcapngWriter, sip_payload
 from protos import capture_pb2
 
@@ -129,6 +140,30 @@ def test_only_other_nodes_that_are_captured_are_waited_for() -> None:
     packet = capture_pb2.CapturedPacket(timestamp=BASE / 1e9, source_ip=A[0], destination_ip=B[0])
     media = heard_of(captured={"a": [A[0]]}, told=[of_packet("imsagw-a", packet)])
     assert len(media.settled(BASE + SETTLE_NS + 1000)) == 1, "UEs tell no media"
+
+
+def test_what_was_sent_before_the_awaited_message_waits_with_it() -> None:
+    earlier = sip("c", -3_000_000, b"earlier")
+    earlier.source = earlier.destination = ("127.1.1.3", 1)
+    merger = heard_of(captured={"a": [A[0]], "b": [B[0]]}, told=[sip("b", 0, sent=False), earlier])
+    assert merger.settled(BASE + SETTLE_NS) == []
+    merger.add(sip("a", -5_000_000))
+    assert [seen.node for seen in merger.settled(BASE + SETTLE_NS)] == ["a", "c"]
+
+
+@pytest.mark.attack("T7")
+def test_where_much_waits_nobody_waits_for_another_end() -> None:
+    merger = heard_of(captured={"a": [A[0]], "b": [B[0]]}, told=[sip("b", 0, sent=False)])
+    merger.add(sip("c", 1, bytes(MOST_OCTETS // PATIENT_SHARE)))
+    assert len(merger.settled(BASE + SETTLE_NS + 1)) == 2
+
+
+def test_an_rpc_that_the_producer_told_of_waits_for_the_consumer_in_its_certificate() -> None:
+    captured = {"pcscf-a": ["127.1.1.9", "pcscf-a.ims.test"], "imsagw-a": [B[0]]}
+    told = rpc("imsagw-a", sent=False, source=("127.0.0.1", 40000), peer="pcscf-a.ims.test")
+    assert heard_of(captured=captured, told=[told]).awaits
+    told = rpc("imsagw-a", sent=False, source=("127.0.0.1", 40000), peer="operator.ims.test")
+    assert not heard_of(captured=captured, told=[told]).awaits
 
 
 def rpc(node: str, *, sent: bool, source: tuple[str, int], peer: str = "") -> Seen:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 
 from protos import hss_ueau_pb2, iq_pb2, nrf_nfm_pb2
 from sba.errors import RemoteProblem
@@ -376,6 +377,40 @@ async def test_the_deadline_covers_the_questions_to_the_nrf(tmp_path):
         assert gateway.handled == []
         for asking in client.tokens._asking.values():
             asking.cancel()
+
+
+@async_test
+async def test_an_answer_of_before_serves_a_short_call_while_the_nrf_is_silent(tmp_path):
+    async with lab_with_gateway(tmp_path) as (lab, _):
+        client = await lab.client("PCSCF")
+        await client.call(HEARTBEAT, beat())
+
+        async def silent(_):
+            await asyncio.Event().wait()
+
+        client.discovery._ask = silent
+        client.discovery.forget()
+        assert (await client.call(HEARTBEAT, beat("x"), timeout=1.0)).epoch == "agw-1"
+        for asking in client.discovery._asking.values():
+            asking.cancel()
+
+
+@async_test
+async def test_what_is_no_message_is_a_problem_of_the_producer(tmp_path):
+    def unreadable(_):
+        raise DecodeError
+
+    async with lab_with_gateway(tmp_path) as (lab, _):
+        client = await lab.client("PCSCF")
+        await client.call(HEARTBEAT, beat())
+        assert (await anext(client.stream(EVENTS, iq_pb2.EventsRequest(alg_id="alg")))).event_id == 1
+        stub = client._stub
+        client._calls.clear()
+        client._stub = lambda contract, target: stub(replace(contract, parse_response=unreadable), target)
+        with pytest.raises(RemoteProblem, match="malformed response"):
+            await anext(client.stream(EVENTS, iq_pb2.EventsRequest(alg_id="alg")))
+        with pytest.raises(RemoteProblem, match="malformed response"):
+            await client.call(HEARTBEAT, beat())
 
 
 @pytest.mark.attack("T6")
