@@ -1,7 +1,7 @@
 """Every test, in passes: ``python -m tests.passes [--results FILE] [PYTEST ARGUMENTS]``.
 
 First what needs no lab, then whole labs, then what fills every core, then containers. Where a process may have a network
-of its own, the first two passes run in two workers, each with a loopback of its own: ports and addresses never meet. What
+of its own, the first two passes run in several workers, each with a loopback of its own: ports and addresses never meet. What
 fills every core runs in one, where no datagram of anything else on this machine arrives. Elsewhere the same tests run one
 after the other.
 """
@@ -23,6 +23,8 @@ from tests import namespace
 
 MOST_WORKERS = 2
 """Labs side by side: more of them than cores make media late."""
+WORKERS_MORE = 1
+"""Workers beyond the cores for tests that wait as much as they work."""
 SLOWEST = 15
 """Tests whose times a pass tells at its end."""
 NOTHING_COLLECTED = 5
@@ -36,10 +38,11 @@ class Pass:
     expression: str
     most_workers: int = MOST_WORKERS
     """Workers with a network of their own; 0: these tests need the machine's."""
+    workers_more: int = 0
 
 
 PASSES = (
-    Pass("engines and nodes", "not lab and not compose and not load"),
+    Pass("engines and nodes", "not lab and not compose and not load", workers_more=WORKERS_MORE),
     Pass("labs", "lab and not compose and not load"),
     Pass("floods and soak", "load and not compose", most_workers=1),
     Pass("containers", "compose", most_workers=0),
@@ -55,7 +58,7 @@ def command(one: Pass, count: int, results: Path | None, arguments: Sequence[str
     """Return the command of a pass."""
     made = [sys.executable, "-m", "pytest", "-m", one.expression, "--durations", str(SLOWEST), "--durations-min", "5"]
     if side_by_side := min(count, one.most_workers):
-        made += ["-n", str(side_by_side), "--dist", "loadfile", "--own-network"]
+        made += ["-n", str(side_by_side + one.workers_more), "--dist", "loadfile", "--own-network"]
     if results is not None:
         made += ["--results", str(results)]
     return [*made, *arguments]
