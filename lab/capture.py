@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class LiveCapture:
         self.packets = 0
         self.octets = 0
         self._nrf_fault = ""
+        self._enough = asyncio.Event()
 
     @property
     def nodes(self) -> list[str]:
@@ -122,9 +124,11 @@ class LiveCapture:
         if unknown:
             raise ControlError(f"no node is called {', '.join(unknown)}; there are {', '.join(sorted(known))}", "usage")
         self._learn(profiles)
-        if await _or_stopped(self._streams.begin(profiles)):
+        try:
+            await self._streams.begin(profiles)
+        except asyncio.CancelledError:
             await self.stop()
-            raise ControlError("the capture was ended before it began")
+            raise ControlError("the capture was ended before it began") from None
         if not self.nodes:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.absent.items())
             await self.stop()
@@ -138,14 +142,28 @@ class LiveCapture:
         """Write until the order is filled or this is cancelled; returns what there is to say of the file.
 
         ``tell`` hears of what is captured from now on: ``returned`` when it had gone, and between the two nothing was
-        seen; ``joined`` when it is new.
+        seen; ``joined`` when it is new. Cancelled once, it writes what it has and closes the file; twice, it ends.
         """
-        self._writer.comment = "\n".join(self._notes)
+        work = asyncio.create_task(self._run(emit, tell))
         try:
-            ended = await _or_stopped(self._follow(emit, tell))
-            await _or_stopped(self._complete())
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            self._enough.set()
+            return await work
+
+    async def _run(self, emit: Emit, tell: Tell) -> Json:
+        self._writer.comment = "\n".join(self._notes)
+        looking = asyncio.create_task(self._look_on())
+        try:
+            ended = await self._follow(emit, tell)
+            await self._complete()
             faults = self._streams.faults
         finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             await self.stop()
         await self._write(emit, self._merger.settled(FAR_AHEAD_NS))
         await self._emit(emit, self._writer.end(time.time_ns(), self._merger.lost))
@@ -164,16 +182,15 @@ class LiveCapture:
     async def _follow(self, emit: Emit, tell: Tell) -> str:
         """Write what nodes tell until it is enough; returns why it is."""
         deadline = time.monotonic() + self._order.seconds if self._order.seconds else float("inf")
-        looking = time.monotonic() + LOOK_EVERY_S
         await self._emit(emit, self._writer.begin())
         while not self._is_full:
             pause = min(WRITE_EVERY_S, deadline - time.monotonic())
             if pause <= 0:
                 return "time is up"
-            await asyncio.sleep(pause)
-            if time.monotonic() >= looking:
-                looking = time.monotonic() + LOOK_EVERY_S
-                await self._look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._enough.wait()
+                    return "stopped"
             await self._write(emit, self._merger.settled(time.time_ns()))
             for what, name in self._streams.news():
                 await tell(what, name)
@@ -219,14 +236,17 @@ class LiveCapture:
             for port in ends:
                 self.ports.add(kind, port, protocol)
 
-    async def _look(self) -> None:
-        try:
-            profiles = await self._operator.profiles()
-        except RemoteProblem as problem:  # without the NRF those that are captured go on
-            self._nrf_fault = str(problem)
-            return
-        self._learn(profiles)
-        self._streams.open(profiles)
+    async def _look_on(self) -> None:
+        """Look again and again which nodes there are; an NRF that does not answer holds up nothing else."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                profiles = await self._operator.profiles()
+            except RemoteProblem as problem:  # without the NRF those that are captured go on
+                self._nrf_fault = str(problem)
+                continue
+            self._learn(profiles)
+            self._streams.open(profiles)
 
     def _learn(self, profiles: Sequence[NfProfile]) -> None:
         for profile in profiles:
@@ -236,14 +256,3 @@ class LiveCapture:
     def _note_key(self, gateway: str, key: capture_pb2.CapturedKey) -> None:
         way = (key.source_ip, key.source_port), (key.destination_ip, key.destination_port)
         self._frames.key(*way, key_note(gateway, key))
-
-
-async def _or_stopped(work: Awaitable[str | None]) -> str | None:
-    """Do ``work``, or, when this task is told to end, say so: what was captured is still to be written."""
-    try:
-        return await work
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
-        return "stopped"

@@ -207,18 +207,20 @@ async def test_a_gateway_whose_media_are_refused_is_captured_and_its_media_are_n
 @async_test
 async def test_a_message_whose_sender_tells_later_stands_there_as_its_senders() -> None:
     a, b = Node("a"), Node("b")
-    running = Running(a, b, seconds=1.5)
+    running = Running(a, b)
     run = await running.begin()
     b.tell(a, sent=False)
     await asyncio.sleep(0.9)
     a.tell(b, sent=True)
+    run.cancel()
     assert (await run)["packets"] == 1
     assert b"a: " in running.written
     assert b"b: " not in running.written
 
 
 @async_test
-async def test_the_end_waits_a_moment_for_what_was_told_by_one_end() -> None:
+async def test_the_end_waits_a_moment_for_what_was_told_by_one_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.capture.END_LOOKS", 200)
     a, b = Node("a"), Node("b")
     running = Running(a, b)
     run = await running.begin()
@@ -243,6 +245,50 @@ async def test_an_end_told_of_while_the_end_waits_loses_nothing() -> None:
     result = await run
     assert (result["ended"], result["packets"]) == ("time is up", 1)
     assert b"b: " in running.written
+
+
+@async_test
+async def test_the_end_comes_between_two_writes_and_every_octet_once() -> None:
+    a, b = Node("a"), Node("b")
+    running, begun = Running(a, b), asyncio.Event()
+
+    async def slowly(octets: bytes) -> None:
+        for at in range(0, len(octets), 100_000):
+            running.written += octets[at : at + 100_000]
+            if len(running.written) > 200_000:
+                begun.set()
+            await asyncio.sleep(0.01)
+
+    await running.capture.start()
+    run = asyncio.create_task(running.capture.run(slowly, running.tell))
+    for number in range(3000):
+        a.tell(b, sent=True, payload=b"#%04d#" % number + bytes(1000))
+        b.tell(a, sent=False, payload=b"#%04d#" % number + bytes(1000))
+    await begun.wait()
+    run.cancel()
+    result = await run
+    assert result["packets"] == 3000
+    assert [running.written.count(b"#%04d#" % number) for number in range(3000)] == [1] * 3000
+
+
+@async_test
+async def test_a_silent_nrf_holds_up_no_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.capture.LOOK_EVERY_S", 0.01)
+    a, b = Node("a"), Node("b")
+    running = Running(a, b)
+    run = await running.begin()
+
+    async def silent() -> list[nrf_nfm_pb2.NfProfile]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    running.capture._operator.profiles = silent  # type: ignore[method-assign]
+    await asyncio.sleep(0.05)
+    a.tell(b, sent=True, payload=b"while it is silent")
+    b.tell(a, sent=False, payload=b"while it is silent")
+    await until(lambda: b"while it is silent" in running.written)
+    run.cancel()
+    assert (await run)["packets"] == 1
 
 
 @async_test
@@ -304,7 +350,7 @@ async def test_a_node_that_says_it_began_again_and_again_is_heard_once() -> None
     running = Running(loud, dead)
     start = asyncio.create_task(running.capture.start())
     await until(loud.items.empty)
-    assert dead.asked < 10
+    assert dead.asked < 30
     start.cancel()
     with pytest.raises(ControlError):
         await start
