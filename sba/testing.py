@@ -16,18 +16,21 @@ cannot use asyncio). ``lab.start(kind, instance, settings, cls=Class)`` takes a 
 ``nf_types`` come from the class. ``lab.spawn(kind, instance, settings)`` starts a real process instead and
 returns a :class:`NodeProcess` (``.kill()``, ``.terminate()``, ``.log`` lines of stderr); starting it again with the
 same instance keeps its port and its store. Everything is stopped when the block ends. Addresses: every node gets
-``127.0.0.1`` and a port of the kernel unless ``host=`` says otherwise.
+``127.0.0.1`` and a free port unless ``host=`` says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import itertools
 import json
+import secrets
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -66,10 +69,36 @@ def async_test(function: Callable[..., Awaitable[None]]) -> Callable[..., Deferr
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that the kernel just gave out."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that is free, of those that the kernel gives to nobody who asks for any; another one each time.
+
+    So nothing takes it before it is listened at. Raises ``OSError`` where none is free.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in itertools.islice(_ports, _MOST_TRIES):
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise OSError(errno.EADDRINUSE, f"no port of {host} is free")
+
+
+def _ports_of_nobody() -> Iterator[int]:
+    """Ports below those that the kernel gives to whoever asks for any, round and round from somewhere."""
+    try:
+        lowest = int(_PORTS_OF_THE_KERNEL.read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        lowest = _LOWEST_PORT_OF_THE_KERNEL
+    if lowest < _LOWEST_PORT_OF_THE_KERNEL // 4:  # next to nothing is below
+        lowest = _LOWEST_PORT_OF_THE_KERNEL
+    below = range(lowest // 2, lowest)
+    first = secrets.randbelow(len(below))
+    return itertools.cycle((*below[first:], *below[:first]))
+
+
+_MOST_TRIES = 1000
+_PORTS_OF_THE_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT_OF_THE_KERNEL = 32768
+"""Linux's; other systems begin above it."""
+_ports = _ports_of_nobody()
 
 
 def use_packages(folders: Sequence[str | Path], metadata: Path | None = None) -> tuple[str, ...]:
