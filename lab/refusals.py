@@ -12,6 +12,8 @@ from lab.ticket_words import error_meaning
 from sba.errors import RemoteProblem
 
 _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_NOT_FOUND = "TARGET_NF_NOT_REACHABLE"
+"""Cause of our own client where the NRF names nobody to ask: it has not heard of the node for a while, or never."""
 _MISUSED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND})
 
 
@@ -59,15 +61,22 @@ _WAITS = re.compile(r"^the KMS answered 50[234]$")
 def explain(user: str, problem: RemoteProblem, names: Mapping[str, str] | None = None) -> str:
     """Say why the UE of ``user`` did not do it; ``names`` says what the caller calls a parameter."""
     details = problem.problem
+    if _is_silent(problem):
+        return f"{_silent(problem) or f'the UE {user}'} does not answer"
     if details is None:
-        if problem.code in _SILENT:
-            return f"{_silent(problem) or f'the UE {user}'} does not answer"
         return f"the UE {user} refused: {problem}"
     if details.cause == _IN_VAIN:
         return f"the UE {user} asked in vain: {_in_vain(details.detail)}"
     faults = [f"{(names or {}).get(fault.param, fault.param)}: {fault.reason}" for fault in details.invalid_params]
     said = "; ".join(faults) or details.detail or details.cause or str(problem)
     return said if problem.code in _MISUSED else f"the UE {user} refused: {said}"
+
+
+def _is_silent(problem: RemoteProblem) -> bool:
+    """Tell whether nobody answered, or nobody was there to be asked."""
+    if problem.problem is None:
+        return problem.code in _SILENT
+    return problem.cause == _NOT_FOUND and not problem.instance
 
 
 def _silent(problem: RemoteProblem) -> str:
@@ -86,9 +95,9 @@ def _in_vain(detail: str) -> str:
 def silent_node(instance: str, problem: RemoteProblem) -> str:
     """Say why a node other than a UE gave no answer, without the words of gRPC."""
     details = problem.problem
+    if _is_silent(problem):
+        return f"{_silent(problem) or instance} does not answer"
     if details is None:
-        if problem.code in _SILENT:
-            return f"{_silent(problem) or instance} does not answer"
         return f"{instance} cannot be asked ({problem.code.name.lower().replace('_', ' ')})"
     if details.cause == "NF_DISCOVERY_FAILURE":
         return f"{instance} is not there: the NRF knows no such node (imslab status)"

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.capture.live import Capturing
 from tests.e2e.capture import Capture
 from tests.e2e.lab import Lab, running
 from tests.e2e.live import LiveCall
+from tests.e2e.search import Search
 from tests.keying.mikey.independent.rfc6043 import verify_exchange
 
 pytestmark = [pytest.mark.lab, pytest.mark.attack("T8"), pytest.mark.timeout(240)]
@@ -56,18 +58,19 @@ class Searched:
 
     def add(self, name: str, secret: bytes) -> None:
         assert len(secret) >= LEAST_OCTETS
+        assert "_searches" not in vars(self), "all secrets are there before the first search"
         self.secrets[name] = secret
+
+    @cached_property
+    def _searches(self) -> tuple[Search[str], Search[str]]:
+        """For secrets as they are and in base64, and for those in hexadecimal in small letters."""
+        forms = [(name, form) for name, secret in self.secrets.items() for form in (secret, *_base64_forms(secret))]
+        return Search(forms), Search((name, secret.hex().encode()) for name, secret in self.secrets.items())
 
     def found_in(self, octets: bytes) -> list[str]:
         """Names of the secrets that `octets` holds, raw, in hexadecimal or in base64 at any alignment."""
-        lowered = octets.lower()
-        return [
-            name
-            for name, secret in self.secrets.items()
-            if secret in octets
-            or secret.hex().encode() in lowered
-            or any(form in octets for form in _base64_forms(secret))
-        ]
+        as_they_are, hexadecimal = self._searches
+        return sorted(as_they_are.names_in(octets) | hexadecimal.names_in(octets.lower()))
 
 
 def _base64_forms(secret: bytes) -> Iterator[bytes]:

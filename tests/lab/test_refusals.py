@@ -20,9 +20,12 @@ from protos import ue_control_pb2
 from sba.errors import ProblemError, RemoteProblem
 from sba.testing import async_test
 
+NOBODY = ProblemError(504, "TARGET_NF_NOT_REACHABLE", "no instance offers it")
 
-def remote(problem: ProblemError) -> RemoteProblem:
-    return RemoteProblem(problem.code, problem.details(), method="/ims.ue_control.v1.UeControl/Call")
+
+def remote(problem: ProblemError, instance: str = "") -> RemoteProblem:
+    method = "/ims.ue_control.v1.UeControl/Call"
+    return RemoteProblem(problem.code, problem.details(), method=method, instance=instance)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,7 @@ def test_an_option_with_a_wrong_value_is_named_with_what_fits() -> None:
         ),
         (RemoteProblem(grpc.StatusCode.UNAVAILABLE, message="x"), "the UE bob does not answer", "failed"),
         (RemoteProblem(grpc.StatusCode.DEADLINE_EXCEEDED), "the UE bob does not answer", "failed"),
+        (remote(NOBODY), "the UE bob does not answer", "failed"),
     ],
 )
 def test_a_refusal_keeps_its_reason_and_only_silence_is_called_silence(
@@ -211,6 +215,8 @@ def test_a_silent_nrf_is_not_taken_for_the_ue() -> None:
     [
         (RemoteProblem(grpc.StatusCode.UNAVAILABLE, message="ipv4:127.0.0.1:1: refused"), "kms-p does not answer"),
         (RemoteProblem(grpc.StatusCode.DEADLINE_EXCEEDED), "kms-p does not answer"),
+        (remote(NOBODY), "kms-p does not answer"),
+        (remote(NOBODY, instance="kms-p"), "kms-p refused: no instance offers it"),
         (RemoteProblem(grpc.StatusCode.INTERNAL, message="x"), "kms-p cannot be asked (internal)"),
         (remote(ProblemError(404, "NF_DISCOVERY_FAILURE", "x")), "kms-p is not there: the NRF knows no such node"),
         (remote(ProblemError(403, "KEY_EXPORT_OFF", "the lab does not")), "kms-p refused: the lab does not"),
