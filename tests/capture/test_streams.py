@@ -278,12 +278,15 @@ async def test_a_silent_nrf_holds_up_no_capture(monkeypatch: pytest.MonkeyPatch)
     running = Running(a, b)
     run = await running.begin()
 
+    asked = asyncio.Event()
+
     async def silent() -> list[nrf_nfm_pb2.NfProfile]:
+        asked.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     running.capture._operator.profiles = silent  # type: ignore[method-assign]
-    await asyncio.sleep(0.05)
+    await asked.wait()
     a.tell(b, sent=True, payload=b"while it is silent")
     b.tell(a, sent=False, payload=b"while it is silent")
     await until(lambda: b"while it is silent" in running.written)

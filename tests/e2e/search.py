@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Iterable
 
 import numpy as np
-
-Name = TypeVar("Name", bound=Hashable)
 
 SHORTEST = 3
 """Octets of the shortest string that can be searched for."""
 _VALUES = 1 << 8 * SHORTEST
 
 
-class Search(Generic[Name]):
+class Search:
     """Finds strings by a table of their first three octets. Raises ``ValueError`` for a shorter one."""
 
-    def __init__(self, strings: Iterable[tuple[Name, bytes]]) -> None:
-        self._by_beginning: defaultdict[bytes, list[tuple[Name, bytes]]] = defaultdict(list)
+    def __init__(self, strings: Iterable[tuple[str, bytes]]) -> None:
+        self._by_beginning: defaultdict[bytes, list[tuple[str, bytes]]] = defaultdict(list)
         for name, string in strings:
             if len(string) < SHORTEST:
                 raise ValueError(f"{name} is shorter than {SHORTEST} octets")
@@ -28,13 +25,13 @@ class Search(Generic[Name]):
         for beginning in self._by_beginning:
             self._is_beginning[int.from_bytes(beginning, "little")] = True
 
-    def names_in(self, octets: bytes) -> set[Name]:
+    def names_in(self, octets: bytes) -> set[str]:
         """Return the names of the strings that ``octets`` holds."""
         if len(octets) < SHORTEST:
             return set()
         each = np.frombuffer(octets, dtype=np.uint8).astype(np.uint32)
         beginnings = each[:-2] | each[1:-1] << 8 | each[2:] << 16
-        found: set[Name] = set()
+        found: set[str] = set()
         for at in np.flatnonzero(self._is_beginning[beginnings]).tolist():
             for name, string in self._by_beginning[octets[at : at + SHORTEST]]:
                 if octets.startswith(string, at):

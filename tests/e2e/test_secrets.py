@@ -62,7 +62,7 @@ class Searched:
         self.secrets[name] = secret
 
     @cached_property
-    def _searches(self) -> tuple[Search[str], Search[str]]:
+    def _searches(self) -> tuple[Search, Search]:
         """For secrets as they are and in base64, and for those in hexadecimal in small letters."""
         forms = [(name, form) for name, secret in self.secrets.items() for form in (secret, *_base64_forms(secret))]
         return Search(forms), Search((name, secret.hex().encode()) for name, secret in self.secrets.items())

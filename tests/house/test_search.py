@@ -13,8 +13,8 @@ FEW = st.integers(0, 3).map(lambda number: bytes([number]))
 
 @given(st.lists(FEW, max_size=60), st.lists(st.lists(FEW, min_size=3, max_size=6), max_size=8))
 def test_a_string_is_found_exactly_where_it_stands(octets: list[bytes], strings: list[list[bytes]]) -> None:
-    whole, named = b"".join(octets), [(number, b"".join(string)) for number, string in enumerate(strings)]
-    assert Search(named).names_in(whole) == {number for number, string in named if string in whole}
+    whole, named = b"".join(octets), [(str(number), b"".join(string)) for number, string in enumerate(strings)]
+    assert Search(named).names_in(whole) == {name for name, string in named if string in whole}
 
 
 @pytest.mark.parametrize(("octets", "found"), [(b"xxabcd", True), (b"abcdxx", True), (b"xxabc", False), (b"ab", False)])

@@ -168,16 +168,22 @@ async def test_cancel_ends_a_call_whose_ticket_is_being_resolved(tmp_path):
         assert [one.status for one in seen if one.status >= 200] == [487]
 
 
+async def answered_early(site, bob):
+    """Have bob call and take the answer in the 183; gives the request, the responses so far and that one."""
+    headers = [("Supported", "100rel")]
+    request, seen = await called(site, await bob.offer(peer=ALICE), headers=headers, early_media="1")
+    await until(lambda: any(one.status == 183 for one in seen))
+    early = next(one for one in seen if one.status == 183)
+    bob.media.take_answer(early.body)
+    return request, seen, early
+
+
 @pytest.mark.clause("TS 33.328", "7.3.3")
 @async_test
 async def test_early_media_has_the_keys_of_the_answer_in_the_183(tmp_path):
     async with Kms(tmp_path) as site:
         bob = caller(site)
-        headers = [("Supported", "100rel")]
-        request, seen = await called(site, await bob.offer(peer=ALICE), headers=headers, early_media="1")
-        await until(lambda: any(one.status == 183 for one in seen))
-        early = next(one for one in seen if one.status == 183)
-        bob.media.take_answer(early.body)
+        request, seen, early = await answered_early(site, bob)
         (call,) = site.ue.agent.calls.values()
         assert call.media.streams[0].keys.send == bob.stream().receive
         dialog = Dialog.from_uac(request, early)
@@ -191,11 +197,7 @@ async def test_early_media_has_the_keys_of_the_answer_in_the_183(tmp_path):
 async def test_an_offer_in_a_prack_and_one_in_an_update_change_the_keys(tmp_path):
     async with Kms(tmp_path) as site:
         bob = caller(site)
-        headers = [("Supported", "100rel")]
-        request, seen = await called(site, await bob.offer(peer=ALICE), headers=headers, early_media="1")
-        await until(lambda: any(one.status == 183 for one in seen))
-        early = next(one for one in seen if one.status == 183)
-        bob.media.take_answer(early.body)
+        request, seen, early = await answered_early(site, bob)
         (call,) = site.ue.agent.calls.values()
         dialog = Dialog.from_uac(request, early)
         rack = ("RAck", f"{early.headers.get('RSeq')} 1 INVITE")
